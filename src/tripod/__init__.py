@@ -1,0 +1,41 @@
+"""Tripod: train, serve and ask language models, in one package."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tripod.bridge import iterate as iterate
+    from tripod.bridge import run as run
+    from tripod.documents import Document as Document
+    from tripod.documents import Passage as Passage
+    from tripod.errors import TripodError as TripodError
+    from tripod.messages import Message as Message
+    from tripod.prompts import Prompt as Prompt
+    from tripod.sampling import SamplingParams as SamplingParams
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Document": "tripod.documents",
+    "Message": "tripod.messages",
+    "Passage": "tripod.documents",
+    "Prompt": "tripod.prompts",
+    "SamplingParams": "tripod.sampling",
+    "TripodError": "tripod.errors",
+    "iterate": "tripod.bridge",
+    "run": "tripod.bridge",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'tripod' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,83 @@
+"""Every extension point, on one page. Each has a contract test suite in `tripod.testing` that any implementation runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+from tripod.documents import Document, Passage, Scalar
+from tripod.messages import Reply
+from tripod.prompts import Prompt
+from tripod.sampling import SamplingParams
+from tripod.trace import Event
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+    Vectors: TypeAlias = NDArray[numpy.float32]
+
+Where: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]]  # metadata field -> wanted value, or any of several
+
+
+class ChatModel(Protocol):
+    """Answers a prompt. Implemented by the local engine, an HTTP client, and a script."""
+
+    async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply: ...
+
+    def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncIterator[Event]: ...
+
+
+class Embedder(Protocol):
+    """Turns texts into unit vectors. Vectors of embedders with different fingerprints are never compared."""
+
+    @property
+    def fingerprint(self) -> str: ...  # names the weights, the pooling and the precision
+
+    @property
+    def dim(self) -> int: ...
+
+    async def embed(self, texts: Sequence[str], *, kind: Literal["query", "passage"]) -> Vectors: ...  # [N, dim]
+
+
+class Reranker(Protocol):
+    """Scores passages against a question, reading both together; larger is better."""
+
+    async def rerank(self, question: str, passages: Sequence[Passage]) -> list[float]: ...
+
+
+class Store(Protocol):
+    """Keeps sources with their passages and vectors. `replace` is one transaction: all of a source, or none of it."""
+
+    async def replace(self, document: Document, passages: Sequence[Passage], vectors: Vectors | None, *, digest: str) -> None: ...
+
+    async def remove(self, source: str) -> None: ...
+
+    async def search_text(self, query: str, k: int, where: Where | None = None) -> list[Passage]: ...  # BM25
+
+    async def search_vector(self, query: Vectors, k: int, where: Where | None = None) -> list[Passage]: ...  # dot product; query [dim]
+
+
+class Converter(Protocol):
+    """Reads one kind of file into a document with exact offsets."""
+
+    @property
+    def suffixes(self) -> frozenset[str]: ...  # lower case, with the dot
+
+    def convert(self, path: Path, source: str) -> Document: ...  # raises ConversionError with the reason
+
+
+class Tool(Protocol):
+    """Something that a model may ask for by name."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...  # JSON schema of the arguments
+
+    async def call(self, arguments: Mapping[str, Any]) -> str: ...

@@ -1,0 +1,103 @@
+"""What happened, as values: the events of a running request, and the spans of a finished one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from tripod.errors import EngineError
+from tripod.messages import FinishReason, Message, Reply, Timings, TokenLogprob, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """A model said something more. `text` never ends inside a character; it may be empty while one is incomplete."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A request ended; always the last event of a stream, exactly once."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings = Timings()
+    stop: str | None = None  # the stop string that ended the text
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()  # one a prompt token; None for the first, which follows nothing
+    model: str = ""
+
+
+Event: TypeAlias = Delta | Finished
+
+
+async def fold(events: AsyncIterable[Event]) -> Reply:
+    """A whole reply out of its events: streaming and not streaming are one code path."""
+    texts: list[str] = []
+    token_ids: list[int] = []
+    logprobs: list[TokenLogprob] = []
+    async for event in events:
+        match event:
+            case Delta():
+                texts.append(event.text)
+                token_ids.extend(event.token_ids)
+                logprobs.extend(event.logprobs)
+            case Finished():
+                return Reply(
+                    message=Message("assistant", "".join(texts)),
+                    finish_reason=event.finish_reason,
+                    usage=event.usage,
+                    timings=event.timings,
+                    model=event.model,
+                    token_ids=tuple(token_ids),
+                    logprobs=tuple(logprobs),
+                )
+    raise EngineError("the event stream ended without a Finished event; the model that made it is broken")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One piece of work, with what it was given and what it used. Times are seconds of the monotonic clock."""
+
+    name: str
+    start_s: float
+    duration_s: float
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    children: tuple[Span, ...] = ()
+
+    def walk(self) -> Iterator[Span]:
+        """This span and all below it, parents first."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+class Recorder:
+    """Collects spans: `with recorder.span("retrieve", k=8) as attributes: ...`; nesting follows the `with` blocks."""
+
+    def __init__(self) -> None:
+        self._open: list[list[Span]] = [[]]
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The finished top-level spans, in order."""
+        return tuple(self._open[0])
+
+    @contextmanager
+    def span(self, name: str, **attributes: Any) -> Iterator[dict[str, Any]]:
+        """Times a block; what the block adds to the yielded dict is kept. An error is recorded and goes on rising."""
+        start_s = time.monotonic()
+        self._open.append([])
+        try:
+            yield attributes
+        except BaseException as error:
+            attributes["error"] = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            children = tuple(self._open.pop())
+            self._open[-1].append(Span(name, start_s, time.monotonic() - start_s, attributes, children))

@@ -1,0 +1,19 @@
+"""Where the tests find real inputs: `TRIPOD_SHARED`, or the folder `shared` beside the checkout. Tests that need it skip without it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_SHARED = Path(os.environ.get("TRIPOD_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data files (cranfield, squad-dev, stories260K, ...); the test skips where it is absent."""
+    folder = _SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder}; set TRIPOD_SHARED to a folder that holds data/")
+    return folder

@@ -1,0 +1,77 @@
+"""The bridge from synchronous code: results, errors, early exits, and calls from inside a running loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tripod.bridge import iterate, run
+
+
+async def _add(a: int, b: int) -> int:
+    await asyncio.sleep(0)
+    return a + b
+
+
+def test_run_returns_the_result() -> None:
+    assert run(_add(2, 3)) == 5
+
+
+def test_run_raises_what_the_coroutine_raises() -> None:
+    async def fail() -> None:
+        raise ValueError("given 3, expected 4")
+
+    with pytest.raises(ValueError, match="given 3"):
+        run(fail())
+
+
+def test_run_works_where_a_loop_already_runs() -> None:
+    async def notebook_cell() -> int:
+        return run(_add(1, 1))
+
+    assert asyncio.run(notebook_cell()) == 2
+
+
+def test_run_inside_its_own_loop_is_refused_instead_of_hanging() -> None:
+    async def nested() -> int:
+        return run(_add(1, 1))
+
+    with pytest.raises(RuntimeError, match="use 'await' there"):
+        run(nested())
+
+
+def test_iterate_yields_everything_in_order() -> None:
+    async def count() -> AsyncIterator[int]:
+        for i in range(3):
+            yield i
+
+    assert list(iterate(count())) == [0, 1, 2]
+
+
+def test_leaving_an_iteration_early_closes_it() -> None:
+    closed = []
+
+    async def count() -> AsyncIterator[int]:
+        try:
+            for i in range(100):
+                yield i
+        finally:
+            closed.append(True)
+
+    for i in iterate(count()):
+        if i == 2:
+            break
+    assert closed == [True]
+
+
+def test_an_exception_inside_the_iterable_rises_at_the_loop() -> None:
+    async def broken() -> AsyncIterator[int]:
+        yield 1
+        raise ValueError("broken at 2")
+
+    iterator = iterate(broken())
+    assert next(iterator) == 1
+    with pytest.raises(ValueError, match="broken at 2"):
+        next(iterator)

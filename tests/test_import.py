@@ -1,0 +1,40 @@
+"""`import tripod` is cheap: every command, script and notebook pays for it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "httpx", "numpy", "pydantic", "starlette", "uvicorn", "tokenizers", "rich", "typer")
+
+
+def _in_fresh_interpreter(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def test_import_brings_in_nothing_heavy() -> None:
+    loaded = json.loads(_in_fresh_interpreter("import json, sys, tripod; print(json.dumps(sorted(sys.modules)))"))
+    assert "tripod" in loaded
+    assert not set(HEAVY) & set(loaded)
+
+
+def test_import_takes_under_a_fifth_of_a_second() -> None:
+    code = "import time; t = time.perf_counter(); import tripod; print(time.perf_counter() - t)"
+    assert min(float(_in_fresh_interpreter(code)) for _ in range(3)) < 0.2
+
+
+def test_an_unknown_name_is_refused_with_the_public_ones() -> None:
+    import tripod
+
+    with pytest.raises(AttributeError, match=r"no attribute 'Modle'; public names: .*SamplingParams"):
+        tripod.Modle  # noqa: B018
+
+
+def test_every_public_name_can_be_loaded() -> None:
+    import tripod
+
+    for name in tripod.__all__:
+        assert getattr(tripod, name).__module__.startswith("tripod.")
