@@ -128,6 +128,12 @@ def test_byte_fallback_decodes_as_the_library_does_wherever_the_bytes_are_valid(
     assert ours == theirs if "\ufffd" not in theirs else "\ufffd" in ours
 
 
+def test_a_byte_token_of_a_space_is_taken_off_the_opening_like_any_space() -> None:
+    tokenizer = _made(LLAMA_DECODER, VOCAB)
+    ids = [VOCAB["<0x20>"], VOCAB["lo"], VOCAB["<0x20>"], VOCAB["a"]]
+    assert tokenizer.decode(ids) == tokenizer.inner.decode(ids) == "lo a"
+
+
 def test_valid_characters_beside_invalid_bytes_are_kept() -> None:
     tokenizer = _made(LLAMA_DECODER, VOCAB)
     ids = [VOCAB[f"<0x{byte:02X}>"] for byte in "日".encode() + b"\xff"]

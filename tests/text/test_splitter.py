@@ -145,7 +145,7 @@ def test_a_better_break_is_refused_where_less_text_has_more_tokens() -> None:
     def count(text: str) -> int:
         return len(text) // 3 if text.endswith("dddd") else len(text)
 
-    passages = split(Document(source="d", text="aaaa bbbb bb. Cc dddd eeee ffff gggg hhhh iiii"), max_tokens=7, count_tokens=count)
+    passages = split(Document(source="d", text="aaaa bbbb b. Cc dddd eeee ffff gggg hhhh iiii"), max_tokens=7, count_tokens=count)
     assert passages[0].text == "aaaa"
     assert max(count(p.text) for p in passages) <= 7
 
