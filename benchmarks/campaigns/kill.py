@@ -226,8 +226,7 @@ def main(arguments: list[str]) -> int:
             log.write(json.dumps(asdict(outcome)) + "\n")
             num_killed += outcome.was_killed
             num_failed += bool(outcome.failures)
-            print(
-                f"{seed:4} {outcome.start:6} {outcome.kill:34} old {outcome.num_old:3} new {outcome.num_new:3} {'; '.join(outcome.failures)}"
-            )
+            state = f"old {outcome.num_old:3} new {outcome.num_new:3}"
+            print(f"{seed:4} {outcome.start:6} {outcome.kill:34} {state} {'; '.join(outcome.failures)}")
     print(f"{options.points} points, {num_killed} killed, {num_failed} failed")
     return 1 if num_failed or not num_killed else 0
