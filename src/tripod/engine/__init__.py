@@ -1,0 +1,1 @@
+"""Runs models: requests in, tokens or vectors out."""
