@@ -38,14 +38,14 @@ def test_documentation_converts_wholly_and_every_passage_is_where_it_says(shared
         for passage in passages:
             assert document.text[passage.start : passage.end] == passage.text
         titled += any(passage.section for passage in passages)
-        if not document.lines:
+        if document.metadata["format"] != "html":
             assert document.text.encode(str(document.metadata["encoding"])) == file.path.read_bytes()
     assert titled > 0.8 * len(found.files)
 
 
 def test_every_document_of_other_libraries_tests_converts_or_says_why(shared_data: Path) -> None:
     found = scan(shared_data / "documents", suffixes=CONVERTERS)
-    assert found.ignored["suffix .docx"] == 6
+    assert found.ignored["suffix .docx"] == 7
     failures = {}
     for file in found.files:
         try:
