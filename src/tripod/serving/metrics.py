@@ -6,10 +6,10 @@ a request, so they include tokenising, queueing and everything else that a clien
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
