@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from tripod.chat.closing import closing
 from tripod.chat.render import check_chat_template, prompt_ids
 from tripod.messages import Reply
 from tripod.prompts import Prompt
@@ -42,6 +42,6 @@ class LocalChatModel:
             RequestError: the template or the engine refuses the request.
         """
         ids = prompt_ids(prompt.messages, self.engine.tokenizer, self._chat_template)
-        async with aclosing(self.engine.stream(ids, sampling)) as events:
+        async with closing(self.engine.stream(ids, sampling)) as events:
             async for event in events:
                 yield event

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
 
+from tripod.chat.closing import closing
 from tripod.chat.http import HttpChatModel
 from tripod.chat.local import LocalChatModel
 from tripod.chat.render import check_chat_template
@@ -88,7 +89,7 @@ class Model:
     ) -> AsyncGenerator[Event, None]:
         """The answer as it comes; closing the iterator stops the work."""
         inner = await self._open()
-        async with aclosing(inner.stream(Prompt.of(prompt), sampling)) as events:
+        async with closing(inner.stream(Prompt.of(prompt), sampling)) as events:
             async for event in events:
                 yield event
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import anyio
 
+from tripod.chat.closing import closing
 from tripod.errors import ConfigError, EngineError, ModelTimeoutError, OverloadedError
 from tripod.messages import Reply
 from tripod.prompts import Prompt
@@ -40,7 +40,7 @@ class Retrying:
         for attempt in range(1, self.attempts + 1):
             has_begun = False
             try:
-                async with _closing(self.inner.stream(prompt, sampling)) as events:
+                async with closing(self.inner.stream(prompt, sampling)) as events:
                     async for event in events:
                         has_begun = True
                         yield event
@@ -73,7 +73,7 @@ class Fallback:
         for place, model in enumerate(self.models, start=1):
             has_begun = False
             try:
-                async with _closing(model.stream(prompt, sampling)) as events:
+                async with closing(model.stream(prompt, sampling)) as events:
                     async for event in events:
                         has_begun = True
                         yield event
@@ -106,7 +106,7 @@ class Timeout:
 
     async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncGenerator[Event, None]:
         left_s = self.seconds
-        async with _closing(self.inner.stream(prompt, sampling)) as events:
+        async with closing(self.inner.stream(prompt, sampling)) as events:
             while True:
                 start_s = time.monotonic()
                 try:
@@ -121,13 +121,3 @@ class Timeout:
 
     def _error(self) -> ModelTimeoutError:
         return ModelTimeoutError(f"the model did not answer within {self.seconds:g} s; give it more time, or ask for fewer tokens")
-
-
-@asynccontextmanager
-async def _closing(events: AsyncIterator[Event]) -> AsyncIterator[AsyncIterator[Event]]:
-    """Closes what can be closed: most streams are generators, though the Protocol asks only for an iterator."""
-    if isinstance(events, AsyncGenerator):
-        async with aclosing(events):
-            yield events
-    else:
-        yield events
