@@ -254,7 +254,7 @@ class MessageBody(_Body):
         if self.tool_calls and self.role != "assistant":
             raise RequestError(f"{place} has role {self.role!r}; only an assistant calls tools", param=f"{place}.tool_calls")
         if (self.role == "tool") != (self.tool_call_id is not None):
-            raise RequestError(f"{place}: tool_call_id belongs to a message of role 'tool', and to no other", param=f"{place}.tool_call_id")
+            raise RequestError(f"{place}.tool_call_id belongs to a message of role 'tool', and to no other", param=f"{place}.tool_call_id")
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
         calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in self.tool_calls or ())
         return Message("system" if self.role == "developer" else self.role, text, calls, self.tool_call_id)
