@@ -58,7 +58,7 @@ completions = bodies(
     {**FIELDS, "logprobs": near(0, 1, 20, 21), "echo": near(True, False), "best_of": near(1, 2), "suffix": near("", None)},
 )
 chats = bodies(
-    {"model": st.just(NAME), "messages": MESSAGES, "max_tokens": near(1, 2)},
+    {"model": st.just(NAME), "messages": MESSAGES},
     {**FIELDS, "logprobs": near(True, False), "top_logprobs": near(0, 1, 20, 21), "response_format": near({"type": "text"})},
 )
 

@@ -32,6 +32,8 @@ def _refuse(value: object) -> None:
 
 
 def _stops(value: object) -> object:
+    if isinstance(value, list) and len(value) > _MAX_STOPS:
+        raise PydanticCustomError("too_many", "takes at most {limit} strings", {"limit": _MAX_STOPS})
     return [value] if isinstance(value, str) else value
 
 
@@ -120,7 +122,7 @@ class _Generation(_Body):
     presence_penalty: float | None = Field(default=0.0, ge=-2.0, le=2.0)
     frequency_penalty: float | None = Field(default=0.0, ge=-2.0, le=2.0)
     logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100.0, le=100.0)]] | None, BeforeValidator(_token_bias)] = None
-    stop: Annotated[list[Annotated[str, Field(min_length=1)]] | None, BeforeValidator(_stops), Field(max_length=_MAX_STOPS)] = None
+    stop: Annotated[list[Annotated[str, Field(min_length=1)]] | None, BeforeValidator(_stops)] = None
     seed: int | None = Field(default=None, ge=-_INT64, lt=_INT64)
     # Beyond the OpenAI API, named as in vLLM.
     top_k: int | None = Field(default=0, ge=-1, lt=_INT64)  # 0 and -1 keep all
