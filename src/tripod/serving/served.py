@@ -1,0 +1,90 @@
+"""What one server offers, in one value that every endpoint reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+
+from tripod.errors import RequestError
+from tripod.serving.errors import UnknownModelError
+from tripod.serving.metrics import Metrics
+
+if TYPE_CHECKING:
+    from tripod.engine.encode import Encoder
+    from tripod.engine.engine import Engine
+
+_LONG_TEXT = 4096  # characters; a longer text is tokenized off the event loop, where it would hold up the others
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """An engine, an encoder, or both, under the names that requests use."""
+
+    engine: Engine | None
+    encoder: Encoder | None
+    encoder_name: str
+    chat_template: str | None  # "plain", or None: the one beside the model
+    max_body_bytes: int
+    metrics: Metrics
+    created_s: int = field(default_factory=lambda: int(time.time()))
+
+    @staticmethod
+    def of(request: Request) -> Served:
+        served = request.app.state.served
+        assert isinstance(served, Served)
+        return served
+
+    @property
+    def names(self) -> list[str]:
+        return [
+            *([self.engine.name] if self.engine is not None else []),
+            *([self.encoder_name] if self.encoder is not None else []),
+        ]
+
+    def engine_for(self, model: str) -> Engine:
+        """The engine that the request names.
+
+        Raises:
+            UnknownModelError: nothing here has this name.
+            RequestError: it names the encoder.
+        """
+        if self.engine is not None and model == self.engine.name:
+            return self.engine
+        if self.encoder is not None and model == self.encoder_name:
+            raise RequestError(f"{model!r} is an encoder: it embeds text and writes none; POST to /v1/embeddings", param="model")
+        raise self.unknown(model)
+
+    def unknown(self, model: str) -> UnknownModelError:
+        return UnknownModelError(
+            f"the model {model!r} does not exist here; this server has: {', '.join(map(repr, self.names))}", param="model"
+        )
+
+
+async def tokenize(engine: Engine, prompts: Sequence[str | list[int]]) -> list[tuple[int, ...]]:
+    """The token ids of each prompt.
+
+    Raises:
+        RequestError: ids were sent that are not in the vocabulary.
+    """
+    vocab_size = engine.tokenizer.vocab_size
+    ids: list[tuple[int, ...]] = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            ids.append(tuple(await in_thread_if_long(len(prompt), engine.tokenizer.encode, prompt)))
+        else:
+            for token_id in prompt:
+                if not 0 <= token_id < vocab_size:
+                    raise RequestError(f"prompt holds the token id {token_id}; this model has ids 0 to {vocab_size - 1}", param="prompt")
+            ids.append(tuple(prompt))
+    return ids
+
+
+async def in_thread_if_long(num_characters: int, function, *arguments):  # type: ignore[no-untyped-def]
+    if num_characters <= _LONG_TEXT:
+        return function(*arguments)
+    return await asyncio.to_thread(function, *arguments)
