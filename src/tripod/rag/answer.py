@@ -24,6 +24,7 @@ class Citation:
     source_start: int
     source_end: int
     is_quotation: bool  # the answer repeats the words of the source; otherwise it reports the passage in its own words
+    line: int | None  # of the first supporting character, from 1; None where the source has pages
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end:
@@ -50,13 +51,6 @@ class Citation:
     @property
     def page(self) -> int | None:
         return self.passage.page
-
-    @property
-    def line(self) -> int | None:
-        """The line of the first supporting character, from 1, where offsets point into a file."""
-        if self.passage.line is None:
-            return None
-        return self.passage.line + self.passage.text.count("\n", 0, self.source_start - self.passage.start)
 
     @property
     def place(self) -> str:
@@ -95,6 +89,21 @@ class Answer:
                     f"citation [{citation.number}] names {citation.passage.id}, which is not passage {citation.number} "
                     f"of the {len(self.passages)} that were given"
                 )
+
+
+def support(start: int, end: int, number: int, passage: Passage, span: tuple[int, int], *, is_quotation: bool) -> Citation:
+    """The citation of `passage.text[slice(*span)]`. Its line is counted from the passage's, which is exact where the text is the file's."""
+    line = None if passage.line is None else passage.line + passage.text.count("\n", 0, span[0])
+    return Citation(
+        start=start,
+        end=end,
+        number=number,
+        passage=passage,
+        source_start=passage.start + span[0],
+        source_end=passage.start + span[1],
+        is_quotation=is_quotation,
+        line=line,
+    )
 
 
 def place(source: str, section: str, *, line: int | None, page: int | None) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tripod.documents import Passage
-from tripod.errors import ConfigError
+from tripod.errors import CitationError, ConfigError
 from tripod.protocols import ChatModel
-from tripod.rag.answer import Answer
+from tripod.rag.answer import Answer, Citation
 from tripod.rag.citations import cite
 from tripod.rag.extractive import THRESHOLD, Extract, candidates, extract, quoted
 from tripod.rag.prompts import ABSTENTION, qa
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 EXTRACTIVE_NOTE = "no language model was used: these are sentences of the documents, quoted"
 _MAX_ANSWER_TOKENS = 512
 _COUNTED = 200  # occurrences beyond this many do not make a word commoner
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    passages: tuple[Passage, ...]
-    extract: Extract | None
 
 
 async def ask(
@@ -74,21 +68,19 @@ async def ask(
     if found is None or confidence < min_confidence:
         return base
     if model is None:
-        with recorder.span("check"):
-            text, citations = quoted(found.quotes, passages)
-            for citation in citations:
-                if find_quotation(text[citation.start : citation.end], citation.quote) is None:
-                    raise AssertionError(f"a quotation was changed on its way into the answer: {citation.quote!r}")
+        text, citations = quoted(found.quotes, passages)
+        with recorder.span("check", citations=len(citations)):
+            citations = await _located(citations, text, index)
         return replace(base, text=text, kind="extractive", citations=citations, notes=(EXTRACTIVE_NOTE, *notes), trace=recorder.spans)
     if isinstance(model, str):
         from tripod.chat.model import Model
 
         async with Model(model) as opened:
-            return await _generate(base, opened, recorder)
-    return await _generate(base, model, recorder)
+            return await _generate(base, index, opened, recorder)
+    return await _generate(base, index, model, recorder)
 
 
-async def _generate(base: Answer, model: ChatModel, recorder: Recorder) -> Answer:
+async def _generate(base: Answer, index: Index, model: ChatModel, recorder: Recorder) -> Answer:
     with recorder.span("prompt") as attributes:
         prompt = qa(base.question, base.passages)
         attributes["prompt"] = str(prompt)
@@ -100,7 +92,7 @@ async def _generate(base: Answer, model: ChatModel, recorder: Recorder) -> Answe
     if not text or _abstains(text):
         return replace(answered, trace=recorder.spans)
     with recorder.span("check") as attributes:
-        citations = cite(text, base.passages, question=base.question)
+        citations = await _located(cite(text, base.passages, question=base.question), text, index)
         attributes["citations"] = len(citations)
     notes = base.notes
     if not citations:
@@ -108,6 +100,27 @@ async def _generate(base: Answer, model: ChatModel, recorder: Recorder) -> Answe
     if reply.finish_reason == "length":
         notes = (f"the answer was cut off after {reply.usage.completion_tokens} tokens", *notes)
     return replace(answered, text=text, kind="generated", citations=citations, notes=notes, trace=recorder.spans)
+
+
+async def _located(citations: Sequence[Citation], text: str, index: Index) -> tuple[Citation, ...]:
+    """The citations with the lines that their documents know, each compared with the index's own copy of its document.
+
+    Raises:
+        CitationError: the index holds other words at that place than the passage says, or none.
+    """
+    documents = {source: await index.document(source) for source in {citation.source for citation in citations}}
+    located: list[Citation] = []
+    for citation in citations:
+        document = documents[citation.source]
+        original = document.text[citation.source_start : citation.source_end] if document is not None else ""
+        quotation = text[citation.start : citation.end]
+        if document is None or original != citation.quote or (citation.is_quotation and find_quotation(quotation, original) is None):
+            raise CitationError(
+                f"the answer cites characters [{citation.source_start}, {citation.source_end}) of {citation.source!r} for {quotation!r}, "
+                f"but the index holds {original!r} there; was the source changed while the answer was made? Ask again"
+            )
+        located.append(replace(citation, line=document.line_at(citation.source_start)))
+    return tuple(located)
 
 
 def _abstains(text: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tripod.documents import Passage
 from tripod.errors import CitationError
-from tripod.rag.answer import Citation
+from tripod.rag.answer import Citation, support
 from tripod.rag.quotation import find_quotation
 from tripod.rag.sentences import sentence_spans
 
@@ -56,7 +56,7 @@ def cite(text: str, passages: Sequence[Passage], *, question: str = "") -> tuple
     for start, end, marker in _statements(text, markers):
         for number in marker.numbers:
             passage = passages[number - 1]
-            citations.append(_citation(start, end, number, passage, (0, len(passage.text)), is_quotation=False))
+            citations.append(support(start, end, number, passage, (0, len(passage.text)), is_quotation=False))
     for start, end in _quotations(text, code):
         citations.extend(_check_quotation(text, start, end, markers, passages, question))
     return tuple(sorted(citations, key=lambda citation: (citation.start, citation.end, citation.number)))
@@ -128,7 +128,7 @@ def _check_quotation(
         span = find_quotation(quotation, passage.text)
         if span is not None:
             found = True
-            yield _citation(start, end, number, passage, span, is_quotation=True)
+            yield support(start, end, number, passage, span, is_quotation=True)
             if not cited:
                 break
     if found or find_quotation(quotation, question) is not None:
@@ -153,18 +153,6 @@ def _numbers_after(text: str, offset: int, markers: Sequence[_Marker]) -> tuple[
         numbers.extend(marker.numbers)
         last_end = marker.end
     return tuple(dict.fromkeys(numbers))
-
-
-def _citation(start: int, end: int, number: int, passage: Passage, span: tuple[int, int], *, is_quotation: bool) -> Citation:
-    return Citation(
-        start=start,
-        end=end,
-        number=number,
-        passage=passage,
-        source_start=passage.start + span[0],
-        source_end=passage.start + span[1],
-        is_quotation=is_quotation,
-    )
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:

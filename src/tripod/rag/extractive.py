@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tripod.documents import Passage
-from tripod.rag.answer import Citation
+from tripod.rag.answer import Citation, support
 from tripod.rag.sentences import sentences
 from tripod.rag.terms import question_terms, terms
 
@@ -131,7 +131,7 @@ def extract(
 
 # How the parts of a sentence's score are weighed; chosen on the tuning half of benchmarks/abstention.py, by the share of
 # answerable questions whose first sentence holds an annotated answer.
-_COVERAGE, _CONTEXT, _SIMILARITY, _RANK, _SHAPE = 1.0, 0.6, 1.0, 0.3, 0.15
+_COVERAGE, _CONTEXT, _SIMILARITY, _RANK, _SHAPE = 1.0, 0.4, 1.0, 0.1, 0.2
 
 
 def _score(question: str, candidate: Candidate, coverage: float, context: float, similarity: float | None) -> float:
@@ -213,8 +213,8 @@ def _overlap(first: frozenset[str], second: frozenset[str]) -> float:
 
 # Logistic regression of "the passages answer the question", fitted on half of the SQuAD 2.0 titles by benchmarks/abstention.py
 # (answerable questions against questions about articles that are not in the index) and reported on the other half.
-_LEXICAL = {"bias": -6.0, "coverage": 3.0, "context": 4.0, "known": 3.0}
-_WITH_SIMILARITY = {"bias": -7.0, "coverage": 2.0, "context": 3.0, "known": 2.0, "similarity": 5.0}
+_LEXICAL = {"bias": -8.4, "coverage": 8.0, "context": 5.1, "known": 3.4}
+_WITH_SIMILARITY = {"bias": -10.9, "coverage": 3.7, "context": 4.6, "known": 2.0, "similarity": 13.1}
 THRESHOLD = 0.5
 
 
@@ -242,16 +242,7 @@ def quoted(quotes: Sequence[Candidate], passages: Sequence[Passage]) -> tuple[st
     for quote in quotes:
         passage = passages[quote.number - 1]
         text += ("\n" if text else "") + "\u201c"
-        citations.append(
-            Citation(
-                start=len(text),
-                end=len(text) + len(quote.text),
-                number=quote.number,
-                passage=passage,
-                source_start=passage.start + quote.start,
-                source_end=passage.start + quote.end,
-                is_quotation=True,
-            )
-        )
+        span = (quote.start, quote.end)
+        citations.append(support(len(text), len(text) + len(quote.text), quote.number, passage, span, is_quotation=True))
         text += f"{quote.text}\u201d [{quote.number}]"
     return text, tuple(citations)
