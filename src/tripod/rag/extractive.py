@@ -27,7 +27,8 @@ class Candidate:
     position: int  # counts the sentences of its passage
     text: str  # on one line
     terms: frozenset[str]
-    context: frozenset[str]  # terms of its passage, its section and its file
+    heading: frozenset[str]  # terms of its section and its file
+    context: frozenset[str]  # these and the terms of its passage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,8 @@ def candidates(passages: Sequence[Passage]) -> list[Candidate]:
     found: list[Candidate] = []
     seen: set[str] = set()
     for number, passage in enumerate(passages, start=1):
-        context = frozenset(terms(f"{passage.source} {passage.section} {passage.text}"))
+        heading = frozenset(terms(f"{passage.source} {passage.section}"))
+        context = heading.union(terms(passage.text))
         for position, sentence in enumerate(sentences(passage.text)):
             text = _one_line(passage.text[sentence.start : sentence.end])
             words = text.count(" ") + 1
@@ -71,6 +73,7 @@ def candidates(passages: Sequence[Passage]) -> list[Candidate]:
                         position=position,
                         text=text,
                         terms=frozenset(terms(text)),
+                        heading=heading,
                         context=context,
                     )
                 )
@@ -132,6 +135,7 @@ def extract(
 # How the parts of a sentence's score are weighed; chosen on the tuning half of benchmarks/abstention.py, by the share of
 # answerable questions whose first sentence holds an annotated answer.
 _COVERAGE, _CONTEXT, _SIMILARITY, _RANK, _SHAPE = 1.0, 0.4, 1.0, 0.1, 0.2
+_HEADING = 0.3  # a section that is named after what was asked; by eye, on the documentation of Python
 
 
 def _score(question: str, candidate: Candidate, coverage: float, context: float, similarity: float | None) -> float:
@@ -140,6 +144,8 @@ def _score(question: str, candidate: Candidate, coverage: float, context: float,
         score += _SIMILARITY * similarity
     words = candidate.text.count(" ") + 1
     length = min(1.0, words / 8) * min(1.0, 45 / words)
+    if candidate.text[-1].isalnum() and not _DEFINITION.match(question):
+        score *= 0.8  # the title line of a docstring names its object; it rarely explains
     return score * (0.6 + 0.4 * length) + _SHAPE * _has_shape(question, candidate.text)
 
 
@@ -189,8 +195,11 @@ def _choose(found: Sequence[Candidate], scores: Sequence[float], order: Sequence
     if follower < len(found) and _follows(found[best], found[follower]) and _GOES_ON.match(found[follower].text):
         chosen.append(follower)
     for index in order[1:]:
+        bar = 0.85 if found[index].number == found[best].number else 0.92
         if len(chosen) == MAX_QUOTES or scores[index] < 0.85 * scores[best]:
             break
+        if scores[index] < bar * scores[best]:
+            continue
         held = frozenset[str]().union(*(found[other].terms for other in chosen))
         overlap = max(_overlap(found[index].terms, found[other].terms) for other in chosen)
         if (
