@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,7 +25,7 @@ from tripod.text.tokenizer import Tokenizer
 from tripod.trace import Delta, Event, Finished
 
 if TYPE_CHECKING:
-    from tripod.engine.engine import Engine
+    pass
 
 
 async def completions(request: Request) -> Response:
@@ -37,7 +38,7 @@ async def completions(request: Request) -> Response:
     writer = CompletionWriter(
         model=engine.name,
         pieces=[
-            _Pieces(engine.tokenizer, ids, echo=_echo(engine, prompt, ids) if body.echo else None, wants_logprobs=body.logprobs is not None)
+            _Pieces(engine.tokenizer, prompt, ids, echo=bool(body.echo), wants_logprobs=body.logprobs is not None)
             for prompt, ids in zip(body.prompts, prompt_ids, strict=True)
             for _ in range(body.num_choices)
         ],
@@ -55,22 +56,34 @@ async def completions(request: Request) -> Response:
     )
 
 
-def _echo(engine: Engine, prompt: str | list[int], prompt_ids: tuple[int, ...]) -> str:
-    return prompt if isinstance(prompt, str) else engine.tokenizer.decode(prompt_ids)
-
-
 class _Pieces:
     """The pieces of one choice: what is sent, in order. The whole choice is their concatenation."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: tuple[int, ...], *, echo: str | None, wants_logprobs: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: str | list[int], prompt_ids: tuple[int, ...], *, echo: bool, wants_logprobs: bool
+    ) -> None:
         self._tokenizer = tokenizer
+        self._given = prompt
         self._prompt_ids = prompt_ids
-        self._echo = echo or ""
+        self._is_echo_due = echo
         self._wants_logprobs = wants_logprobs
         # The prompt's log-probabilities are known when the request is finished, and they stand before the answer's.
-        self._held: list[Delta] | None = [] if echo is not None and wants_logprobs else None
-        self._offsets = _Offsets(tokenizer, start=len(self._echo))
+        self._held: list[Delta] | None = [] if echo and wants_logprobs else None
+        self._end = 0  # characters up to the next token
         self.sent: list[CompletionChoice] = []
+
+    @cached_property
+    def _prompt(self) -> _Prompt:
+        return _Prompt(self._tokenizer, self._prompt_ids)
+
+    def _echo(self) -> str:
+        """What stands before the answer, once."""
+        if not self._is_echo_due:
+            return ""
+        self._is_echo_due = False
+        text = self._given if isinstance(self._given, str) else self._prompt.text
+        self._end = len(text)
+        return text
 
     def push(self, index: int, event: Event) -> CompletionChoice | None:
         """The next piece; None while there is nothing to send."""
@@ -79,25 +92,29 @@ class _Pieces:
                 self._held.append(event)
                 return None
             case Delta():
-                if not (event.text or event.logprobs or self._echo):
+                text, reason = self._echo() + event.text, None
+                if not (text or event.logprobs):
                     return None
-                text, reason = event.text, None
-                logprobs = completion_logprobs(event.logprobs, self._offsets.push(event.logprobs)) if self._wants_logprobs else None
+                logprobs = completion_logprobs(event.logprobs, self._offsets(event.logprobs)) if self._wants_logprobs else None
             case Finished():
-                text, reason = "".join(delta.text for delta in self._held or ()), event.finish_reason
+                text, reason = self._echo() + "".join(delta.text for delta in self._held or ()), event.finish_reason
                 logprobs = self._whole_logprobs(event, self._held) if self._held is not None else None
-        piece = CompletionChoice(index=index, text=self._echo + text, logprobs=logprobs, finish_reason=reason)
-        self._echo = ""
+        piece = CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=reason)
         self.sent.append(piece)
         return piece
 
     def _whole_logprobs(self, event: Finished, held: list[Delta]) -> CompletionLogprobs:
-        first = self._prompt_ids[0]
-        nothing = TokenLogprob(first, self._tokenizer.token_text(first), self._tokenizer.token_bytes(first), 0.0)
-        prompt = [entry or nothing for entry in event.prompt_logprobs]
+        prompt = [entry or self._prompt.first_token for entry in event.prompt_logprobs]
         answer = [entry for delta in held for entry in delta.logprobs]
-        offsets = [*_Offsets(self._tokenizer).push(prompt), *self._offsets.push(answer)]
-        return completion_logprobs([*prompt, *answer], offsets, follows_nothing=True)
+        return completion_logprobs([*prompt, *answer], [*self._prompt.offsets, *self._offsets(answer)], follows_nothing=True)
+
+    def _offsets(self, entries: Sequence[TokenLogprob]) -> list[int]:
+        """Where these tokens of the answer begin. A token inside a character begins where the text so far ends."""
+        offsets = []
+        for entry in entries:
+            offsets.append(self._end)
+            self._end += len(self._prompt.detokenizer.push(entry.token_id))
+        return offsets
 
     def whole(self, index: int) -> CompletionChoice:
         logprobs = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[]) if self._wants_logprobs else None
@@ -111,19 +128,18 @@ class _Pieces:
         return CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=self.sent[-1].finish_reason)
 
 
-class _Offsets:
-    """Where each token begins, in characters of the text. A token inside a character begins where the text so far ends."""
+class _Prompt:
+    """A prompt as the text that its tokens give, and where each begins; the detokenizer stands at its end."""
 
-    def __init__(self, tokenizer: Tokenizer, *, start: int = 0) -> None:
-        self._detokenizer = Detokenizer(tokenizer)
-        self._end = start
-
-    def push(self, entries: Sequence[TokenLogprob]) -> list[int]:
-        offsets = []
-        for entry in entries:
-            offsets.append(self._end)
-            self._end += len(self._detokenizer.push(entry.token_id))
-        return offsets
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: tuple[int, ...]) -> None:
+        self.detokenizer = Detokenizer(tokenizer)
+        self.offsets: list[int] = []
+        self.text = ""
+        for token_id in prompt_ids:
+            self.offsets.append(len(self.text))
+            self.text += self.detokenizer.push(token_id)  # a character cut by the end of the prompt belongs to the answer
+        first = prompt_ids[0]
+        self.first_token = TokenLogprob(first, tokenizer.token_text(first), tokenizer.token_bytes(first), 0.0)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 import asyncio
 import base64
+from typing import TYPE_CHECKING
 
 import numpy
 from starlette.requests import Request

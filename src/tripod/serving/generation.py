@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from tripod.errors import EngineError
+from tripod.errors import EngineError, RequestError
 from tripod.messages import Usage
 from tripod.sampling import SamplingParams
 from tripod.serving.metrics import Metrics
@@ -62,15 +62,20 @@ async def generate(engine: Engine, choices: Sequence[Choice], metrics: Metrics) 
     arrived_s = time.monotonic()
     arrivals: asyncio.Queue[tuple[Choice, Event | Exception]] = asyncio.Queue()
 
-    async def pump(choice: Choice) -> None:
+    async def pump(choice: Choice, stream: AsyncIterator[Event]) -> None:
         try:
-            async with aclosing(metrics.watch(engine.stream(choice.prompt_ids, choice.sampling), arrived_s)) as events:
+            async with aclosing(metrics.watch(stream, arrived_s)) as events:
                 async for event in events:
                     arrivals.put_nowait((choice, event))
         except Exception as error:
             arrivals.put_nowait((choice, error))
 
-    tasks = [asyncio.create_task(pump(choice)) for choice in choices]
+    try:
+        streams = [engine.stream(choice.prompt_ids, choice.sampling) for choice in choices]  # all are checked before one is begun
+    except RequestError:
+        metrics.refused(len(choices))
+        raise
+    tasks = [asyncio.create_task(pump(choice, stream)) for choice, stream in zip(choices, streams, strict=True)]
     try:
         num_running = len(choices)
         while num_running:

@@ -6,16 +6,16 @@ a request, so they include tokenising, queueing and everything else that a clien
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from tripod.chat.closing import closing
 from tripod.trace import Delta, Event, Finished
 
 if TYPE_CHECKING:
@@ -55,12 +55,16 @@ class Metrics:
     def text(self) -> bytes:
         return generate_latest(self._registry)
 
-    async def watch(self, stream: AsyncGenerator[Event, None], arrived_s: float) -> AsyncGenerator[Event, None]:
+    def refused(self, num_requests: int) -> None:
+        """The engine would not take these."""
+        self._failed.inc(num_requests)
+
+    async def watch(self, stream: AsyncIterator[Event], arrived_s: float) -> AsyncGenerator[Event, None]:
         """Passes the events of one request on, and counts them. `arrived_s` is of the monotonic clock."""
         last_s: float | None = None
         is_finished = False
         try:
-            async with aclosing(stream) as events:
+            async with closing(stream) as events:
                 async for event in events:
                     now_s = time.monotonic()
                     match event:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from starlette.requests import Request
 
@@ -17,6 +17,9 @@ from tripod.serving.metrics import Metrics
 if TYPE_CHECKING:
     from tripod.engine.encode import Encoder
     from tripod.engine.engine import Engine
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _LONG_TEXT = 4096  # characters; a longer text is tokenized off the event loop, where it would hold up the others
 
@@ -84,7 +87,8 @@ async def tokenize(engine: Engine, prompts: Sequence[str | list[int]]) -> list[t
     return ids
 
 
-async def in_thread_if_long(num_characters: int, function, *arguments):  # type: ignore[no-untyped-def]
+async def in_thread_if_long(num_characters: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls the function here, or off the event loop where the text is long."""
     if num_characters <= _LONG_TEXT:
-        return function(*arguments)
-    return await asyncio.to_thread(function, *arguments)
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(function, *args, **kwargs)

@@ -90,6 +90,8 @@ class ChatLogprobs(_Reply):
 
 
 class ReplyMessage(_Reply):
+    model_config = ConfigDict(extra="allow")
+
     role: str | None = None
     content: str | None = None
     refusal: str | None = None
@@ -103,6 +105,8 @@ class ChatChoice(_Reply):
 
 
 class ChatCompletion(_Reply):
+    model_config = ConfigDict(extra="allow")
+
     id: str = ""
     object: Literal["chat.completion"] = "chat.completion"
     created: int = 0
