@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from tripod.retrieval.index import SyncReport
+    from tripod.retrieval.sync import SyncReport
 
 
 def index(
@@ -28,21 +28,16 @@ def index(
         return
     counts = f"added {report.added}, changed {report.changed}, removed {report.removed}, unchanged {report.unchanged}"
     stdout().print(f"{into}: {counts}, failed {len(report.failed)}", markup=False)
-    for failure in report.failed:
-        note(f"failed: {failure.source}: {failure.reason}")
+    for reason, count in report.ignored.items():
+        note(f"not looked at: {count} ({reason})")
 
 
-async def _sync(folder: Path, into: Path) -> tuple[SyncReport, str]:
-    from tripod.cli.open_index import expect_documents
+async def _sync(folder: Path, into: Path) -> tuple[SyncReport, str | None]:
     from tripod.cli.progress import sync_with_progress
-    from tripod.errors import ConfigError
     from tripod.retrieval.index import Index
 
-    if not folder.is_dir():
-        raise ConfigError(f"there is no folder {str(folder)!r}; give a folder of documents")
     async with Index(into) as opened:
         report = await sync_with_progress(opened, folder)
-        expect_documents(report, folder)
         return report, opened.mode_note
 
 
@@ -52,5 +47,6 @@ def report_json(report: SyncReport) -> dict[str, Any]:
         "changed": report.changed,
         "removed": report.removed,
         "unchanged": report.unchanged,
-        "failed": [{"source": failure.source, "reason": failure.reason} for failure in report.failed],
+        "failed": [{"source": source, "reason": reason} for source, reason in report.failed],
+        "ignored": dict(report.ignored),
     }

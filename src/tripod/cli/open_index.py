@@ -13,7 +13,7 @@ from tripod.cli.terminal import note
 from tripod.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tripod.retrieval.index import Index, SyncReport
+    from tripod.retrieval.index import Index
 
 
 def cached_index_path(folder: Path) -> Path:
@@ -39,8 +39,7 @@ async def open_index(target: Path) -> AsyncIterator[Index]:
         path.parent.mkdir(parents=True, exist_ok=True)
         note(f"index: {path}")
         async with Index(path) as index:
-            report = await sync_with_progress(index, target)
-            expect_documents(report, target)
+            await sync_with_progress(index, target)
             yield index
         return
     if not target.exists():
@@ -48,12 +47,3 @@ async def open_index(target: Path) -> AsyncIterator[Index]:
     async with Index(target) as index:
         yield index
 
-
-def expect_documents(report: SyncReport, folder: Path) -> None:
-    """
-    Raises:
-        ConfigError: the folder holds nothing that can be read.
-    """
-    if report.added + report.changed + report.unchanged == 0:
-        failed = f"; {len(report.failed)} files could not be read" if report.failed else ""
-        raise ConfigError(f"{str(folder)!r} holds no document that can be read{failed}; see 'tripod index --help' for what is")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tripod.documents import Passage
 
 
-class Mode(str, Enum):  # noqa: UP042 - typer lists the values of a str enum as the choices
+class Mode(StrEnum):
     bm25 = "bm25"
     dense = "dense"
     hybrid = "hybrid"
@@ -53,7 +53,7 @@ def search(
         note("nothing was found")
 
 
-async def _search(index: Path, query: str, k: int, mode: Mode) -> tuple[list[Passage], str]:
+async def _search(index: Path, query: str, k: int, mode: Mode) -> tuple[list[Passage], str | None]:
     from tripod.cli.open_index import open_index
 
     async with open_index(index) as opened:

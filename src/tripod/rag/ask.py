@@ -106,15 +106,16 @@ async def _located(citations: Sequence[Citation], text: str, index: Index) -> tu
     """The citations with the lines that their documents know, each compared with the index's own copy of its document.
 
     Raises:
-        CitationError: the index holds other words at that place than the passage says, or none.
+        CitationError: the index holds other words at that place than the passage says.
+        NotFoundError: a source left the index while the answer was made.
     """
-    documents = {source: await index.document(source) for source in {citation.source for citation in citations}}
+    documents = {source: await index.document(source) for source in sorted({citation.source for citation in citations})}
     located: list[Citation] = []
     for citation in citations:
         document = documents[citation.source]
-        original = document.text[citation.source_start : citation.source_end] if document is not None else ""
+        original = document.text[citation.source_start : citation.source_end]
         quotation = text[citation.start : citation.end]
-        if document is None or original != citation.quote or (citation.is_quotation and find_quotation(quotation, original) is None):
+        if original != citation.quote or (citation.is_quotation and find_quotation(quotation, original) is None):
             raise CitationError(
                 f"the answer cites characters [{citation.source_start}, {citation.source_end}) of {citation.source!r} for {quotation!r}, "
                 f"but the index holds {original!r} there; was the source changed while the answer was made? Ask again"

@@ -112,7 +112,10 @@ def extract(
 
     scores = [
         _score(
-            question, candidate, share(candidate.terms), share(candidate.context), similarities[index] if similarities is not None else None
+            question,
+            candidate,
+            _COVERAGE * share(candidate.terms) + _CONTEXT * share(candidate.context) + _HEADING * share(candidate.heading),
+            similarities[index] if similarities is not None else 0.0,
         )
         for index, candidate in enumerate(found)
     ]
@@ -138,10 +141,8 @@ _COVERAGE, _CONTEXT, _SIMILARITY, _RANK, _SHAPE = 1.0, 0.4, 1.0, 0.1, 0.2
 _HEADING = 0.3  # a section that is named after what was asked; by eye, on the documentation of Python
 
 
-def _score(question: str, candidate: Candidate, coverage: float, context: float, similarity: float | None) -> float:
-    score = _COVERAGE * coverage + _CONTEXT * context + _RANK / candidate.number
-    if similarity is not None:
-        score += _SIMILARITY * similarity
+def _score(question: str, candidate: Candidate, overlap: float, similarity: float) -> float:
+    score = overlap + _SIMILARITY * similarity + _RANK / candidate.number
     words = candidate.text.count(" ") + 1
     length = min(1.0, words / 8) * min(1.0, 45 / words)
     if candidate.text[-1].isalnum() and not _DEFINITION.match(question):
