@@ -51,11 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         app(args=list(arguments) if arguments is not None else None)
-    except TripodError as error:
-        if os.environ.get("TRIPOD_DEBUG", "") not in ("", "0"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigError | RequestError | StoreError) else 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -63,3 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader of our output has gone, as in `tripod ... | head`; the interpreter's last flush must find a live descriptor.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except Exception as error:
+        if os.environ.get("TRIPOD_DEBUG", "") not in ("", "0"):
+            raise
+        if isinstance(error, TripodError):
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2 if isinstance(error, ConfigError | RequestError | StoreError) else 1)
+        print(f"error: {type(error).__name__}: {error} (run again with TRIPOD_DEBUG=1 to see where)", file=sys.stderr)
+        sys.exit(1)

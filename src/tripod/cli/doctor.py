@@ -95,7 +95,12 @@ def _paths() -> dict[str, Any]:
 
 
 def _embedder() -> str:
-    raise NotImplementedError
+    from tripod.retrieval.local_embedder import find_default_embedder
+
+    embedder, why_not = find_default_embedder()
+    if embedder is None:
+        return f"none, search is by words only: {why_not}"
+    return f"{embedder.fingerprint}, from {embedder.folder}"
 
 
 def _folders() -> dict[str, Any]:

@@ -46,4 +46,3 @@ async def open_index(target: Path) -> AsyncIterator[Index]:
         raise ConfigError(f"there is no file or folder {str(target)!r}; give a folder of documents, or an index made by 'tripod index'")
     async with Index(target) as index:
         yield index
-
