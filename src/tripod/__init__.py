@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from tripod.bridge import run as run
     from tripod.documents import Document as Document
     from tripod.documents import Passage as Passage
+    from tripod.engine.engine import Engine as Engine
+    from tripod.engine.engine import EngineConfig as EngineConfig
     from tripod.errors import TripodError as TripodError
     from tripod.messages import Message as Message
     from tripod.prompts import Prompt as Prompt
@@ -19,6 +21,8 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Document": "tripod.documents",
+    "Engine": "tripod.engine.engine",
+    "EngineConfig": "tripod.engine.engine",
     "Message": "tripod.messages",
     "Passage": "tripod.documents",
     "Prompt": "tripod.prompts",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.serving.live_server import LiveServer, live_server
 from tests.serving.tiny import open_tiny, write_tiny
-from tripod.engine.engine import Engine
+from tripod.engine.engine import Engine, EngineConfig
 from tripod.serving.app import build_app
 
 
@@ -20,9 +21,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(tiny_folder: Path) -> Iterator[Engine]:
-    import asyncio
-
-    engine = open_tiny(tiny_folder)
+    engine = open_tiny(tiny_folder, EngineConfig())
     yield engine
     asyncio.run(engine.aclose())
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from tripod.engine.engine import Engine, EngineConfig
 from tripod.models.initialize import random_language_model
 from tripod.models.llama import LlamaConfig
+from tripod.models.load import load_language_model
 from tripod.models.save import save_checkpoint
 from tripod.ops.rope import RopeConfig
 from tripod.text.byte_level import VOCAB_SIZE, write_byte_tokenizer
@@ -40,7 +41,5 @@ def write_tiny(folder: Path, *, chat_template: bool = True) -> Path:
     return folder
 
 
-def open_tiny(folder: Path, config: EngineConfig = EngineConfig()) -> Engine:
-    from tripod.models.load import load_language_model
-
+def open_tiny(folder: Path, config: EngineConfig) -> Engine:
     return Engine(load_language_model(folder), load_tokenizer(folder), config, name=NAME)

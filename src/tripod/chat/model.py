@@ -56,7 +56,8 @@ class Model:
         for name, value in options.items():
             if value is not None:
                 kind = "a server at a URL" if self._is_remote else "a model in this process"
-                raise ConfigError(f"{name}={value!r} does not apply to {kind} ({address}); leave it out")
+                shown = name if name == "api_key" else f"{name}={value!r}"
+                raise ConfigError(f"{shown} does not apply to {kind} ({address}); leave it out")
         check_chat_template(chat_template)
         self._model = model
         self._api_key = api_key

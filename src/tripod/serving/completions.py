@@ -109,11 +109,12 @@ class _Pieces:
         return completion_logprobs([*prompt, *answer], [*self._prompt.offsets, *self._offsets(answer)], follows_nothing=True)
 
     def _offsets(self, entries: Sequence[TokenLogprob]) -> list[int]:
-        """Where these tokens of the answer begin. A token inside a character begins where the text so far ends."""
+        """Where these tokens of the answer begin."""
         offsets = []
         for entry in entries:
-            offsets.append(self._end)
-            self._end += len(self._prompt.detokenizer.push(entry.token_id))
+            piece = self._prompt.detokenizer.push(entry.token_id)
+            offsets.append(_begin(self._end, piece, entry.token_bytes))
+            self._end += len(piece)
         return offsets
 
     def whole(self, index: int) -> CompletionChoice:
@@ -136,10 +137,20 @@ class _Prompt:
         self.offsets: list[int] = []
         self.text = ""
         for token_id in prompt_ids:
-            self.offsets.append(len(self.text))
-            self.text += self.detokenizer.push(token_id)  # a character cut by the end of the prompt belongs to the answer
+            piece = self.detokenizer.push(token_id)  # a character cut by the end of the prompt belongs to the answer
+            self.offsets.append(_begin(len(self.text), piece, tokenizer.token_bytes(token_id)))
+            self.text += piece
         first = prompt_ids[0]
         self.first_token = TokenLogprob(first, tokenizer.token_text(first), tokenizer.token_bytes(first), 0.0)
+
+
+def _begin(end: int, piece: str, token_bytes: bytes) -> int:
+    """Where a token begins that adds `piece` to a text of `end` characters. One inside a character begins where the character does."""
+    try:
+        num_characters = len(token_bytes.decode("utf-8"))
+    except UnicodeDecodeError:
+        return end
+    return max(end, end + len(piece) - num_characters)  # a mark for a broken character before it may have come with it
 
 
 @dataclass(slots=True, kw_only=True)

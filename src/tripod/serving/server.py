@@ -24,9 +24,13 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: the port is in use, is not allowed, or the host is not an address of this machine.
     """
+    if not 0 <= port <= 65535:
+        raise ConfigError(
+            f"cannot serve on {host}:{port}: there is no port {port}; choose one from 1024 to 65535 with --port (0 takes a free one)"
+        )
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigError(f"cannot serve on {host}:{port}: {error}; give an address of this machine, such as 127.0.0.1") from error
     listener = socket.socket(family, kind, protocol)
     try:

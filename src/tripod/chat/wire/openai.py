@@ -32,6 +32,8 @@ def _refuse(value: object) -> None:
 
 
 def _stops(value: object) -> object:
+    if isinstance(value, list) and len(value) > _MAX_STOPS:
+        raise PydanticCustomError("too_many", "takes at most {limit} strings", {"limit": _MAX_STOPS})
     return [value] if isinstance(value, str) else value
 
 
@@ -120,7 +122,7 @@ class _Generation(_Body):
     presence_penalty: float | None = Field(default=0.0, ge=-2.0, le=2.0)
     frequency_penalty: float | None = Field(default=0.0, ge=-2.0, le=2.0)
     logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100.0, le=100.0)]] | None, BeforeValidator(_token_bias)] = None
-    stop: Annotated[list[Annotated[str, Field(min_length=1)]] | None, BeforeValidator(_stops), Field(max_length=_MAX_STOPS)] = None
+    stop: Annotated[list[Annotated[str, Field(min_length=1)]] | None, BeforeValidator(_stops)] = None
     seed: int | None = Field(default=None, ge=-_INT64, lt=_INT64)
     # Beyond the OpenAI API, named as in vLLM.
     top_k: int | None = Field(default=0, ge=-1, lt=_INT64)  # 0 and -1 keep all
@@ -254,7 +256,7 @@ class MessageBody(_Body):
         if self.tool_calls and self.role != "assistant":
             raise RequestError(f"{place} has role {self.role!r}; only an assistant calls tools", param=f"{place}.tool_calls")
         if (self.role == "tool") != (self.tool_call_id is not None):
-            raise RequestError(f"{place}: tool_call_id belongs to a message of role 'tool', and to no other", param=f"{place}.tool_call_id")
+            raise RequestError(f"{place}.tool_call_id belongs to a message of role 'tool', and to no other", param=f"{place}.tool_call_id")
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
         calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in self.tool_calls or ())
         return Message("system" if self.role == "developer" else self.role, text, calls, self.tool_call_id)

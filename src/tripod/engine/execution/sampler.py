@@ -9,6 +9,7 @@ neither the neighbours in a batch, nor a preemption, nor a replay can change a d
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -22,7 +23,7 @@ _NUM_CANDIDATES = 256  # a nucleus is looked for among so many tokens before the
 
 def uniform(seed: int, index: int) -> float:
     """A number in [0, 1) that depends on (seed, index) alone: SplitMix64 as a counter (Steele et al. 2014, doi:10.1145/2660193.2660195)."""
-    return _mix(_mix(seed & _MASK_64) + (index + 1) * 0x9E3779B97F4A7C15) * 2.0**-64 // 2.0**-53 * 2.0**-53
+    return (_mix(_mix(seed) + (index + 1) * 0x9E3779B97F4A7C15) >> 11) * 2.0**-53
 
 
 def _mix(x: int) -> int:
@@ -91,8 +92,9 @@ def _adjust(logits: Tensor, request: Request) -> None:
         score = logits[seen]
         logits[seen] = torch.where(score > 0, score / params.repetition_penalty, score * params.repetition_penalty)
     if (params.presence_penalty or params.frequency_penalty) and request.output_ids:
-        said, counts = torch.tensor(request.output_ids, device=logits.device).unique(return_counts=True)
-        logits[said] -= params.presence_penalty + params.frequency_penalty * counts
+        counts = Counter(request.output_ids)
+        penalties = [params.presence_penalty + params.frequency_penalty * count for count in counts.values()]
+        logits[list(counts)] -= torch.tensor(penalties, device=logits.device)
     if len(request.output_ids) < params.min_tokens and request.stop_ids:
         logits[list(request.stop_ids)] = -math.inf
 
