@@ -8,6 +8,7 @@ that its caller passes in: whole sequences for training and reference, paged key
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -62,7 +63,47 @@ def causal_attention(layer: int, query: Tensor, key: Tensor, value: Tensor, *, s
         position = torch.arange(num_tokens, device=query.device)
         distance = position[:, None] - position[None, :]
         mask = (distance >= 0) & (distance < window)  # [T, T], True where seen
-    return _attention(query, key, value, scale=scale, mask=mask, is_causal=mask is None)
+    return scaled_dot_product_attention(  # on [B, heads, T, K]; a shared key/value head is read in place where the kernel can
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scale,
+        enable_gqa=query.shape[2] != key.shape[2],
+    ).transpose(1, 2)
+
+
+def bidirectional_attention(lengths: Sequence[int]) -> Attend:
+    """An `Attend` for encoders: texts lie one after the other, without padding, and each token sees all of its own text.
+
+    Scores and values are multiplied in the dtype of the query, the softmax is in float32.
+
+    Args:
+        lengths: tokens of each text; their sum is N.
+
+    Returns:
+        An `Attend` for query [N, H, K], key and value [N, H, K], giving [N, H, K]. It raises ShapeError for other shapes,
+        and for a window, which encoders do not have.
+    """
+    sizes, num_tokens = list(lengths), sum(lengths)
+
+    def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None = None) -> Tensor:
+        expect_shape("query", query, (num_tokens, None, None))
+        expect_shape("key", key, tuple(query.shape))
+        expect_shape("value", value, tuple(query.shape))
+        if window is not None:
+            raise ShapeError(f"window={window} was given to bidirectional attention, in which every token sees its whole text")
+        seen = torch.empty_like(query)
+        texts = zip(*(torch.split(tensor, sizes) for tensor in (query * scale, key, value, seen)), strict=True)
+        # Text by text: the scores of one text stay in the processor's cache, and no arithmetic is spent on padding.
+        for text_query, text_key, text_value, text_seen in texts:
+            scores = torch.bmm(text_query.transpose(0, 1), text_key.permute(1, 2, 0))  # [H, T, T]
+            weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+            text_seen.copy_(torch.bmm(weights, text_value.transpose(0, 1)).transpose(0, 1))
+        return seen
+
+    return attend
 
 
 def _expect_grouped_heads(query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -73,16 +114,3 @@ def _expect_grouped_heads(query: Tensor, key: Tensor, value: Tensor) -> None:
     expect_shape("value", value, tuple(key.shape))
     if num_heads % key.shape[2]:
         raise ShapeError(f"key has {key.shape[2]} heads, which does not divide the {num_heads} heads of query")
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float, mask: Tensor | None, is_causal: bool) -> Tensor:
-    """[B, T, H, K] in and out; torch picks the kernel, which reads a shared key/value head without repeating it where it can."""
-    return scaled_dot_product_attention(
-        query.transpose(1, 2),
-        key.transpose(1, 2),
-        value.transpose(1, 2),
-        attn_mask=mask,
-        is_causal=is_causal,
-        scale=scale,
-        enable_gqa=query.shape[2] != key.shape[2],
-    ).transpose(1, 2)
