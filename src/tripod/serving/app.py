@@ -19,17 +19,16 @@ from tripod.serving.embeddings import embeddings
 from tripod.serving.errors import on_error, on_http_error
 from tripod.serving.metrics import Metrics
 from tripod.serving.openapi import openapi
-from tripod.serving.served import Served
+from tripod.serving.served import Served, TextEncoder
 
 if TYPE_CHECKING:
-    from tripod.engine.encode import Encoder
     from tripod.engine.engine import Engine
 
 
 def build_app(
     engine: Engine | None,
     *,
-    embedder: Encoder | None = None,
+    embedder: TextEncoder | None = None,
     embedder_name: str = "embedder",
     chat_template: str | None = None,
     max_body_bytes: int = 32 * 2**20,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import TYPE_CHECKING
 
 import numpy
 from starlette.requests import Request
@@ -16,10 +15,7 @@ from tripod.chat.wire.openai_replies import Usage as UsageBody
 from tripod.errors import ContextLengthError, RequestError
 from tripod.serving.bodies import read_body
 from tripod.serving.connection import unless_disconnected
-from tripod.serving.served import Served
-
-if TYPE_CHECKING:
-    from tripod.engine.encode import Encoder
+from tripod.serving.served import Served, TextEncoder
 
 
 async def embeddings(request: Request) -> Response:
@@ -29,6 +25,8 @@ async def embeddings(request: Request) -> Response:
     encoder = served.encoder
     if encoder is None:
         raise RequestError("this server has no encoder; start it with one: tripod serve MODEL --embedder ENCODER", param="model")
+    if served.engine is not None and body.model == served.engine.name:
+        raise RequestError(f"{body.model!r} writes text and embeds nothing; ask for {served.encoder_name!r}", param="model")
     if body.model != served.encoder_name:
         raise served.unknown(body.model)
     if body.dimensions not in (None, encoder.dim):
@@ -41,7 +39,7 @@ async def embeddings(request: Request) -> Response:
     return await unless_disconnected(request, answer)
 
 
-def _embed(encoder: Encoder, name: str, texts: list[str], as_base64: bool) -> dict[str, object]:
+def _embed(encoder: TextEncoder, name: str, texts: list[str], as_base64: bool) -> dict[str, object]:
     lengths = encoder.count_tokens(texts)
     for i, length in enumerate(lengths):
         if length > encoder.max_tokens:  # a vector of the first part only would be a silent loss

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 from starlette.requests import Request
 
@@ -15,7 +15,9 @@ from tripod.serving.errors import UnknownModelError
 from tripod.serving.metrics import Metrics
 
 if TYPE_CHECKING:
-    from tripod.engine.encode import Encoder
+    import numpy
+    from numpy.typing import NDArray
+
     from tripod.engine.engine import Engine
 
 P = ParamSpec("P")
@@ -24,12 +26,26 @@ T = TypeVar("T")
 _LONG_TEXT = 4096  # characters; a longer text is tokenized off the event loop, where it would hold up the others
 
 
+class TextEncoder(Protocol):
+    """What /v1/embeddings asks of an encoder. Called off the event loop."""
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def max_tokens(self) -> int: ...  # of one text, special tokens included
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]: ...  # special tokens included
+
+    def encode(self, texts: Sequence[str]) -> NDArray[numpy.float32]: ...  # [N, dim], unit vectors
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
     """An engine, an encoder, or both, under the names that requests use."""
 
     engine: Engine | None
-    encoder: Encoder | None
+    encoder: TextEncoder | None
     encoder_name: str
     chat_template: str | None  # "plain", or None: the one beside the model
     max_body_bytes: int

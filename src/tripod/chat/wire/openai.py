@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from tripod.errors import RequestError
@@ -66,7 +66,7 @@ def _inputs(value: object) -> object:
 
 def _content(value: object) -> object:
     """Text, or a list of text parts; images, audio and files are refused where they stand."""
-    if value is None or isinstance(value, str):
+    if isinstance(value, str):
         return value
     if not isinstance(value, list):
         raise PydanticCustomError("shape", "must be a string or a list of text parts")
@@ -223,11 +223,19 @@ class TextPart(_Body):
     text: str
 
 
+# Tags that are no identifiers stay out of the paths in our errors.
+Content = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Tag("<parts>")],
+    Discriminator(lambda value: "<parts>" if isinstance(value, list) else "<text>"),
+    BeforeValidator(_content),
+]
+
+
 class MessageBody(_Body):
     """One turn as it is sent. The fields of a reply may come back empty, as the SDK sends them."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str | list[TextPart] | None, BeforeValidator(_content)] = None
+    content: Content | None = None
     tool_calls: list[ToolCallBody] | None = None
     tool_call_id: str | None = None
     name: Unsupported = None
