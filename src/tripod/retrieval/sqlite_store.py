@@ -321,6 +321,7 @@ class SqliteStore:
                             connection.execute(statement)
                         connection.execute("INSERT INTO meta VALUES ('pipeline', ?)", (self.pipeline,))
             connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA synchronous = NORMAL")  # with a write-ahead log: a killed process loses nothing
         except BaseException:
             connection.close()
             raise
@@ -328,11 +329,9 @@ class SqliteStore:
 
     def _connect(self) -> sqlite3.Connection:
         try:
-            connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+            return sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         except sqlite3.OperationalError as error:
             raise StoreError(f"{self.path} cannot be opened: {error}") from None
-        connection.execute("PRAGMA synchronous = NORMAL")  # with a write-ahead log: a killed process loses nothing
-        return connection
 
     def _is_blank(self, connection: sqlite3.Connection) -> bool:
         """Whether the database is still without any table. One that is neither blank nor an index that we may use is refused."""
