@@ -65,12 +65,12 @@ async def serve(app: Starlette, listener: socket.socket, *, drain_s: float = 30.
         timeout_keep_alive=30,
     )
     server = _Server(config)
-    try:
-        with listener:
+    with listener:  # closed last: an event loop that still reads from a closed socket misses the next one with its number
+        try:
             await server.serve(sockets=[listener])
-    except asyncio.CancelledError:
-        await server.shutdown(sockets=[listener])
-        raise
+        except asyncio.CancelledError:
+            await server.shutdown(sockets=[listener])
+            raise
 
 
 class _Server(uvicorn.Server):
