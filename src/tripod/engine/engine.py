@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -183,7 +183,9 @@ class Engine:
 
     # --- asking
 
-    def stream(self, prompt: str | Sequence[int], sampling: SamplingParams, *, request_id: str | None = None) -> AsyncIterator[Event]:
+    def stream(
+        self, prompt: str | Sequence[int], sampling: SamplingParams, *, request_id: str | None = None
+    ) -> AsyncGenerator[Event, None]:
         """The events of one request: Deltas, then one Finished. Closing the iterator early aborts the request.
 
         The request is checked here and queued when the iteration begins.
@@ -259,7 +261,7 @@ class Engine:
             score_from=None if sampling.prompt_logprobs is None else 1,
         )
 
-    async def _events(self, request: Request) -> AsyncIterator[Event]:
+    async def _events(self, request: Request) -> AsyncGenerator[Event, None]:
         stream = _Stream(RequestOutput(request, self.tokenizer, model=self.name, arrived_s=time.monotonic()))
         with self._wake:
             if self._open.setdefault(request.id, request) is not request:
@@ -271,12 +273,13 @@ class Engine:
                 event = await stream.queue.get()
                 if isinstance(event, TripodError):
                     raise event
-                yield event
                 if isinstance(event, Finished):
-                    return
+                    break
+                yield event
         finally:
             del self._open[request.id]
             self._post(lambda: self._abort(request))  # changes nothing if it has ended
+        yield event
 
     # --- life and end
 
