@@ -50,6 +50,13 @@ def test_pages_are_kept() -> None:
     assert document.page_at(document.text.index("second")) == 2
 
 
+def test_one_broken_page_is_named_and_the_others_are_read() -> None:
+    broken = pdf("The first page.", "The second page.").replace(b"(The second page.) Tj", b"[628 FR 13674] -1.4)N Tm")
+    document = Pdf().convert(broken, "a.pdf")
+    assert document.text.strip() == "The first page."
+    assert document.metadata["unreadable_pages"] == "2"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
