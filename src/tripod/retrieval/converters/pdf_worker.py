@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pypdf import PageObject
 
 
+_MAX_UNKNOWN = 0.1  # the share of replacement marks above which a page counts as unreadable
+
+
 def read_pages(content: bytes) -> dict[str, object]:
     """The text of every page (None for one that is broken), or the reason why there is none."""
     from pypdf import PdfReader
@@ -43,7 +46,9 @@ def _read_page(page: PageObject) -> str | None:
     except Exception:  # as above
         return None
     # Half of a surrogate pair is no character, and cannot be stored.
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "")
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "")
+    # A font without a map to characters: what pypdf makes of it is not the page's text.
+    return None if text.count("\ufffd") > len(text) * _MAX_UNKNOWN else text
 
 
 def main() -> None:
