@@ -1,1 +1,1 @@
-"""Runs models: requests in, tokens or vectors out."""
+"""Weights read to answer: the pure policy, its execution, and the step loop between them."""
