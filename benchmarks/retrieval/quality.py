@@ -143,15 +143,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
     parser.add_argument("--cache", type=Path, help="a folder that keeps the peer's vectors, which take most of the time")
     arguments = parser.parse_args()
+    # Before the work: what is checked out may change while it runs.
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    kept = sorted(name for name in arguments.sets if arguments.cache and (arguments.cache / f"{name}.npz").exists())
     results = {name: measure(SETS[name](), arguments.cache) for name in arguments.sets}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     packages = ("torch", "sentence-transformers", "bm25s", "PyStemmer", "numpy")
     circumstances: dict[str, object] = {
-        "commit": commit or "unknown",
+        "commit": described.stdout.strip() or "unknown",
         "machine": platform.machine(),
         "python": platform.python_version(),
         "packages": ", ".join(f"{name} {version(name)}" for name in packages),
-        "fusion": f"dense weight {DENSE_WEIGHT}, chosen on cranfield alone; squad and hotpotqa were not looked at for it",
+        "fusion": f"dense weight {DENSE_WEIGHT}, chosen on cranfield (docs/decisions/0002-fusion.md tells what was seen when)",
+        "sentence-transformers' vectors": f"of an earlier run, for {', '.join(kept)}" if kept else "computed in this run",
         "cranfield rule": "grades 1 to 4 relevant, -1 not",
         "seed": SEED,
     }
