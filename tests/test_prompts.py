@@ -1,0 +1,39 @@
+"""A prompt keeps its parts and shows everything."""
+
+from __future__ import annotations
+
+from tripod.messages import Message, ToolCall, assistant, system, user
+from tripod.prompts import Part, Prompt
+
+
+def test_neighbouring_parts_of_one_role_become_one_message() -> None:
+    prompt = Prompt(
+        (
+            Part("Answer from the passages.", "system", "system"),
+            Part("Passage one.", "user", "passage", id="a#0-12"),
+            Part("Passage two.", "user", "passage", id="a#12-24"),
+            Part("Why?", "user", "question"),
+        )
+    )
+    assert prompt.messages == (system("Answer from the passages."), user("Passage one.\n\nPassage two.\n\nWhy?"))
+
+
+def test_a_conversation_comes_back_as_it_went_in() -> None:
+    conversation = (
+        system("Be brief."),
+        user("First."),
+        user("Second."),  # two turns of one person stay two turns
+        Message("assistant", "", tool_calls=(ToolCall("call-1", "search", "{}"),)),
+        Message("tool", "found", tool_call_id="call-1"),
+        assistant("Done."),
+    )
+    assert Prompt.of(conversation).messages == conversation
+
+
+def test_a_prompt_prints_every_word_that_a_model_will_read() -> None:
+    prompt = Prompt.of([system("Be brief."), user("What is a block?")])
+    assert str(prompt) == "[system]\nBe brief.\n\n[user]\nWhat is a block?"
+
+
+def test_a_string_is_a_question() -> None:
+    assert Prompt.of("What is a block?").parts == (Part("What is a block?", "user", "question"),)

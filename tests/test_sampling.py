@@ -1,0 +1,45 @@
+"""Sampling parameters are checked when they are built, and the error names the field."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from tripod.errors import RequestError
+from tripod.sampling import GREEDY, SamplingParams
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("top_p", 0.0),
+        ("top_p", 1.01),
+        ("top_k", -1),
+        ("min_p", 1.5),
+        ("presence_penalty", 2.5),
+        ("frequency_penalty", -2.5),
+        ("repetition_penalty", 0.0),
+        ("max_tokens", -1),
+        ("logprobs", -1),
+        ("stop", ("",)),
+        ("logit_bias", {7: 101.0}),
+        ("logit_bias", {7: math.nan}),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(RequestError) as caught:
+        SamplingParams(**{field: value})
+    assert caught.value.param == field
+    assert field in str(caught.value)
+
+
+def test_the_ends_of_every_range_are_allowed() -> None:
+    params = SamplingParams(temperature=0.0, top_p=1.0, min_p=1.0, presence_penalty=-2.0, frequency_penalty=2.0, max_tokens=0, top_k=0)
+    assert params.is_greedy
+    assert GREEDY.is_greedy
+    assert not SamplingParams(temperature=0.01).is_greedy

@@ -1,0 +1,54 @@
+"""Events fold into a reply; spans nest as the blocks that made them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tripod.errors import EngineError
+from tripod.messages import Usage
+from tripod.trace import Delta, Event, Finished, Recorder, fold
+
+
+async def _stream(*events: Event) -> AsyncIterator[Event]:
+    for event in events:
+        yield event
+
+
+def test_a_reply_is_the_fold_over_its_events() -> None:
+    usage = Usage(prompt_tokens=3, completion_tokens=2)
+    events = (Delta(text="he", token_ids=(5,)), Delta(text="llo", token_ids=(6, 7)), Finished(finish_reason="stop", usage=usage))
+    reply = asyncio.run(fold(_stream(*events)))
+    assert (reply.text, reply.token_ids, reply.finish_reason, reply.usage) == ("hello", (5, 6, 7), "stop", usage)
+
+
+def test_a_stream_without_an_end_is_an_error_and_not_a_short_reply() -> None:
+    with pytest.raises(EngineError, match="without a Finished event"):
+        asyncio.run(fold(_stream(Delta(text="he"))))
+
+
+def test_spans_nest_and_keep_what_was_added_inside() -> None:
+    recorder = Recorder()
+    with recorder.span("ask", question="Why?"):
+        with recorder.span("retrieve", k=8) as attributes:
+            attributes["found"] = 3
+        with recorder.span("generate"):
+            pass
+    [ask] = recorder.spans
+    assert [span.name for span in ask.walk()] == ["ask", "retrieve", "generate"]
+    assert ask.children[0].attributes == {"k": 8, "found": 3}
+    assert ask.duration_s >= sum(child.duration_s for child in ask.children)
+
+
+def test_an_error_inside_a_span_is_recorded_and_rises() -> None:
+    recorder = Recorder()
+    with pytest.raises(ValueError, match="given 3"), recorder.span("convert"):
+        raise ValueError("given 3")
+    assert recorder.spans[0].attributes["error"] == "ValueError: given 3"
+
+
+def test_usage_adds_up() -> None:
+    total = Usage(prompt_tokens=3, completion_tokens=2) + Usage(prompt_tokens=10, completion_tokens=1, cached_tokens=8)
+    assert (total.prompt_tokens, total.completion_tokens, total.cached_tokens, total.total_tokens) == (13, 3, 8, 16)
