@@ -105,7 +105,7 @@ class HttpFile:
                 time.sleep(wait_s)
                 wait_s *= 2
             try:
-                with self.client.stream("GET", self.url, headers=headers) as response:
+                with self.client.stream("GET", self.url, headers=headers, follow_redirects=True) as response:
                     if response.status_code == 429 or response.status_code >= 500:
                         reason = f"the server answered {response.status_code}"
                         continue
