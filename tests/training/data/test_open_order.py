@@ -55,6 +55,8 @@ def test_a_mixture_serves_its_steps_and_finds_its_tokens(write_numbered: WriteDo
     write_numbered([17] * 30, tmp_path / "code")
     order = open_order([tmp_path / "books", tmp_path / "code"], **RUN, weights=[3, 1])
     assert order.num_steps == 10
+    names = {"books_train_0_indexmap_32ns_16sl_1234s_doc_idx.npy", "code_train_1_indexmap_12ns_16sl_1234s_doc_idx.npy"}
+    assert cached(tmp_path) == names  # GPT-NeoX would ask for 31 and 11; see `samples_needed`
     batch = order.batch_at(2)
     span = next(span for row in order.rows_of_step(2) for span in order.rows.spans(row) if span.dataset == 1)
     steps = order.steps_of(span.document, span.start, dataset=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.data.conftest import WriteDocuments
@@ -216,6 +216,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(server: FileServer, cli
 
 
 @given(content=st.binary(min_size=1, max_size=60), length=st.integers(1, 70), cut=st.tuples(st.integers(0, 60), st.integers(0, 60)))
+@settings(deadline=None)
 def test_shards_read_as_one_file(content: bytes, length: int, cut: tuple[int, int]) -> None:
     shards = ShardedBytes([MemoryFile(content[at : at + length]) for at in range(0, len(content), length)])
     start, stop = sorted(min(border, len(content)) for border in cut)

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tripod.errors import DatasetError
@@ -14,6 +14,7 @@ from tripod.training.data.shards import find_shards, read_hashes, shard, unshard
 
 
 @given(content=st.binary(min_size=1, max_size=50), shard_bytes=st.integers(1, 60))
+@settings(deadline=None)
 def test_joined_shards_are_the_file(tmp_path_factory: pytest.TempPathFactory, content: bytes, shard_bytes: int) -> None:
     folder = tmp_path_factory.mktemp("shards")
     (folder / "whole.bin").write_bytes(content)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tripod.errors import ConfigError, DatasetError
 from tripod.training.data.progress import Progress, no_progress
 
-_CHUNK = 1 << 19  # documents walked at once: their cumulative sizes stay in a core's cache
+_CHUNK = 1 << 18  # documents walked at once: their cumulative sizes stay in a core's cache
 _MAX_INT32 = np.iinfo(np.int32).max
 _NUM_CHECKED = 256  # samples of a cached map whose length is counted
 
@@ -252,7 +252,7 @@ def _sample_boundaries(doc_idx: NDArray[np.int32], plan: _Plan, progress: Progre
     yield np.zeros((1, 2), plan.sample_dtype)
     next_boundary, num_tokens = 1, 0
     for start in range(0, len(doc_idx), _CHUNK):
-        sizes = plan.sizes[doc_idx[start : start + _CHUNK]]
+        sizes = plan.sizes.take(doc_idx[start : start + _CHUNK])
         ends = np.cumsum(sizes, dtype=np.int64)
         # Token positions relative to the chunk's first token, which keeps the sums in one place.
         tokens = np.arange(next_boundary, (num_tokens + int(ends[-1]) - 1) // seq_length + 1) * seq_length - num_tokens
