@@ -2,7 +2,7 @@
 
 All offsets are half-open character ranges into `Document.text`. For text, Markdown, reStructuredText and source code
 that text is the decoded file itself, so the offsets point into the file; for HTML and PDF it is the extracted text,
-which the index keeps, and `pages` says which page a character came from.
+which the index keeps, and `pages` or `lines` say which page or line of the file a character came from.
 """
 
 from __future__ import annotations
@@ -36,6 +36,14 @@ class Page:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """From the character `start` of an extracted text on, the words stand at line `number` of the file, from 1."""
+
+    start: int
+    number: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
     """One source, converted to text. Only what lies in `sections` is indexed; without any, all of it is."""
@@ -45,6 +53,7 @@ class Document:
     title: str = ""
     sections: tuple[Section, ...] = ()
     pages: tuple[Page, ...] = ()
+    lines: tuple[Line, ...] = ()  # only where `text` was extracted from a file with lines, such as HTML
     metadata: Metadata = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -61,6 +70,13 @@ class Document:
         position = bisect_right(self.pages, offset, key=lambda page: page.start) - 1
         return self.pages[position].number if position >= 0 else None
 
+    def line_at(self, offset: int) -> int | None:
+        """The line of the file, from 1, that holds the character at `offset`; None where the source has pages instead."""
+        if self.lines:
+            position = bisect_right(self.lines, offset, key=lambda line: line.start) - 1
+            return self.lines[max(position, 0)].number
+        return None if self.pages else self.text.count("\n", 0, offset) + 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
@@ -72,7 +88,7 @@ class Passage:
     text: str
     section: str = ""  # the title of the section that it was cut from
     page: int | None = None  # the page of its first character, where the source has pages
-    line: int | None = None  # the line of its first character, from 1, where the offsets point into a file
+    line: int | None = None  # the line of the file that its first character came from, from 1; None where there are pages
     metadata: Metadata = field(default_factory=dict)
     score: float | None = None  # set by a search: larger is better; comparable within one result list only
 
@@ -80,3 +96,14 @@ class Passage:
     def id(self) -> str:
         """Names the passage within one version of its source."""
         return f"{self.source}#{self.start}-{self.end}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceState:
+    """What an index remembers of a source, to tell whether it changed since."""
+
+    digest: str  # sha256 of the content
+    root: str = ""  # the synced folder that it came from; empty for a document that a program added
+    size: int = -1  # bytes; -1 where there is no file
+    mtime_ns: int = -1  # -1 where it must not be trusted: compare the digest instead
+    is_embedded: bool = False  # every passage has a vector

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from tripod.documents import Document, Passage, Scalar
+from tripod.documents import Document, Passage, Scalar, SourceState
 from tripod.messages import Reply
 from tripod.prompts import Prompt
 from tripod.sampling import SamplingParams
@@ -33,7 +32,7 @@ class Embedder(Protocol):
     """Turns texts into unit vectors. Vectors of embedders with different fingerprints are never compared."""
 
     @property
-    def fingerprint(self) -> str: ...  # names the weights, the pooling and the precision
+    def fingerprint(self) -> str: ...  # names the weights, the pooling and the longest input
 
     @property
     def dim(self) -> int: ...
@@ -50,13 +49,19 @@ class Reranker(Protocol):
 class Store(Protocol):
     """Keeps sources with their passages and vectors. `replace` is one transaction: all of a source, or none of it."""
 
-    async def replace(self, document: Document, passages: Sequence[Passage], vectors: Vectors | None, *, digest: str) -> None: ...
+    async def sources(self) -> dict[str, SourceState]: ...
+
+    async def replace(
+        self, document: Document, passages: Sequence[Passage], vectors: Vectors | None, state: SourceState
+    ) -> None: ...  # vectors [len(passages), dim], or None: found by words only
 
     async def remove(self, source: str) -> None: ...
 
-    async def search_text(self, query: str, k: int, where: Where | None = None) -> list[Passage]: ...  # BM25
+    async def document(self, source: str) -> Document | None: ...
 
-    async def search_vector(self, query: Vectors, k: int, where: Where | None = None) -> list[Passage]: ...  # dot product; query [dim]
+    async def search(
+        self, text: str | None, vector: Vectors | None, *, k: int, where: Where | None = None
+    ) -> list[Passage]: ...  # BM25 for a text, dot product for a vector [dim], fused for both; seen at one moment
 
 
 class Converter(Protocol):
@@ -65,7 +70,7 @@ class Converter(Protocol):
     @property
     def suffixes(self) -> frozenset[str]: ...  # lower case, with the dot
 
-    def convert(self, path: Path, source: str) -> Document: ...  # raises ConversionError with the reason
+    def convert(self, content: bytes, source: str) -> Document: ...  # raises ConversionError with the reason
 
 
 class Tool(Protocol):

@@ -18,13 +18,18 @@ _BREAKS = (
     re.compile(r"\s+"),  # word
 )
 _FILL = 0.5  # a better kind of break is taken only if it leaves the passage at least this full
+_NEARLY = 0.9  # of the budget: near enough to stop measuring
 
 _NON_SPACE = re.compile(r"\S")
-_TOKEN = re.compile(r"[A-Za-z]{1,6}|[0-9]{1,3}|[^\sA-Za-z0-9]")
+_TOKEN = re.compile(r"[A-Za-z]{1,5}|[0-9]{1,2}|[^\sA-Za-z0-9]")
 
 
 def approximate_tokens(text: str) -> int:
-    """About how many tokens a WordPiece or byte-pair tokenizer makes of `text`: deterministic, and needs no library."""
+    """About how many tokens an English WordPiece or byte-pair tokenizer makes of `text`: deterministic, and needs no library.
+
+    Rather too many than too few: over whole collections of prose, documentation and markup, 1.05 to 1.3 times the tokens of
+    MiniLM's WordPiece; of passages of at most 200 by this estimate, at most one in 200 has more than 254 (a test measures both).
+    """
     return len(_TOKEN.findall(text))
 
 
@@ -122,7 +127,7 @@ class _Cutter:
         while exceeds - fits > 1:
             candidate = self._last_word_end(fits, guess) if guess < end else end
             if candidate is None:
-                candidate = self._next_word_end(guess, min(exceeds, end, start + 8 * (guess - start) + 64))
+                candidate = self._next_word_end(guess, min(exceeds, end, start + 4 * (guess - start) + 64))
                 if candidate == exceeds:
                     break  # no word ends between what fits and what does not
             num_tokens = self._count(start, candidate)
@@ -131,7 +136,7 @@ class _Cutter:
                 fits = candidate
                 if fits == end:
                     return end
-                if num_tokens >= 0.9 * self.max_tokens:
+                if num_tokens >= _NEARLY * self.max_tokens:
                     break
             else:
                 exceeds = candidate
@@ -148,15 +153,21 @@ class _Cutter:
         return start + max(1, int(0.97 * self.max_tokens * self.chars_per_token))
 
     def _fitting_chars(self, start: int, exceeds: int) -> int:
-        """Not even the first word fits: as many of its characters as do, at least one."""
-        fits = start + 1
+        """Not even the first word fits: nearly as many of its characters as do, at least one."""
+        fits, guess = start, self._guess(start)
         while exceeds - fits > 1:
-            middle = (fits + exceeds) // 2
-            if self._count(start, middle) <= self.max_tokens:
-                fits = middle
+            if not fits < guess < exceeds:
+                guess = (fits + exceeds) // 2
+            num_tokens = self._count(start, guess)
+            self.chars_per_token = (guess - start) / max(1, num_tokens)
+            if num_tokens > self.max_tokens:
+                exceeds = guess
             else:
-                exceeds = middle
-        return fits
+                fits = guess
+                if num_tokens >= _NEARLY * self.max_tokens:
+                    break
+            guess = self._guess(start)
+        return max(fits, start + 1)
 
     def _is_word_end(self, position: int) -> bool:
         before, after = self.text[position - 1], self.text[position]

@@ -1,0 +1,1 @@
+"""Campaigns: many seeded tries to break one promise. Their raw logs are kept in `benchmarks/results/`."""

@@ -1,0 +1,22 @@
+"""`python -m benchmarks.campaigns NAME [options]` runs one campaign at full size; `--help` after a name tells its options."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+
+from benchmarks.campaigns import kill
+
+CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {"kill": kill.main}
+
+
+def main() -> int:
+    """Returns the exit status: 0 if the promise held at every point."""
+    if len(sys.argv) < 2 or sys.argv[1] not in CAMPAIGNS:
+        print(f"usage: python -m benchmarks.campaigns {{{','.join(sorted(CAMPAIGNS))}}} [options]", file=sys.stderr)
+        return 2
+    return CAMPAIGNS[sys.argv[1]](sys.argv[2:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,5 @@
+"""`python -m tripod` is the command `tripod`."""
+
+from tripod.cli.app import main
+
+main()

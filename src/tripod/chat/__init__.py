@@ -1,0 +1,1 @@
+"""Anything that answers messages, and the wire formats it speaks."""

@@ -1,0 +1,47 @@
+"""The in-process engine as a ChatModel."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+from tripod.chat.closing import closing
+from tripod.chat.render import check_chat_template, prompt_ids
+from tripod.messages import Reply
+from tripod.prompts import Prompt
+from tripod.sampling import SamplingParams
+from tripod.trace import Event, fold
+
+if TYPE_CHECKING:
+    from tripod.engine.engine import Engine
+
+
+class LocalChatModel:
+    """Writes the conversation by the model's chat template and lets the engine continue it. The engine stays the caller's.
+
+    Args:
+        chat_template: None for the template beside the model; "plain" for models that have none.
+
+    Raises:
+        ConfigError: `chat_template` is unknown.
+    """
+
+    def __init__(self, engine: Engine, *, chat_template: str | None = None) -> None:
+        check_chat_template(chat_template)
+        self.engine = engine
+        self._chat_template = chat_template
+
+    async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
+        return await fold(self.stream(prompt, sampling))
+
+    async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncGenerator[Event, None]:
+        """The engine's events.
+
+        Raises:
+            ConfigError: the model has no chat template, and none was chosen.
+            RequestError: the template or the engine refuses the request.
+        """
+        ids = prompt_ids(prompt.messages, self.engine.tokenizer, self._chat_template)
+        async with closing(self.engine.stream(ids, sampling)) as events:
+            async for event in events:
+                yield event

@@ -1,0 +1,114 @@
+"""`Model(address)`: whatever answers messages, under one type."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Self
+
+from tripod.chat.closing import closing
+from tripod.chat.http import HttpChatModel
+from tripod.chat.local import LocalChatModel
+from tripod.chat.render import check_chat_template
+from tripod.errors import ConfigError, MissingExtraError
+from tripod.messages import Message, Reply
+from tripod.prompts import Prompt
+from tripod.sampling import SamplingParams
+from tripod.trace import Event
+
+if TYPE_CHECKING:
+    from tripod.engine.engine import EngineConfig
+
+
+class Model:
+    """A language model by its address. It opens on first use, and `async with` closes it.
+
+    Args:
+        address: a folder, "runs/x@step512", "org/name@revision" (run in this process), or "http(s)://host/v1" (asked there).
+        model: the name that the server at the URL knows; None takes its only one.
+        api_key: for the server at the URL.
+        api_key_env: the environment variable that holds the key.
+        chat_template: for a model in this process: "plain" where it has no template of its own.
+        config: for a model in this process: how the engine runs it.
+
+    Raises:
+        ConfigError: an option does not belong to this kind of address.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        api_key_env: str | None = None,
+        chat_template: str | None = None,
+        config: EngineConfig | None = None,
+    ) -> None:
+        self.address = address
+        self._is_remote = address.startswith(("http://", "https://"))
+        options: dict[str, object] = (
+            {"chat_template": chat_template, "config": config}
+            if self._is_remote
+            else {"model": model, "api_key": api_key, "api_key_env": api_key_env}
+        )
+        for name, value in options.items():
+            if value is not None:
+                kind = "a server at a URL" if self._is_remote else "a model in this process"
+                shown = name if name == "api_key" else f"{name}={value!r}"
+                raise ConfigError(f"{shown} does not apply to {kind} ({address}); leave it out")
+        check_chat_template(chat_template)
+        self._model = model
+        self._api_key = api_key
+        self._api_key_env = api_key_env
+        self._chat_template = chat_template
+        self._config = config
+        self._inner: HttpChatModel | LocalChatModel | None = None
+        self._opening = asyncio.Lock()
+        self._resources = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stops the engine or closes the connections. The next use opens it again."""
+        async with self._opening:
+            self._inner = None
+            await self._resources.aclose()
+
+    async def complete(self, prompt: str | Prompt | Iterable[Message], sampling: SamplingParams = SamplingParams()) -> Reply:
+        """The whole answer to a question, a conversation or a prompt."""
+        inner = await self._open()
+        return await inner.complete(Prompt.of(prompt), sampling)
+
+    async def stream(
+        self, prompt: str | Prompt | Iterable[Message], sampling: SamplingParams = SamplingParams()
+    ) -> AsyncGenerator[Event, None]:
+        """The answer as it comes; closing the iterator stops the work."""
+        inner = await self._open()
+        async with closing(inner.stream(Prompt.of(prompt), sampling)) as events:
+            async for event in events:
+                yield event
+
+    async def _open(self) -> HttpChatModel | LocalChatModel:
+        async with self._opening:
+            if self._inner is None:
+                self._inner = await (self._open_http() if self._is_remote else self._open_engine())
+            return self._inner
+
+    async def _open_http(self) -> HttpChatModel:
+        client = HttpChatModel(self.address, model=self._model, api_key=self._api_key, api_key_env=self._api_key_env)
+        return await self._resources.enter_async_context(client)
+
+    async def _open_engine(self) -> LocalChatModel:
+        try:
+            from tripod.engine.engine import Engine, EngineConfig
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or "torch", "engine", f"running {self.address} in this process") from error
+        engine = await asyncio.to_thread(Engine.load, self.address, config=self._config or EngineConfig())
+        await self._resources.enter_async_context(engine)
+        return LocalChatModel(engine, chat_template=self._chat_template)

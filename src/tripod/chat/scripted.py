@@ -1,0 +1,71 @@
+"""A model that says what it was told to say: for tests and for demonstrations of what stands around a model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable
+
+from tripod.errors import ConfigError
+from tripod.messages import Reply, Usage
+from tripod.prompts import Prompt
+from tripod.sampling import SamplingParams
+from tripod.trace import Delta, Event, Finished, fold
+
+
+class ScriptedModel:
+    """A ChatModel with its replies written beforehand. It counts a word, with the space before it, as a token.
+
+    Args:
+        replies: said in order, one a request; an exception among them is raised instead.
+    """
+
+    def __init__(self, replies: Iterable[str | Exception]) -> None:
+        self._replies = list(replies)
+        self.prompts: list[Prompt] = []  # what it was asked, in order
+        self.num_running = 0  # streams that are open now
+
+    async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
+        return await fold(self.stream(prompt, sampling))
+
+    async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncGenerator[Event, None]:
+        """The next reply, word by word, cut where `sampling` says.
+
+        Raises:
+            ConfigError: the script is over.
+        """
+        if len(self.prompts) >= len(self._replies):
+            raise ConfigError(f"the script has {len(self._replies)} replies and was asked for one more; give it as many as it is asked for")
+        reply = self._replies[len(self.prompts)]
+        self.prompts.append(prompt)
+        if isinstance(reply, Exception):
+            raise reply
+        text, stop = _cut(reply, sampling.stop)
+        words = _words(text)
+        spoken = words[: sampling.max_tokens]
+        self.num_running += 1
+        try:
+            for word in spoken:
+                yield Delta(text=word)
+            yield Finished(
+                finish_reason="length" if len(spoken) < len(words) else "stop",
+                usage=Usage(prompt_tokens=len(str(prompt).split()), completion_tokens=len(spoken)),
+                stop=stop if len(spoken) == len(words) else None,
+                model="scripted",
+            )
+        finally:
+            self.num_running -= 1
+
+
+def _cut(text: str, stops: Iterable[str]) -> tuple[str, str | None]:
+    """The text before the first stop string, and that string."""
+    place, stop = min(((text.find(stop), stop) for stop in stops if stop in text), default=(len(text), None))
+    return text[:place], stop
+
+
+def _words(text: str) -> list[str]:
+    pieces: list[str] = []
+    for character in text:
+        if pieces and not (character.isspace() and not pieces[-1].isspace()):
+            pieces[-1] += character
+        else:
+            pieces.append(character)
+    return pieces

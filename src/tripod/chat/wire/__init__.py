@@ -1,0 +1,1 @@
+"""Wire formats, described once for the client and the server."""

@@ -1,0 +1,68 @@
+"""`tripod`: every command, and what happens when one fails."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from tripod import __version__
+from tripod.cli.ask import ask
+from tripod.cli.chat import chat
+from tripod.cli.demo import demo
+from tripod.cli.doctor import doctor
+from tripod.cli.generate import generate
+from tripod.cli.index import index
+from tripod.cli.search import search
+from tripod.cli.serve import serve
+from tripod.errors import ConfigError, RequestError, StoreError, TripodError
+
+app = typer.Typer(
+    name="tripod",
+    help="Train, serve and ask language models. Results go to stdout, progress and notes to stderr.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (ask, index, search, generate, chat, serve, doctor, demo):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tripod {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")] = False,
+) -> None:
+    """Options before the command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and ends the process: 0 done, 1 failed, 2 the call must be changed, 130 interrupted.
+
+    Set TRIPOD_DEBUG=1 for the traceback of an error.
+    """
+    try:
+        app(args=list(arguments) if arguments is not None else None)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `tripod ... | head`; the interpreter's last flush must find a live descriptor.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        if os.environ.get("TRIPOD_DEBUG", "") not in ("", "0"):
+            raise
+        if isinstance(error, TripodError):
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2 if isinstance(error, ConfigError | RequestError | StoreError) else 1)
+        print(f"error: {type(error).__name__}: {error} (run again with TRIPOD_DEBUG=1 to see where)", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,48 @@
+"""An index file, or a folder whose index is kept in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tripod.cli.progress import sync_with_progress
+from tripod.cli.terminal import note
+from tripod.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tripod.retrieval.index import Index
+
+
+def cached_index_path(folder: Path) -> Path:
+    """Where the index of a folder is kept: in the user's cache, under the folder's name and a digest of its path."""
+    from platformdirs import user_cache_path
+
+    resolved = folder.resolve()
+    digest = hashlib.sha256(str(resolved).encode()).hexdigest()[:12]
+    return user_cache_path("tripod", appauthor=False) / "indexes" / f"{resolved.name or 'root'}-{digest}.db"
+
+
+@asynccontextmanager
+async def open_index(target: Path) -> AsyncIterator[Index]:
+    """Open an index file as it is; bring the cached index of a folder up to date first. Nothing is written into the folder.
+
+    Raises:
+        ConfigError: there is neither file nor folder, or the folder holds nothing that can be read.
+    """
+    from tripod.retrieval.index import Index
+
+    if target.is_dir():
+        path = cached_index_path(target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        note(f"index: {path}")
+        async with Index(path) as index:
+            await sync_with_progress(index, target)
+            yield index
+        return
+    if not target.exists():
+        raise ConfigError(f"there is no file or folder {str(target)!r}; give a folder of documents, or an index made by 'tripod index'")
+    async with Index(target) as index:
+        yield index

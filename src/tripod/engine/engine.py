@@ -1,0 +1,451 @@
+"""The engine: requests in, events out, one step loop on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import torch
+
+from tripod.engine.execution.kv_cache import KVCacheSpec, default_kv_tokens
+from tripod.engine.execution.runner import Runner, StepResult
+from tripod.engine.output import RequestOutput
+from tripod.engine.policy.policy import Policy, PolicyConfig
+from tripod.engine.policy.request import Request, Stage
+from tripod.errors import EngineError, NotFoundError, RequestError, TripodError
+from tripod.messages import FinishReason, Reply
+from tripod.models.language_model import LanguageModel
+from tripod.sampling import SamplingParams
+from tripod.text.tokenizer import Tokenizer, check_fits, load_tokenizer
+from tripod.trace import Event, Finished, fold
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Sizes of an engine; checked when it is built."""
+
+    block_size: int = 16  # tokens in a block of the KV pool
+    kv_tokens: int | None = None  # the pool in tokens; None: 16 full-length requests, or what a quarter of the free memory holds
+    max_num_requests: int = 64  # running at once
+    max_batch_tokens: int = 512  # computed in one step: decodes and prompt chunks together
+    max_num_waiting: int = 4096  # queued; more are refused as overload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """Counts at one moment. When nothing runs, free_blocks + cached_blocks == total_blocks."""
+
+    running: int
+    waiting: int
+    free_blocks: int
+    cached_blocks: int  # kept for reuse, and free to take
+    total_blocks: int
+    block_size: int
+    kv_bytes: int
+    steps: int
+    preemptions: int
+    prompt_tokens: int  # of finished requests
+    completion_tokens: int  # of finished requests
+    finished: int  # requests, however they ended
+    failed: int  # of these, by an error
+    leaked_blocks: int  # reclaimed when idle; above 0 is a defect
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How a model rates a continuation."""
+
+    logprobs: tuple[float, ...]  # natural log, one a token of the continuation
+    is_greedy: bool  # each token was the most likely one
+
+    @property
+    def total(self) -> float:
+        """The log-probability of the whole continuation."""
+        return sum(self.logprobs)
+
+
+class _Stream:
+    """The way of one request's events from the step loop's thread to its reader's event loop."""
+
+    __slots__ = ("loop", "output", "queue")
+
+    def __init__(self, output: RequestOutput) -> None:
+        self.output = output
+        self.loop = asyncio.get_running_loop()
+        self.queue: asyncio.Queue[Event | TripodError] = asyncio.Queue()
+
+
+class Engine:
+    """Answers many requests at once from one model.
+
+    ```python
+    async with Engine.load("runs/tiny@step512") as engine:
+        reply = await engine.generate("Once upon", SamplingParams(max_tokens=32))
+    ```
+
+    Its methods may be called from any event loop and thread. A request that fails, fails alone; a step that fails takes
+    the running requests with it, and the engine goes on.
+    """
+
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, config: EngineConfig = EngineConfig(), *, name: str) -> None:
+        """
+        Raises:
+            TokenizerError: the tokenizer has more tokens than the model.
+            ConfigError: sizes that leave no room for any request.
+        """
+        check_fits(tokenizer, model.config.vocab_size)
+        kv_tokens = config.kv_tokens if config.kv_tokens is not None else default_kv_tokens(model)
+        spec = KVCacheSpec.of(model, kv_tokens=kv_tokens, block_size=config.block_size)
+        self.name = name
+        self.tokenizer = tokenizer
+        self.config = config
+        self._spec = spec
+        self._vocab_size = model.config.vocab_size
+        self._limits = PolicyConfig(
+            num_blocks=spec.num_blocks,
+            block_size=spec.block_size,
+            max_context=model.config.max_positions,
+            max_batch_tokens=config.max_batch_tokens,
+            max_num_requests=config.max_num_requests,
+            max_num_waiting=config.max_num_waiting,
+        )
+        self._policy = Policy(self._limits)
+        self._runner = Runner(model, spec)
+        self._streams: dict[Request, _Stream] = {}  # of the step loop's thread, as is all of the policy
+        self._wake = threading.Condition()
+        self._inbox: deque[Callable[[], None]] = deque()  # state changes, taken between steps
+        self._open: dict[str, Request] = {}  # by id, from the call of stream to the end
+        self._is_closing = False
+        self._num_steps = self._num_finished = self._num_failed = self._num_leaked = 0
+        self._prompt_tokens = self._completion_tokens = 0
+        logger.info(
+            "engine %s: KV pool of %d tokens (%d blocks of %d), %.1f MiB, %s on %s; steps of up to %d tokens and %d requests",
+            name, spec.num_blocks * spec.block_size, spec.num_blocks, spec.block_size, spec.num_bytes / 2**20,
+            spec.dtype, model.device, config.max_batch_tokens, config.max_num_requests,
+        )  # fmt: skip
+        self._thread = threading.Thread(target=self._loop, name=f"tripod-engine-{name}", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def load(
+        cls, address: str, *, config: EngineConfig = EngineConfig(), dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> Engine:
+        """Open a model by its address and start an engine on it. Blocks while weights are read.
+
+        Args:
+            address: a folder, `run@stepN`, `org/name@revision`, or a llama2.c file; see `tripod.models.locate`.
+
+        Raises:
+            CheckpointError: no usable checkpoint is there.
+            TokenizerError: no tokenizer is there, or it does not fit.
+        """
+        from tripod.models.load import load_language_model
+        from tripod.models.locate import locate
+
+        path = locate(address)
+        model = load_language_model(path, dtype=dtype, device=device)
+        return cls(model, load_tokenizer(path if path.is_dir() else path.parent), config, name=address)
+
+    @property
+    def max_context(self) -> int:
+        """Tokens of prompt and answer together that one request may have."""
+        return self._limits.max_request_tokens
+
+    def stats(self) -> EngineStats:
+        """Counts at this moment."""
+        blocks = self._policy.blocks
+        return EngineStats(
+            running=len(self._policy.running),
+            waiting=len(self._policy.waiting),
+            free_blocks=blocks.num_free,
+            cached_blocks=0,
+            total_blocks=blocks.num_blocks,
+            block_size=blocks.block_size,
+            kv_bytes=self._spec.num_bytes,
+            steps=self._num_steps,
+            preemptions=self._policy.num_preemptions,
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._completion_tokens,
+            finished=self._num_finished,
+            failed=self._num_failed,
+            leaked_blocks=self._num_leaked,
+        )
+
+    # --- asking
+
+    def stream(
+        self, prompt: str | Sequence[int], sampling: SamplingParams, *, request_id: str | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """The events of one request: Deltas, then one Finished. Closing the iterator early aborts the request.
+
+        The request is checked here and queued when the iteration begins.
+
+        Args:
+            prompt: text, which is tokenised with the tokenizer's special tokens, or token ids, taken as they are.
+            request_id: for `abort`; must not be that of an open request.
+
+        Raises:
+            ContextLengthError: prompt and answer together do not fit.
+            RequestError: a parameter or the prompt cannot be used.
+            OverloadedError: the queue is full.
+            EngineError: the engine is closed, or failed while it ran this request.
+        """
+        prompt_ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        return self._events(self._request(prompt_ids, sampling, request_id))
+
+    async def generate(self, prompt: str | Sequence[int], sampling: SamplingParams, *, request_id: str | None = None) -> Reply:
+        """The whole answer: the fold over `stream`, with the same arguments and errors."""
+        return await fold(self.stream(prompt, sampling, request_id=request_id))
+
+    async def score(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Score:
+        """Log-probability of each token of a continuation, given a prompt and the tokens before it.
+
+        Raises:
+            RequestError: either is empty (a prompt of the beginning-of-sequence token scores a whole text).
+            ContextLengthError: together they do not fit.
+        """
+        if not prompt_ids or not continuation_ids:
+            raise RequestError(
+                f"scoring needs at least one token of prompt and of continuation; given {len(prompt_ids)} and {len(continuation_ids)}",
+                param="prompt_ids" if not prompt_ids else "continuation_ids",
+            )
+        sampling = SamplingParams(temperature=0.0, max_tokens=0, prompt_logprobs=1)
+        request = self._request([*prompt_ids, *continuation_ids], sampling, None)
+        request.score_from = request.num_scored_tokens = len(prompt_ids)
+        async for event in self._events(request):
+            if isinstance(event, Finished):
+                entries = [entry for entry in event.prompt_logprobs if entry is not None]
+                return Score(
+                    logprobs=tuple(entry.logprob for entry in entries),
+                    is_greedy=all(entry.logprob >= entry.top[0].logprob for entry in entries),
+                )
+        raise EngineError("a request for scores ended without any")
+
+    def abort(self, request_id: str) -> None:
+        """End a request between two steps; its stream ends with finish reason "abort".
+
+        Raises:
+            NotFoundError: no open request has this id.
+        """
+        request = self._open.get(request_id)
+        if request is None:
+            raise NotFoundError(f"no open request has the id {request_id!r}; it may have ended already", param="request_id")
+        self._post(lambda: self._abort(request))
+
+    def _request(self, prompt_ids: Sequence[int], sampling: SamplingParams, request_id: str | None) -> Request:
+        """A checked request. Raises what `stream` says."""
+        if not prompt_ids:
+            raise RequestError("the prompt has no tokens, so there is nothing to continue; give at least one", param="prompt")
+        for field, ids in (("prompt", prompt_ids), ("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
+            outside = next((i for i in ids if not 0 <= i < self._vocab_size), None)
+            if outside is not None:
+                raise RequestError(f"{field} holds the token id {outside}; this model's ids are 0 to {self._vocab_size - 1}", param=field)
+        eos_ids = frozenset() if sampling.ignore_eos else self.tokenizer.eos_ids
+        return Request(
+            id=request_id if request_id is not None else f"request-{secrets.token_hex(8)}",
+            prompt_ids=tuple(prompt_ids),
+            sampling=sampling,
+            max_tokens=self._limits.resolve_max_tokens(len(prompt_ids), sampling.max_tokens),
+            seed=sampling.seed if sampling.seed is not None else secrets.randbits(63),
+            stop_ids=eos_ids.union(sampling.stop_token_ids),
+            score_from=None if sampling.prompt_logprobs is None else 1,
+        )
+
+    async def _events(self, request: Request) -> AsyncGenerator[Event, None]:
+        stream = _Stream(RequestOutput(request, self.tokenizer, model=self.name, arrived_s=time.monotonic()))
+        with self._wake:
+            if self._open.setdefault(request.id, request) is not request:
+                raise RequestError(f"a request with the id {request.id!r} is open already; choose another or give none", param="request_id")
+        try:
+            if not self._post(lambda: self._add(stream)):
+                raise EngineError(f"engine {self.name!r} is closed; open another")
+            while True:
+                event = await stream.queue.get()
+                if isinstance(event, TripodError):
+                    raise event
+                if isinstance(event, Finished):
+                    break
+                yield event
+        finally:
+            del self._open[request.id]
+            self._post(lambda: self._abort(request))  # changes nothing if it has ended
+        yield event
+
+    # --- life and end
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop after the current step. Every open stream ends with an EngineError. Closing twice changes nothing."""
+        with self._wake:
+            self._is_closing = True
+            self._wake.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    def _post(self, change: Callable[[], None]) -> bool:
+        """Hand a state change to the step loop. False where it takes no more: the engine is closed, and so is every request."""
+        with self._wake:
+            if self._is_closing:
+                return False
+            self._inbox.append(change)
+            self._wake.notify()
+            return True
+
+    # --- on the step loop's thread
+
+    def _loop(self) -> None:
+        try:
+            while self._take_changes():
+                try:
+                    self._step()
+                except Exception as error:
+                    logger.exception("engine %s: a step failed", self.name)
+                    self._fail_step(error)
+        finally:
+            with self._wake:
+                self._is_closing = True
+            for request in list(self._streams):
+                self._fail(request, EngineError(f"engine {self.name!r} was closed while this request was open"))
+
+    def _take_changes(self) -> bool:
+        """Apply what was asked between steps, and sleep until there is work. False: close."""
+        while True:
+            with self._wake:
+                while not (self._inbox or self._policy.has_work or self._is_closing):
+                    self._check_idle()
+                    self._wake.wait()
+                changes = list(self._inbox)
+                self._inbox.clear()
+                is_closing = self._is_closing  # nothing is posted after it was set
+            for change in changes:
+                change()
+            if is_closing:
+                return False
+            if self._policy.has_work:
+                return True
+
+    def _check_idle(self) -> None:
+        num_lost = self._policy.reclaim()
+        if num_lost:
+            self._num_leaked += num_lost
+            logger.error("engine %s: %d blocks had no owner when idle and were reclaimed; this is a defect", self.name, num_lost)
+
+    def _add(self, stream: _Stream) -> None:
+        request = stream.output.request
+        self._streams[request] = stream
+        try:
+            self._policy.add(request)
+        except TripodError as error:
+            self._end(request, error)
+
+    def _abort(self, request: Request) -> None:
+        if request in self._streams:
+            self._policy.finish(request, "abort")
+            self._end(request, *self._streams[request].output.finish("abort"))
+
+    def _step(self) -> None:
+        schedule = self._policy.plan()
+        now = time.monotonic()
+        for request in schedule:
+            self._streams[request].output.start(now)
+        result = self._runner.run(schedule)
+        self._policy.commit(schedule, result.token_ids)
+        self._num_steps += 1
+        now = time.monotonic()
+        deliveries: list[_Delivery] = []
+        for request in schedule:
+            try:
+                deliveries.append((self._streams[request], self._events_of(request, result, now)))
+            except Exception as error:
+                logger.exception("engine %s: the output of request %s failed", self.name, request.id)
+                self._fail(request, _engine_error("the output of this request could not be made", error))
+        self._deliver(deliveries)
+
+    def _events_of(self, request: Request, result: StepResult, now: float) -> list[Event]:
+        """What a step brought one request; the request is closed if that was its end."""
+        output = self._streams[request].output
+        if request in result.prompt_scores:
+            output.add_prompt_scores(result.prompt_scores[request])
+        events: list[Event] = []
+        reason: FinishReason | None = None
+        if request in result.token_ids:
+            delta, reason = output.push(result.scores.get(request, ()), now)
+            events.append(delta)
+        reason = reason or request.finish_reason
+        if reason is not None:
+            self._policy.finish(request, reason)
+            events += output.finish(reason)
+            self._closed(request)
+        return events
+
+    def _closed(self, request: Request) -> None:
+        del self._streams[request]
+        self._num_finished += 1
+        self._prompt_tokens += len(request.prompt_ids)
+        self._completion_tokens += len(request.output_ids)
+
+    def _end(self, request: Request, *events: Event | TripodError) -> None:
+        """Close a request with its last events."""
+        stream = self._streams[request]
+        self._closed(request)
+        self._deliver([(stream, events)])
+
+    def _fail(self, request: Request, error: TripodError) -> None:
+        """End one request with an error."""
+        if request in self._streams:
+            self._policy.finish(request, "abort")
+            self._num_failed += 1
+            self._end(request, error)
+
+    def _fail_step(self, error: Exception) -> None:
+        """End what a failed step may have touched: all but the queue; and the queue too, if the step failed without them."""
+        touched = [request for request in self._streams if request.stage is not Stage.WAITING] or list(self._streams)
+        for request in touched:
+            self._fail(request, _engine_error("a step of the engine failed", error))
+
+    def _deliver(self, deliveries: Sequence[_Delivery]) -> None:
+        """Wake each reader's event loop once for all that a step brought."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Delivery]] = {}
+        for delivery in deliveries:
+            if delivery[1]:
+                by_loop.setdefault(delivery[0].loop, []).append(delivery)
+        for loop, parcels in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_hand_over, parcels)
+            except RuntimeError:  # the reader's loop is closed, so nobody will read on
+                for stream, _ in parcels:
+                    self._abandon(stream.output.request)
+
+    def _abandon(self, request: Request) -> None:
+        if request in self._streams:
+            self._policy.finish(request, "abort")
+            self._closed(request)
+
+
+_Delivery: TypeAlias = tuple[_Stream, Sequence[Event | TripodError]]
+
+
+def _hand_over(deliveries: Sequence[_Delivery]) -> None:
+    for stream, events in deliveries:
+        for event in events:
+            stream.queue.put_nowait(event)
+
+
+def _engine_error(what: str, cause: Exception) -> EngineError:
+    error = EngineError(f"{what}: {type(cause).__name__}: {cause}")
+    error.__cause__ = cause
+    return error

@@ -1,0 +1,85 @@
+"""The pool of keys and values: planned first, then allocated once."""
+
+# L layers, G key/value heads, K head size
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tripod.errors import ConfigError
+from tripod.models.language_model import LanguageModel
+
+DEFAULT_SEQUENCES = 16  # of full length
+DEFAULT_MEMORY_SHARE = 0.25  # of what is free
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVCacheSpec:
+    """Shape and type of the pool, from which its bytes are known before any is taken."""
+
+    num_layers: int
+    num_blocks: int
+    block_size: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, model: LanguageModel, *, kv_tokens: int, block_size: int) -> KVCacheSpec:
+        """A pool of whole blocks for at least `kv_tokens` tokens of this model.
+
+        Raises:
+            ConfigError: the pool would hold nothing.
+        """
+        if block_size < 1 or kv_tokens < 1:
+            raise ConfigError(
+                f"a KV pool of kv_tokens={kv_tokens} in blocks of block_size={block_size} holds nothing; give at least 1 of each"
+            )
+        return cls(
+            num_layers=model.config.num_layers,
+            num_blocks=-(-kv_tokens // block_size),
+            block_size=block_size,
+            num_kv_heads=model.config.num_kv_heads,
+            head_dim=model.config.head_dim,
+            dtype=model.dtype,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int, int]:
+        """[L, 2, num_blocks, block_size, G, K]; of the 2, keys come first."""
+        return (self.num_layers, 2, self.num_blocks, self.block_size, self.num_kv_heads, self.head_dim)
+
+    @property
+    def bytes_per_token(self) -> int:
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+
+    @property
+    def num_bytes(self) -> int:
+        return self.bytes_per_token * self.num_blocks * self.block_size
+
+    def allocate(self, device: torch.device) -> Tensor:
+        """The pool, all zeros: a masked slot is multiplied by zero, which only removes finite numbers."""
+        return torch.zeros(self.shape, dtype=self.dtype, device=device)
+
+
+def default_kv_tokens(model: LanguageModel) -> int:
+    """Tokens for a few full-length requests, or what a share of the free memory holds, if that is less; one block at least."""
+    wanted = DEFAULT_SEQUENCES * model.config.max_positions
+    per_token = KVCacheSpec.of(model, kv_tokens=1, block_size=1).bytes_per_token
+    return max(1, min(wanted, int(DEFAULT_MEMORY_SHARE * free_bytes(model.device)) // per_token))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can be taken on a device without pushing others out."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 4 * 1024**3  # where the system does not tell: what a laptop can spare

@@ -1,0 +1,51 @@
+"""The `Attend` of one step: new keys and values go into the pool, then each token attends to its own request's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tripod.engine.execution.ragged_batch import RaggedBatch
+from tripod.ops.paged_attention import paged_chunk, paged_decode, visible, write_pages
+
+
+class PagedAttention:
+    """Prefill chunks and decodes of one ragged batch, in one call a layer.
+
+    Decodes are computed together, chunks one request after another. No row sees another request's keys.
+    """
+
+    def __init__(self, kv_cache: Tensor, batch: RaggedBatch) -> None:
+        """
+        Args:
+            kv_cache: [L, 2, num_blocks, block_size, G, K].
+            batch: the step's tokens.
+        """
+        self._kv_cache = kv_cache
+        self._batch = batch
+        self._seen: dict[int | None, Tensor | None] = {}  # by window; the same in all layers
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None = None) -> Tensor:
+        batch = self._batch
+        keys, values = self._kv_cache[layer, 0], self._kv_cache[layer, 1]
+        write_pages(keys, batch.slots, key)
+        write_pages(values, batch.slots, value)
+        if batch.decode_rows is None:
+            return self._decode(query, keys, values, scale, window)
+        result = torch.empty_like(query)
+        for chunk in batch.chunks:
+            result[chunk.rows] = paged_chunk(
+                query[chunk.rows], keys, values, chunk.block_ids, start=chunk.start, scale=scale, window=window
+            )
+        if batch.max_context_len:
+            attended = self._decode(query.index_select(0, batch.decode_rows), keys, values, scale, window)
+            result.index_copy_(0, batch.decode_rows, attended)
+        return result
+
+    def _decode(self, query: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None) -> Tensor:
+        num_slots = self._batch.max_context_len
+        if window not in self._seen:
+            slides = window is not None and window < num_slots
+            sees_all = not slides and not self._batch.is_padded
+            self._seen[window] = None if sees_all else visible(self._batch.context_lens, num_slots, window)
+        return paged_decode(query, keys, values, self._batch.block_tables, num_slots=num_slots, seen=self._seen[window], scale=scale)

@@ -1,0 +1,1 @@
+"""Who runs, and how many tokens each: pure, deterministic decisions. No torch, no clock, no input or output."""

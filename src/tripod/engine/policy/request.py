@@ -1,0 +1,62 @@
+"""One prompt on its way to a completion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from tripod.messages import FinishReason
+from tripod.sampling import SamplingParams
+
+
+class Stage(Enum):
+    """Waiting -> running -> finished, and back to waiting if preempted."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One prompt on its way to a completion.
+
+    The first group of fields is what was asked and never changes; the second is the state, and only `Policy` writes it.
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams
+    max_tokens: int  # the answer's length at most; 0: only the prompt is computed
+    seed: int = 0  # the sampler's draws are a pure function of (seed, index of the output token)
+    stop_ids: frozenset[int] = frozenset()  # end-of-sequence and stop token ids that end this request
+    score_from: int | None = None  # log-probabilities are wanted for the prompt's tokens from this index on
+
+    arrival: int = -1  # place in the order of all requests; written by add
+    stage: Stage = Stage.WAITING
+    block_ids: list[int] = field(default_factory=list)  # owned blocks of the KV pool; empty unless RUNNING
+    output_ids: list[int] = field(default_factory=list)
+    num_computed_tokens: int = 0  # tokens of prompt and output whose keys and values stand in the blocks
+    num_scored_tokens: int = 0  # the prompt's tokens before this index are scored already, or not wanted; survives preemption
+    num_preemptions: int = 0
+    finish_reason: FinishReason | None = None  # None until FINISHED; a failed request is finished by "abort"
+
+    def __post_init__(self) -> None:
+        self.num_scored_tokens = len(self.prompt_ids) if self.score_from is None else max(1, self.score_from)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens known so far: the prompt and what was generated."""
+        return len(self.prompt_ids) + len(self.output_ids)
+
+    @property
+    def num_pending_tokens(self) -> int:
+        """Known tokens that are not yet computed: 1 while decoding, more while the prompt (or a recomputation) is under way."""
+        return self.num_tokens - self.num_computed_tokens
+
+    def token_ids(self, start: int, end: int) -> list[int]:
+        """The known tokens of the half-open range, across the border between prompt and output."""
+        num_prompt = len(self.prompt_ids)
+        if start >= num_prompt:
+            return self.output_ids[start - num_prompt : end - num_prompt]
+        return [*self.prompt_ids[start:end], *self.output_ids[: max(0, end - num_prompt)]]

@@ -1,0 +1,1 @@
+"""One data set, one report with confidence intervals."""

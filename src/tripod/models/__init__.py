@@ -1,0 +1,1 @@
+"""One file an architecture, and how checkpoints come in and go out."""

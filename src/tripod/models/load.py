@@ -1,0 +1,100 @@
+"""From the files of a checkpoint to a model with every tensor accounted for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from tripod.errors import CheckpointError, ConfigError
+from tripod.models.architectures import ENCODERS, LANGUAGE_MODELS, Model, architecture_of
+from tripod.models.bert import Bert
+from tripod.models.checkpoint import read_config, read_tensors
+from tripod.models.gpt_neox import GPTNeoX
+from tripod.models.llama import Llama
+from tripod.models.llama2c import load_llama2c
+from tripod.models.names import NameTable
+
+MAX_NAMED = 12  # names listed in an error before "and N more"
+
+
+def load_language_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Llama | GPTNeoX:
+    """Load a checkpoint in the Hugging Face layout, or a single llama2.c file.
+
+    Args:
+        folder: holds config.json and weights; or the path of a llama2.c `.bin`. `locate` finds it from an address.
+        dtype: of the weights and so of the computation, whatever the checkpoint's own.
+        device: where the weights go.
+
+    Raises:
+        CheckpointError: a file is absent, broken or of an unknown architecture, or tensors are missing, unexpected or of another shape.
+        ConfigError: config.json asks for something that is not supported.
+    """
+    if folder.is_file():
+        return load_llama2c(folder, dtype=dtype).to(device)
+    return cast("Llama | GPTNeoX", _load(folder, LANGUAGE_MODELS, dtype, device))
+
+
+def load_encoder(folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Bert:
+    """Load an encoder; arguments and errors as for `load_language_model`."""
+    return cast("Bert", _load(folder, ENCODERS, dtype, device))
+
+
+def _load(folder: Path, supported: tuple[str, ...], dtype: torch.dtype, device: torch.device | str) -> Model:
+    config = read_config(folder)
+    if "quantization_config" in config:
+        raise CheckpointError(f"{folder} is a quantized checkpoint ({config['quantization_config']!r:.120}); use the one it was made from")
+    try:
+        architecture = architecture_of(config.get("model_type"), supported)
+        with torch.device("meta"):
+            model = architecture.build(architecture.read_config(config))
+    except ConfigError as error:  # which of several checkpoints it was
+        raise type(error)(f"{folder}: {error}") from error
+    tensors = match_tensors(model, read_tensors(folder), architecture.names, source=folder)
+    # Copied once out of the mapped files: aligned, and safe when someone replaces a file under a running model.
+    model.load_state_dict({name: tensor.to(device, dtype, copy=True) for name, tensor in tensors.items()}, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def match_tensors(model: Model, tensors: dict[str, Tensor], names: NameTable, *, source: Path) -> dict[str, Tensor]:
+    """Give the tensors of a checkpoint our names, and account for every one of them.
+
+    Raises:
+        CheckpointError: naming all that are missing, unexpected or wrongly shaped, at once.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found: dict[str, Tensor] = {}
+    unexpected: list[str] = []
+    for theirs, tensor in tensors.items():
+        ours = names.from_checkpoint(theirs)
+        if ours in expected:
+            found[ours] = tensor
+        elif not names.is_ignorable(theirs) and not (ours == "head.weight" and _is_tied_copy(tensor, tensors, names)):
+            unexpected.append(theirs)
+    missing = [names.to_checkpoint(ours) for ours in expected if ours not in found]
+    misshapen = [
+        f"{names.to_checkpoint(ours)} is {list(tensor.shape)}, expected {list(expected[ours])}"
+        for ours, tensor in found.items()
+        if tuple(tensor.shape) != expected[ours]
+    ]
+    complaints = [
+        f"{kind}: {_listed(entries)}"
+        for kind, entries in (("missing", missing), ("unexpected", unexpected), ("wrongly shaped", misshapen))
+        if entries
+    ]
+    if complaints:
+        raise CheckpointError(f"the tensors of {source} do not fit its config.json; " + "; ".join(complaints))
+    return found
+
+
+def _is_tied_copy(head: Tensor, tensors: dict[str, Tensor], names: NameTable) -> bool:
+    """Whether an output matrix that a tied model does not have merely repeats the embedding, as pickled checkpoints do."""
+    embedding = tensors.get(names.to_checkpoint("embedding.weight"))
+    return embedding is not None and torch.equal(head, embedding)
+
+
+def _listed(entries: list[str]) -> str:
+    more = f" and {len(entries) - MAX_NAMED} more" if len(entries) > MAX_NAMED else ""
+    return ", ".join(entries[:MAX_NAMED]) + more

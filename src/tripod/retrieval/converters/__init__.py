@@ -1,0 +1,1 @@
+"""Files to documents: one room a format, each giving exact offsets."""

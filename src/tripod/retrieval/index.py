@@ -1,0 +1,194 @@
+"""The index: documents in, passages out, in one SQLite file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import anyio
+
+from tripod.documents import Document, Passage
+from tripod.errors import ConfigError, NotFoundError, RequestError, StoreError
+from tripod.protocols import Converter, Embedder, Where
+from tripod.retrieval.converters.registry import CONVERTERS, by_suffix
+from tripod.retrieval.local_embedder import find_default_embedder
+from tripod.retrieval.sqlite_store import SqliteStore
+from tripod.retrieval.sync import Cut, Progress, SyncReport, cut_documents, embed, sync
+
+if TYPE_CHECKING:
+    from tripod.protocols import Vectors
+
+Mode: TypeAlias = Literal["bm25", "dense", "hybrid"]
+
+PASSAGE_TOKENS = 200  # a passage and its section's title stay within the 256 tokens that MiniLM reads
+_PIPELINE = "tripod-1"  # changes when a converter or the splitter makes other passages of the same files
+_ADD_BATCH = 256  # documents that `add` embeds at once
+
+
+class Index:
+    """Documents that can be searched by words (BM25), by meaning (vectors), or by both.
+
+        async with Index("kb.db") as index:
+            await index.sync("docs/")
+            passages = await index.search("how are blocks freed?")
+
+    Args:
+        path: the index file; made by the first `sync` or `add`.
+        embedder: what turns texts into vectors. "default" is MiniLM where its weights and torch are at hand, and
+            otherwise none; None searches by words only.
+        max_passage_tokens: the longest passage, in approximate tokens. Part of the index: another value needs another file.
+        converters: how files become documents.
+
+    Raises:
+        ConfigError: `embedder` is some other string, or `max_passage_tokens` is below 1.
+        StoreError: on entering: the file is not an index, or one made by another embedder or pipeline.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        embedder: Embedder | Literal["default"] | None = "default",
+        max_passage_tokens: int = PASSAGE_TOKENS,
+        converters: Sequence[Converter] = CONVERTERS,
+    ) -> None:
+        if max_passage_tokens < 1:
+            raise ConfigError(f"max_passage_tokens={max_passage_tokens} leaves no room for a passage; give at least 1")
+        self.path = Path(path)
+        self.embedder: Embedder | None
+        self._why_lexical: str | None = None
+        if embedder == "default":
+            self.embedder, self._why_lexical = find_default_embedder()
+        elif isinstance(embedder, str):
+            raise ConfigError(f'embedder={embedder!r} is not known; give "default", None, or an Embedder')
+        else:
+            self.embedder = embedder
+            self._why_lexical = None if embedder else "no embedder was given"
+        self._max_tokens = max_passage_tokens
+        self._converters: Mapping[str, Converter] = by_suffix(converters)
+        self._store: SqliteStore | None = None
+        self._num_unembedded = 0
+        self._syncing = anyio.Lock()
+
+    async def __aenter__(self) -> Index:
+        pipeline = f"{_PIPELINE}, passages of at most {self._max_tokens} tokens"
+        self._store = SqliteStore(self.path, pipeline=pipeline, embedder=self.embedder.fingerprint if self.embedder else None)
+        await self._look_for_missing_vectors()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        store, self._store = self.store, None
+        with anyio.CancelScope(shield=True):
+            await store.aclose()
+
+    @property
+    def store(self) -> SqliteStore:
+        """Where everything is kept."""
+        if self._store is None:
+            raise StoreError(f"the index {self.path} is not open; use it inside `async with Index(...) as index:`")
+        return self._store
+
+    @property
+    def is_lexical(self) -> bool:
+        """Whether a hybrid search is answered by words alone; `mode_note` says why."""
+        return self.mode_note is not None
+
+    @property
+    def mode_note(self) -> str | None:
+        """Why there is no search by meaning, and what to do; None if there is."""
+        if self.embedder is None:
+            return f"search is by words only: {self._why_lexical}"
+        if self._num_unembedded:
+            return f"search is by words only: {self._num_unembedded} sources have no vectors yet; sync the index to embed them"
+        return None
+
+    async def sync(self, folder: str | Path, *, exclude: Sequence[str] = (), progress: Progress | None = None) -> SyncReport:
+        """Make the index mirror a folder: new and changed files are read, and what is gone is removed.
+
+        Args:
+            folder: all below it is read, without hidden files; documents that `add` brought stay.
+            exclude: shell patterns of relative paths or names to leave out, such as "site-packages".
+            progress: called after each source.
+
+        Raises:
+            ConfigError: there is no such folder, or nothing in it that can be read.
+            StoreError: the index mirrors another folder, or another process is writing into it.
+        """
+        async with self._syncing:
+            try:
+                return await sync(
+                    self.store,
+                    Path(folder),
+                    embedder=self.embedder,
+                    converters=self._converters,
+                    max_tokens=self._max_tokens,
+                    exclude=exclude,
+                    progress=progress,
+                )
+            finally:
+                await self._look_for_missing_vectors()
+
+    async def add(self, documents: Iterable[Document]) -> None:
+        """Index documents that no file holds; a document replaces the one of the same source."""
+        async with self._syncing:
+            batch: list[Cut] = []
+            for item in cut_documents(documents, self._max_tokens, is_embedded=self.embedder is not None):
+                batch.append(item)
+                if len(batch) == _ADD_BATCH:
+                    await self._store_batch(batch)
+                    batch = []
+            await self._store_batch(batch)
+            await self._look_for_missing_vectors()
+
+    async def search(self, q: str, k: int = 10, mode: Mode = "hybrid", where: Where | None = None) -> list[Passage]:
+        """The k best passages, best first, with their scores.
+
+        Args:
+            q: a question or some words.
+            k: at most so many.
+            mode: "bm25" by words, "dense" by meaning, "hybrid" by both; hybrid is by words while `mode_note` says so.
+            where: metadata that the passage's source must have: a value, or a list of which any will do.
+
+        Raises:
+            RequestError: an empty question, k below 1, an unknown mode, a filter that cannot be, or "dense" without vectors.
+            StoreError: there is no index yet.
+        """
+        if not q.strip():
+            raise RequestError("the query is empty; ask something", param="q")
+        if k < 1:
+            raise RequestError(f"k={k} asks for nothing; give at least 1", param="k")
+        if mode not in ("bm25", "dense", "hybrid"):
+            raise RequestError(f'mode={mode!r} is not known; give "bm25", "dense" or "hybrid"', param="mode")
+        if mode == "dense" and self.mode_note:
+            raise RequestError(f'mode="dense" is not possible: {self.mode_note}', param="mode")
+        if not self.path.exists():
+            raise StoreError(f"there is no index at {self.path}; make it with sync")
+        vector: Vectors | None = None
+        if mode != "bm25" and self.embedder is not None and not self.mode_note:
+            vector = (await self.embedder.embed([q], kind="query"))[0]
+        return await self.store.search(None if mode == "dense" else q, vector, k=k, where=where)
+
+    async def document(self, source: str) -> Document:
+        """The text that the passages of a source were cut from, as it was when it was indexed.
+
+        Raises:
+            NotFoundError: the index has no such source.
+        """
+        document = await self.store.document(source)
+        if document is None:
+            raise NotFoundError(f"the index {self.path} has no source {source!r}", param="source")
+        return document
+
+    async def sources(self) -> list[str]:
+        """The names of all sources, sorted."""
+        return list(await self.store.sources())
+
+    async def _store_batch(self, batch: Sequence[Cut]) -> None:
+        for item, vectors in zip(batch, await embed(batch, self.embedder), strict=True):
+            await self.store.replace(item.document, item.passages, vectors, item.state)
+
+    async def _look_for_missing_vectors(self) -> None:
+        states = (await self.store.sources()).values()
+        self._num_unembedded = sum(not state.is_embedded for state in states)

@@ -1,0 +1,109 @@
+"""The HTTP application: routes, and what they share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tripod.chat.render import check_chat_template
+from tripod.chat.wire.openai_replies import ModelCard, ModelList
+from tripod.errors import ConfigError, TripodError
+from tripod.serving.chat_completions import chat_completions
+from tripod.serving.completions import completions
+from tripod.serving.embeddings import embeddings
+from tripod.serving.errors import on_error, on_http_error
+from tripod.serving.metrics import Metrics
+from tripod.serving.openapi import openapi
+from tripod.serving.served import Served, TextEncoder
+
+if TYPE_CHECKING:
+    from tripod.engine.engine import Engine
+
+
+def build_app(
+    engine: Engine | None,
+    *,
+    embedder: TextEncoder | None = None,
+    embedder_name: str = "embedder",
+    chat_template: str | None = None,
+    max_body_bytes: int = 32 * 2**20,
+) -> Starlette:
+    """An OpenAI-compatible application. It neither starts nor closes the engine.
+
+    Args:
+        engine: answers /v1/completions and /v1/chat/completions under its own name.
+        embedder: answers /v1/embeddings under `embedder_name`.
+        chat_template: None for the template beside the model; "plain" for models that have none.
+        max_body_bytes: a larger request is refused without being read.
+
+    Raises:
+        ConfigError: there is nothing to serve, or `chat_template` is unknown.
+    """
+    if engine is None and embedder is None:
+        raise ConfigError("there is nothing to serve; give an engine, an embedder or both")
+    check_chat_template(chat_template)
+    app = Starlette(
+        routes=[
+            Route("/v1/completions", completions, methods=["POST"]),
+            Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+            Route("/v1/embeddings", embeddings, methods=["POST"]),
+            Route("/v1/models", models),
+            Route("/v1/models/{model:path}", model),
+            Route("/health", health),
+            Route("/metrics", metrics),
+            Route("/openapi.json", openapi_document),
+        ],
+        exception_handlers={TripodError: on_error, HTTPException: on_http_error, Exception: on_error},
+    )
+    app.state.served = Served(
+        engine=engine,
+        encoder=embedder,
+        encoder_name=embedder_name,
+        chat_template=chat_template,
+        max_body_bytes=max_body_bytes,
+        metrics=Metrics(engine),
+    )
+    return app
+
+
+async def models(request: Request) -> Response:
+    """GET /v1/models."""
+    served = Served.of(request)
+    return JSONResponse(ModelList(object="list", data=[_card(served, name) for name in served.names]).to_json())
+
+
+async def model(request: Request) -> Response:
+    """GET /v1/models/NAME."""
+    served = Served.of(request)
+    name = request.path_params["model"]
+    if name not in served.names:
+        raise served.unknown(name)
+    return JSONResponse(_card(served, name).to_json())
+
+
+def _card(served: Served, name: str) -> ModelCard:
+    card = ModelCard(id=name, object="model", created=served.created_s, owned_by="tripod")
+    if served.engine is not None and name == served.engine.name:
+        card.max_model_len = served.engine.max_context
+    return card
+
+
+async def health(_: Request) -> Response:
+    """GET /health: 200 once requests are taken."""
+    return JSONResponse({"status": "ok"})
+
+
+async def metrics(request: Request) -> Response:
+    """GET /metrics."""
+    metrics = Served.of(request).metrics
+    return Response(metrics.text(), headers={"content-type": metrics.content_type})
+
+
+async def openapi_document(_: Request) -> Response:
+    """GET /openapi.json."""
+    return JSONResponse(openapi())

@@ -1,0 +1,118 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tripod.chat.render import prompt_ids
+from tripod.chat.wire.openai import ChatBody
+from tripod.chat.wire.openai_replies import ChatChoice, ChatChunk, ChatCompletion, ChatLogprobs, ChunkChoice, ReplyMessage
+from tripod.chat.wire.openai_replies import Usage as UsageBody
+from tripod.errors import ConfigError, RequestError
+from tripod.messages import TokenLogprob, Usage
+from tripod.serving.answers import Body, respond
+from tripod.serving.bodies import read_body
+from tripod.serving.generation import Choice, choices_of
+from tripod.serving.served import Served, in_thread_if_long
+from tripod.trace import Delta, Event, Finished
+
+
+async def chat_completions(request: Request) -> Response:
+    """Answers a conversation, `n` times."""
+    served = Served.of(request)
+    body = await read_body(request, ChatBody, served.max_body_bytes)
+    engine = served.engine_for(body.model)
+    sampling = body.to_sampling()
+    messages = body.to_messages()
+    num_characters = sum(len(message.text) for message in messages)
+    try:
+        ids = await in_thread_if_long(num_characters, prompt_ids, messages, engine.tokenizer, served.chat_template)
+    except ConfigError as error:  # whoever started the server can repair it; whoever asks can use the other endpoint
+        raise RequestError(f"{error}; or POST to /v1/completions", param="messages") from error
+    writer = ChatWriter(
+        model=engine.name,
+        choices=[_Written() for _ in range(body.num_choices)],
+        wants_logprobs=bool(body.logprobs),
+        include_usage=body.include_usage,
+    )
+    return await respond(
+        request,
+        engine,
+        choices_of([ids], sampling, body.num_choices),
+        writer,
+        served.metrics,
+        num_choices=body.num_choices,
+        stream=bool(body.stream),
+        include_usage=body.include_usage,
+    )
+
+
+@dataclass(slots=True)
+class _Written:
+    """What was sent of one choice."""
+
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: str | None = None
+    is_begun: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class ChatWriter:
+    """Writes `chat.completion` bodies, and `chat.completion.chunk` ones."""
+
+    model: str
+    choices: list[_Written]
+    wants_logprobs: bool
+    include_usage: bool
+    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def chunk(self, choice: Choice, event: Event) -> Body | None:
+        written = self.choices[choice.index]
+        delta = ReplyMessage()
+        logprobs: ChatLogprobs | None = None
+        if not written.is_begun:
+            delta.role = "assistant"
+            delta.content = ""
+        match event:
+            case Delta():
+                if written.is_begun and not (event.text or event.logprobs):
+                    return None
+                delta.content = event.text
+                written.texts.append(event.text)
+                written.logprobs.extend(event.logprobs)
+                logprobs = ChatLogprobs.of(event.logprobs) if self.wants_logprobs else None
+            case Finished():
+                written.finish_reason = event.finish_reason
+        written.is_begun = True
+        piece = ChunkChoice(index=choice.index, delta=delta, logprobs=logprobs, finish_reason=written.finish_reason)
+        return self._chunk([piece], None)
+
+    def usage_chunk(self, usage: Usage) -> Body:
+        return self._chunk([], usage)
+
+    def whole(self, usage: Usage) -> Body:
+        choices = [
+            ChatChoice(
+                index=index,
+                message=ReplyMessage(role="assistant", content="".join(written.texts), refusal=None),
+                logprobs=ChatLogprobs.of(written.logprobs) if self.wants_logprobs else None,
+                finish_reason=written.finish_reason,
+            )
+            for index, written in enumerate(self.choices)
+        ]
+        return ChatCompletion(
+            id=self.id, object="chat.completion", created=self.created, model=self.model, choices=choices, usage=UsageBody.of(usage)
+        ).to_json()
+
+    def _chunk(self, choices: list[ChunkChoice], usage: Usage | None) -> Body:
+        body = ChatChunk(id=self.id, object="chat.completion.chunk", created=self.created, model=self.model, choices=choices)
+        if self.include_usage:  # with it, every chunk has the key
+            body.usage = UsageBody.of(usage) if usage is not None else None
+        return body.to_json()

@@ -1,0 +1,74 @@
+"""Errors in the shape that OpenAI clients read: {"error": {"message", "type", "param", "code"}}."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from tripod.chat.wire.openai_replies import ErrorBody, ErrorDetail
+from tripod.errors import ModelTimeoutError, NotFoundError, OverloadedError, RequestError
+
+_log = logging.getLogger(__name__)
+
+
+class UnknownModelError(NotFoundError):
+    """The request names a model that this server does not have."""
+
+    code = "model_not_found"
+
+
+class BodyTooLargeError(RequestError):
+    """The body has more bytes than the server reads."""
+
+    status = 413
+    code = "request_too_large"
+
+
+def error_body(error: Exception) -> ErrorBody:
+    """The same body for a response of its own and for an event in the middle of a stream. What we did not foresee is logged, not shown."""
+    match error:
+        case OverloadedError():
+            return _body(str(error), "rate_limit_error", error.param, error.code)
+        case RequestError():
+            return _body(str(error), "invalid_request_error", error.param, None if error.code == RequestError.code else error.code)
+        case _:
+            _log.error("a request failed", exc_info=error)
+            return _body(f"{type(error).__name__}: the server failed on this request; its log has the cause", "server_error", None, None)
+
+
+def _body(message: str, kind: str, param: str | None, code: str | None) -> ErrorBody:
+    return ErrorBody(error=ErrorDetail(message=message, type=kind, param=param, code=code))
+
+
+def error_status(error: Exception) -> int:
+    match error:
+        case RequestError():
+            return error.status
+        case ModelTimeoutError():
+            return 504
+        case _:
+            return 500
+
+
+async def on_error(_: Request, error: Exception) -> JSONResponse:
+    """Whatever an endpoint raised, as a response."""
+    headers = {"Retry-After": str(math.ceil(error.retry_after_s))} if isinstance(error, OverloadedError) else None
+    return JSONResponse(error_body(error).to_json(), status_code=error_status(error), headers=headers)
+
+
+async def on_http_error(request: Request, error: Exception) -> JSONResponse:
+    """An unknown path or a wrong method, which the router found."""
+    assert isinstance(error, HTTPException)
+    match error.status_code:
+        case 404:
+            message, code = f"there is nothing at {request.url.path}; /openapi.json lists what is", "not_found"
+        case 405:
+            allowed = (error.headers or {}).get("Allow", "another method")
+            message, code = f"{request.method} is not allowed on {request.url.path}; use {allowed}", "method_not_allowed"
+        case _:
+            message, code = error.detail, "http_error"
+    return JSONResponse(_body(message, "invalid_request_error", None, code).to_json(), status_code=error.status_code, headers=error.headers)

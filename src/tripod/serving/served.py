@@ -1,0 +1,110 @@
+"""What one server offers, in one value that every endpoint reads."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
+
+from starlette.requests import Request
+
+from tripod.errors import RequestError
+from tripod.serving.errors import UnknownModelError
+from tripod.serving.metrics import Metrics
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+    from tripod.engine.engine import Engine
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_LONG_TEXT = 4096  # characters; a longer text is tokenized off the event loop, where it would hold up the others
+
+
+class TextEncoder(Protocol):
+    """What /v1/embeddings asks of an encoder. Called off the event loop."""
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def max_tokens(self) -> int: ...  # of one text, special tokens included
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]: ...  # special tokens included
+
+    def encode(self, texts: Sequence[str]) -> NDArray[numpy.float32]: ...  # [N, dim], unit vectors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """An engine, an encoder, or both, under the names that requests use."""
+
+    engine: Engine | None
+    encoder: TextEncoder | None
+    encoder_name: str
+    chat_template: str | None  # "plain", or None: the one beside the model
+    max_body_bytes: int
+    metrics: Metrics
+    created_s: int = field(default_factory=lambda: int(time.time()))
+
+    @staticmethod
+    def of(request: Request) -> Served:
+        served = request.app.state.served
+        assert isinstance(served, Served)
+        return served
+
+    @property
+    def names(self) -> list[str]:
+        return [
+            *([self.engine.name] if self.engine is not None else []),
+            *([self.encoder_name] if self.encoder is not None else []),
+        ]
+
+    def engine_for(self, model: str) -> Engine:
+        """The engine that the request names.
+
+        Raises:
+            UnknownModelError: nothing here has this name.
+            RequestError: it names the encoder.
+        """
+        if self.engine is not None and model == self.engine.name:
+            return self.engine
+        if self.encoder is not None and model == self.encoder_name:
+            raise RequestError(f"{model!r} is an encoder: it embeds text and writes none; POST to /v1/embeddings", param="model")
+        raise self.unknown(model)
+
+    def unknown(self, model: str) -> UnknownModelError:
+        return UnknownModelError(
+            f"the model {model!r} does not exist here; this server has: {', '.join(map(repr, self.names))}", param="model"
+        )
+
+
+async def tokenize(engine: Engine, prompts: Sequence[str | list[int]]) -> list[tuple[int, ...]]:
+    """The token ids of each prompt.
+
+    Raises:
+        RequestError: ids were sent that are not in the vocabulary.
+    """
+    vocab_size = engine.tokenizer.vocab_size
+    ids: list[tuple[int, ...]] = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            ids.append(tuple(await in_thread_if_long(len(prompt), engine.tokenizer.encode, prompt)))
+        else:
+            for token_id in prompt:
+                if not 0 <= token_id < vocab_size:
+                    raise RequestError(f"prompt holds the token id {token_id}; this model has ids 0 to {vocab_size - 1}", param="prompt")
+            ids.append(tuple(prompt))
+    return ids
+
+
+async def in_thread_if_long(num_characters: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls the function here, or off the event loop where the text is long."""
+    if num_characters <= _LONG_TEXT:
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(function, *args, **kwargs)

@@ -1,0 +1,1 @@
+"""Contract suites and doubles that anyone can import."""

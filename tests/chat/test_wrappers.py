@@ -1,0 +1,186 @@
+"""Retrying, Fallback, Timeout: what they do when the model inside fails, before and after it has begun to speak."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tripod.chat.scripted import ScriptedModel
+from tripod.chat.wrappers import Fallback, Retrying, Timeout
+from tripod.errors import ConfigError, EngineError, ModelTimeoutError, OverloadedError, RequestError
+from tripod.messages import Reply
+from tripod.prompts import Prompt
+from tripod.protocols import ChatModel
+from tripod.sampling import SamplingParams
+from tripod.testing.chat_model import ChatModelContract
+from tripod.trace import Delta, Event, fold
+
+QUESTION = Prompt.of("q")
+PARAMS = SamplingParams()
+
+Way = Callable[[ChatModel], "asyncio.Future[Reply]"]
+
+
+async def completed(model: ChatModel) -> Reply:
+    return await model.complete(QUESTION, PARAMS)
+
+
+async def streamed(model: ChatModel) -> Reply:
+    return await fold(model.stream(QUESTION, PARAMS))
+
+
+both_ways = pytest.mark.parametrize("way", [completed, streamed])
+
+
+class BreaksOff:
+    """Says one word and fails."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.num_asked = 0
+
+    async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
+        return await fold(self.stream(prompt, sampling))
+
+    async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncGenerator[Event, None]:
+        self.num_asked += 1
+        yield Delta(text="half")
+        raise self.error
+
+
+class Hangs:
+    """Says one word and then nothing; it notes that it was cancelled."""
+
+    was_cancelled = False
+
+    async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
+        return await fold(self.stream(prompt, sampling))
+
+    async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncGenerator[Event, None]:
+        yield Delta(text="half")
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            self.was_cancelled = True
+
+
+class _WrappedContract(ChatModelContract):
+    def num_running(self, model: ChatModel) -> int:
+        return self.script.num_running
+
+    def wrap(self, model: ChatModel) -> ChatModel:
+        raise NotImplementedError
+
+    @asynccontextmanager
+    async def open_model(self) -> AsyncIterator[ChatModel]:
+        self.script = ScriptedModel(["one two three four five"] * 4)
+        yield self.wrap(self.script)
+
+
+class TestRetrying(_WrappedContract):
+    def wrap(self, model: ChatModel) -> ChatModel:
+        return Retrying(model)
+
+
+class TestFallback(_WrappedContract):
+    def wrap(self, model: ChatModel) -> ChatModel:
+        return Fallback((model,))
+
+
+class TestTimeout(_WrappedContract):
+    def wrap(self, model: ChatModel) -> ChatModel:
+        return Timeout(model, seconds=60.0)
+
+
+@both_ways
+def test_retrying_waits_as_long_as_it_was_told(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("anyio.sleep", sleep)
+    model = ScriptedModel([OverloadedError("full", retry_after_s=2.5), OverloadedError("full", retry_after_s=7.0), "at last"])
+    assert asyncio.run(way(Retrying(model, attempts=3))).text == "at last"
+    assert waited == [2.5, 7.0]
+
+
+@both_ways
+def test_retrying_gives_up_after_its_attempts(way: Way) -> None:
+    model = ScriptedModel([OverloadedError("full", retry_after_s=0.0)] * 3)
+    with pytest.raises(OverloadedError):
+        asyncio.run(way(Retrying(model, attempts=2)))
+    assert len(model.prompts) == 2
+
+
+@both_ways
+def test_retrying_lets_other_errors_rise_at_once(way: Way) -> None:
+    model = ScriptedModel([EngineError("broken"), "never said"])
+    with pytest.raises(EngineError):
+        asyncio.run(way(Retrying(model)))
+    assert len(model.prompts) == 1
+
+
+def test_a_stream_that_has_begun_is_not_started_again() -> None:
+    model = BreaksOff(OverloadedError("full", retry_after_s=0.0))
+    with pytest.raises(OverloadedError):
+        asyncio.run(streamed(Retrying(model)))
+    assert model.num_asked == 1
+
+
+@both_ways
+@pytest.mark.parametrize("error", [EngineError("down"), OverloadedError("full"), ModelTimeoutError("slow")])
+def test_fallback_asks_the_next_model(way: Way, error: Exception) -> None:
+    assert asyncio.run(way(Fallback((ScriptedModel([error]), ScriptedModel(["second"]))))).text == "second"
+
+
+@both_ways
+def test_fallback_does_not_repeat_a_bad_request_elsewhere(way: Way) -> None:
+    second = ScriptedModel(["second"])
+    with pytest.raises(RequestError, match="bad"):
+        asyncio.run(way(Fallback((ScriptedModel([RequestError("bad")]), second))))
+    assert second.prompts == []
+
+
+@both_ways
+def test_fallback_raises_the_last_error_when_all_fail(way: Way) -> None:
+    with pytest.raises(EngineError, match="second"):
+        asyncio.run(way(Fallback((ScriptedModel([EngineError("first")]), ScriptedModel([EngineError("second")])))))
+
+
+def test_a_stream_that_has_begun_is_not_continued_by_another_model() -> None:
+    second = ScriptedModel(["second"])
+    with pytest.raises(EngineError, match="died"):
+        asyncio.run(streamed(Fallback((BreaksOff(EngineError("died")), second))))
+    assert second.prompts == []
+
+
+@both_ways
+def test_timeout_stops_a_model_that_hangs(way: Way) -> None:
+    model = Hangs()
+    with pytest.raises(ModelTimeoutError, match=r"within 0\.05 s"):
+        asyncio.run(way(Timeout(model, seconds=0.05)))
+    assert model.was_cancelled
+
+
+def test_the_time_that_a_reader_takes_does_not_count() -> None:
+    async def read_slowly() -> str:
+        text = ""
+        async for event in Timeout(ScriptedModel(["one two three"]), seconds=0.1).stream(QUESTION, PARAMS):
+            await asyncio.sleep(0.06)
+            text += event.text if isinstance(event, Delta) else ""
+        return text
+
+    assert asyncio.run(read_slowly()) == "one two three"
+
+
+def test_wrappers_that_cannot_work_are_refused_when_they_are_built() -> None:
+    with pytest.raises(ConfigError, match="attempts=0"):
+        Retrying(ScriptedModel([]), attempts=0)
+    with pytest.raises(ConfigError, match="at least one"):
+        Fallback(())
+    with pytest.raises(ConfigError, match="seconds=0"):
+        Timeout(ScriptedModel([]), seconds=0)

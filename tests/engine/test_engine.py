@@ -1,0 +1,511 @@
+"""The whole engine: exact under batching, chunking and preemption; every end is clean; every failure is one request's own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.engine.conftest import PROMPTS, make_model, plain_greedy, plain_logits
+from tripod.engine.engine import Engine, EngineConfig, EngineStats
+from tripod.errors import ContextLengthError, EngineError, NotFoundError, OverloadedError, RequestError
+from tripod.messages import Reply
+from tripod.models.language_model import LanguageModel
+from tripod.models.llama2c import load_llama2c
+from tripod.ops.attention import Attend
+from tripod.sampling import SamplingParams
+from tripod.text.byte_level import write_byte_tokenizer
+from tripod.text.tokenizer import Tokenizer, load_tokenizer
+from tripod.trace import Delta, Event, Finished
+
+ROOMY = EngineConfig(kv_tokens=8192)
+TIGHT = EngineConfig(kv_tokens=288, block_size=8)  # a few of the sixteen prompts at once
+CHUNKED = EngineConfig(kv_tokens=8192, max_batch_tokens=7, max_num_requests=7)
+SINGLE_TOKENS = EngineConfig(kv_tokens=8192, block_size=1, max_batch_tokens=1, max_num_requests=1)
+TIGHT_AND_CHUNKED = EngineConfig(kv_tokens=256, block_size=4, max_batch_tokens=20, max_num_requests=12)
+
+
+def greedy(max_tokens: int, **params: Any) -> SamplingParams:
+    return SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True, **params)
+
+
+def with_engine(
+    model: LanguageModel, tokenizer: Tokenizer, config: EngineConfig, use: Callable[[Engine], Awaitable[Any]]
+) -> tuple[Any, EngineStats]:
+    """What `use` returns, and the engine's counts once it is idle; all its blocks must be free then."""
+
+    async def main() -> tuple[Any, EngineStats]:
+        async with Engine(model, tokenizer, config, name="test") as engine:
+            result = await use(engine)
+            stats = await until_idle(engine)
+        assert stats.free_blocks + stats.cached_blocks == stats.total_blocks
+        assert stats.leaked_blocks == 0
+        return result, stats
+
+    return asyncio.run(main())
+
+
+async def until_idle(engine: Engine) -> EngineStats:
+    for _ in range(2000):
+        stats = engine.stats()
+        if stats.running == stats.waiting == 0:
+            return stats
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"the engine did not become idle: {engine.stats()}")
+
+
+def together(prompts: Sequence[str | list[int]], params: SamplingParams) -> Callable[[Engine], Awaitable[list[Reply]]]:
+    async def use(engine: Engine) -> list[Reply]:
+        return list(await asyncio.gather(*(engine.generate(prompt, params) for prompt in prompts)))
+
+    return use
+
+
+@pytest.mark.parametrize(
+    "config", [ROOMY, TIGHT, CHUNKED, SINGLE_TOKENS, TIGHT_AND_CHUNKED], ids=["roomy", "tight", "chunked", "one token", "both"]
+)
+def test_greedy_tokens_equal_the_plain_way_whatever_the_schedule(
+    model: LanguageModel, tokenizer: Tokenizer, greedy_answers: dict[str, list[int]], config: EngineConfig
+) -> None:
+    replies, stats = with_engine(model, tokenizer, config, together(PROMPTS, greedy(24)))
+    for prompt, reply in zip(PROMPTS, replies, strict=True):
+        assert list(reply.token_ids) == greedy_answers[prompt], prompt
+        assert reply.text == tokenizer.decode(greedy_answers[prompt])
+        assert reply.finish_reason == "length"
+        assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (len(prompt.encode()), 24)
+    assert (stats.preemptions > 0) == (config in (TIGHT, TIGHT_AND_CHUNKED)), stats
+
+
+def test_a_sliding_window_is_kept_across_chunks_and_decodes(tokenizer: Tokenizer) -> None:
+    sliding = make_model(seed=4, windows=(None, 9, 9))
+    prompts = PROMPTS[:6]
+    expected = [plain_greedy(sliding, tokenizer.encode(prompt), 16) for prompt in prompts]
+    assert expected != [plain_greedy(make_model(seed=4), tokenizer.encode(prompt), 16) for prompt in prompts], "the window must matter"
+    replies, _ = with_engine(sliding, tokenizer, CHUNKED, together(prompts, greedy(16)))
+    assert [list(reply.token_ids) for reply in replies] == expected
+
+
+def test_the_trained_model_tells_its_known_story(stories: Path) -> None:
+    model, tokenizer = load_llama2c(stories / "stories260K.bin"), load_tokenizer(stories)
+    golden = (stories / "greedy-golden.txt").read_text(encoding="utf-8").removesuffix("\n")
+    starts = [
+        "Tom and",
+        "The cat",
+        "One day",
+        "Lily",
+        "A big dog",
+        "It was",
+        "Once there",
+        "Mom said",
+        "In the park",
+        "He",
+        "She ran",
+        "My",
+        "Sam",
+        "Why",
+        "Zoo",
+    ]
+    prompts: list[str | list[int]] = [[1], *starts]
+    alone, _ = with_engine(model, tokenizer, ROOMY, lambda engine: _one_by_one(engine, prompts, greedy(256)))
+    assert alone[0].text == golden
+    for config in (
+        ROOMY,
+        EngineConfig(kv_tokens=1024, block_size=8),
+        EngineConfig(kv_tokens=1024, max_batch_tokens=16, max_num_requests=16),
+    ):
+        replies, stats = with_engine(model, tokenizer, config, together(prompts, greedy(256)))
+        assert [reply.text for reply in replies] == [reply.text for reply in alone]
+        assert (stats.preemptions > 0) == (config.kv_tokens == 1024)
+
+
+async def _one_by_one(engine: Engine, prompts: Sequence[str | list[int]], params: SamplingParams) -> list[Reply]:
+    return [await engine.generate(prompt, params) for prompt in prompts]
+
+
+def test_a_seed_gives_the_same_tokens_alone_in_a_batch_and_after_preemption(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    def params(seed: int) -> SamplingParams:
+        return SamplingParams(temperature=0.9, top_p=0.95, seed=seed, max_tokens=24, ignore_eos=True, frequency_penalty=0.3)
+
+    async def alone(engine: Engine) -> list[Reply]:
+        return [await engine.generate(prompt, params(seed)) for seed, prompt in enumerate(PROMPTS)]
+
+    async def batched(engine: Engine) -> list[Reply]:
+        return list(await asyncio.gather(*(engine.generate(prompt, params(seed)) for seed, prompt in enumerate(PROMPTS))))
+
+    expected, _ = with_engine(model, tokenizer, ROOMY, alone)
+    for config in (ROOMY, TIGHT_AND_CHUNKED):
+        replies, _ = with_engine(model, tokenizer, config, batched)
+        assert [reply.token_ids for reply in replies] == [reply.token_ids for reply in expected]
+    others, _ = with_engine(model, tokenizer, ROOMY, lambda engine: _one_by_one(engine, PROMPTS[:3], params(99)))
+    assert all(other.token_ids != reply.token_ids for other, reply in zip(others, expected, strict=False))
+
+
+def test_without_a_seed_each_request_draws_its_own(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    replies, _ = with_engine(model, tokenizer, ROOMY, together(["same"] * 4, SamplingParams(max_tokens=24, ignore_eos=True)))
+    assert len({reply.token_ids for reply in replies}) == 4
+
+
+@pytest.mark.parametrize("config", [ROOMY, TIGHT_AND_CHUNKED, SINGLE_TOKENS], ids=["roomy", "tight", "one token"])
+def test_scores_and_prompt_logprobs_equal_log_softmax_of_the_plain_way(
+    model: LanguageModel, tokenizer: Tokenizer, config: EngineConfig
+) -> None:
+    prompt, continuation = tokenizer.encode("the quick brown fox "), tokenizer.encode("jumps")
+    expected = plain_logits(model, [*prompt, *continuation]).double().log_softmax(-1)
+
+    async def use(engine: Engine) -> tuple[Any, Any, list[Event]]:
+        crowd = [asyncio.create_task(engine.generate(other, greedy(20))) for other in PROMPTS[:6]]
+        score = await engine.score(prompt, continuation)
+        best = await engine.score(prompt, plain_greedy(model, prompt, 4))
+        events = [event async for event in engine.stream(prompt, greedy(2, prompt_logprobs=2))]
+        await asyncio.gather(*crowd)
+        return score, best, events
+
+    (score, best, events), _ = with_engine(model, tokenizer, config, use)
+    wanted = [float(expected[len(prompt) - 1 + i, token_id]) for i, token_id in enumerate(continuation)]
+    assert score.logprobs == pytest.approx(wanted, abs=1e-5)  # float32 logits
+    assert score.total == pytest.approx(sum(wanted), abs=1e-4)
+    assert not score.is_greedy
+    assert best.is_greedy
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert finished.prompt_logprobs[0] is None
+    assert len(finished.prompt_logprobs) == len(prompt)
+    for position, entry in enumerate(finished.prompt_logprobs[1:], start=1):
+        assert entry is not None
+        assert (entry.token_id, entry.token_bytes) == (prompt[position], bytes([prompt[position]]))
+        assert entry.logprob == pytest.approx(float(expected[position - 1, prompt[position]]), abs=1e-5)
+        assert [top.token_id for top in entry.top] == expected[position - 1].argsort(descending=True)[:2].tolist()
+
+
+def test_logprobs_accompany_each_token_of_the_answer(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    (reply, plain), _ = with_engine(
+        model,
+        tokenizer,
+        ROOMY,
+        lambda engine: asyncio.gather(engine.generate("abc", greedy(6, logprobs=3)), engine.generate("abd", greedy(6))),
+    )
+    assert plain.logprobs == ()
+    assert tuple(entry.token_id for entry in reply.logprobs) == reply.token_ids
+    token_ids = tokenizer.encode("abc")
+    for entry in reply.logprobs:
+        expected = plain_logits(model, token_ids)[-1].double().log_softmax(-1)
+        assert entry.logprob == pytest.approx(float(expected[entry.token_id]), abs=1e-5)
+        assert [top.logprob for top in entry.top] == pytest.approx(expected.topk(3).values.tolist(), abs=1e-5)
+        token_ids.append(entry.token_id)
+
+
+def test_the_stream_is_deltas_then_one_finish_and_says_what_was_generated(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    async def use(engine: Engine) -> list[Event]:
+        return [event async for event in engine.stream("hello", greedy(20))]
+
+    events, _ = with_engine(model, tokenizer, ROOMY, use)
+    assert [isinstance(event, Finished) for event in events] == [False] * (len(events) - 1) + [True]
+    token_ids = [token_id for event in events[:-1] for token_id in event.token_ids]
+    assert token_ids == plain_greedy(model, tokenizer.encode("hello"), 20)
+    assert "".join(event.text for event in events[:-1]) == tokenizer.decode(token_ids)
+    timings = events[-1].timings
+    assert timings.queue_s >= 0
+    assert timings.prefill_s > 0
+    assert timings.decode_s > 0
+
+
+def test_the_end_of_sequence_ends_and_is_counted_but_not_shown(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    answer = plain_greedy(model, tokenizer.encode("hello"), 12)
+    stop_id = next(token_id for token_id in answer[3:] if token_id not in answer[:3])
+    length = answer.index(stop_id) + 1
+    params = SamplingParams(temperature=0.0, max_tokens=12, stop_token_ids=(stop_id,))
+    [reply], _ = with_engine(model, tokenizer, ROOMY, together(["hello"], params))
+    assert list(reply.token_ids) == answer[:length]
+    assert reply.finish_reason == "stop"
+    assert reply.usage.completion_tokens == length
+    assert reply.text == tokenizer.decode(answer[: length - 1])
+
+
+def test_many_streams_over_few_places_all_end(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    config = EngineConfig(kv_tokens=512, max_num_requests=8, max_batch_tokens=64)
+    prompts = [f"request number {number}" for number in range(120)]
+    replies, stats = with_engine(model, tokenizer, config, together(prompts, greedy(5)))
+    assert [reply.usage.completion_tokens for reply in replies] == [5] * 120
+    assert (stats.finished, stats.failed, stats.completion_tokens) == (120, 0, 600)
+
+
+# --- refusals: before any work
+
+
+def test_too_long_is_refused_at_the_call_with_the_numbers(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    async def use(engine: Engine) -> None:
+        assert engine.max_context == 256
+        with pytest.raises(ContextLengthError, match=r"prompt has 250 tokens .* may take 7, 257 together; the model's context holds 256"):
+            engine.stream([5] * 250, greedy(7))
+        with pytest.raises(ContextLengthError, match="256 tokens and the answer may take 1"):
+            await engine.generate([5] * 256, SamplingParams())
+        assert (await engine.generate([5] * 250, SamplingParams(ignore_eos=True))).usage.completion_tokens == 6
+
+    _, stats = with_engine(model, tokenizer, ROOMY, use)
+    assert stats.finished == 1
+
+
+def test_the_pool_can_be_the_limit(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    async def use(engine: Engine) -> None:
+        with pytest.raises(ContextLengthError, match=r"KV pool \(4 blocks of 16\) holds 64"):
+            await engine.generate([5] * 60, greedy(5))
+        assert (await engine.generate([5] * 60, greedy(4))).usage.completion_tokens == 4
+
+    with_engine(model, tokenizer, EngineConfig(kv_tokens=64), use)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "params", "message", "field"),
+    [
+        ([], {}, "no tokens", "prompt"),
+        ([1, 259], {}, r"token id 259; .* 0 to 258", "prompt"),
+        ([1], {"logit_bias": {-1: 2.0}}, "token id -1", "logit_bias"),
+        ([1], {"stop_token_ids": (1000,)}, "token id 1000", "stop_token_ids"),
+    ],
+)
+def test_a_bad_request_names_its_field(
+    model: LanguageModel, tokenizer: Tokenizer, prompt: list[int], params: dict[str, Any], message: str, field: str
+) -> None:
+    async def use(engine: Engine) -> None:
+        with pytest.raises(RequestError, match=message) as refused:
+            engine.stream(prompt, SamplingParams(**params))
+        assert refused.value.param == field
+        with pytest.raises(RequestError, match="at least one token") as refused:
+            await engine.score([1], [])
+        assert refused.value.param == "continuation_ids"
+
+    with_engine(model, tokenizer, ROOMY, use)
+
+
+def test_a_full_queue_is_overload_for_the_newcomer_only(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    async def use(engine: Engine) -> list[Reply | BaseException]:
+        return await asyncio.gather(*(engine.generate(prompt, greedy(30)) for prompt in PROMPTS), return_exceptions=True)
+
+    outcomes, stats = with_engine(model, tokenizer, EngineConfig(kv_tokens=2048, max_num_requests=1, max_num_waiting=3), use)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, OverloadedError)]
+    answered = [outcome for outcome in outcomes if isinstance(outcome, Reply)]
+    assert len(refused) >= 10
+    assert len(refused) + len(answered) == 16
+    assert all(reply.usage.completion_tokens == 30 for reply in answered)
+    assert stats.waiting == 0
+
+
+# --- ends: abort, close, failure
+
+
+def test_aborts_at_random_moments_free_everything_and_change_no_other_answer(
+    model: LanguageModel, tokenizer: Tokenizer, greedy_answers: dict[str, list[int]]
+) -> None:
+    chance = random.Random(7)
+
+    async def leave_early(engine: Engine, prompt: str) -> str:
+        num_wanted = chance.randrange(0, 12)
+        events = engine.stream(prompt, greedy(60))
+        async for event in events:
+            if num_wanted == 0:
+                break
+            num_wanted -= len(event.token_ids) if isinstance(event, Delta) else 0
+        await events.aclose()
+        return "left"
+
+    async def be_cancelled(engine: Engine, prompt: str) -> str:
+        task = asyncio.create_task(engine.generate(prompt, greedy(60)))
+        await asyncio.sleep(chance.random() * 0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return "cancelled"
+
+    async def be_aborted(engine: Engine, prompt: str, name: str) -> str:
+        task = asyncio.create_task(engine.generate(prompt, greedy(60), request_id=name))
+        await asyncio.sleep(chance.random() * 0.05)
+        try:
+            engine.abort(name)
+        except NotFoundError:
+            assert task.done()
+            return "too late"
+        reply = await task
+        assert reply.finish_reason in ("abort", "length")
+        assert list(reply.token_ids) == plain_greedy(model, tokenizer.encode(prompt), len(reply.token_ids))
+        return reply.finish_reason
+
+    async def use(engine: Engine) -> tuple[list[Reply], list[str]]:
+        jobs = []
+        for number, prompt in enumerate(PROMPTS):
+            jobs += [leave_early(engine, prompt), be_cancelled(engine, prompt), be_aborted(engine, prompt, f"named-{number}")]
+        chance.shuffle(jobs)
+        outcomes = asyncio.gather(*jobs)
+        return await together(PROMPTS, greedy(24))(engine), await outcomes
+
+    (replies, outcomes), stats = with_engine(model, tokenizer, TIGHT_AND_CHUNKED, use)
+    assert [list(reply.token_ids) for reply in replies] == [greedy_answers[prompt] for prompt in PROMPTS]
+    assert "abort" in outcomes, "some aborts must come in time"
+    assert stats.preemptions > 0
+
+
+def test_an_unknown_request_cannot_be_aborted_and_an_open_id_not_taken(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    async def use(engine: Engine) -> None:
+        with pytest.raises(NotFoundError, match="'nobody'"):
+            engine.abort("nobody")
+        first = engine.stream("a", greedy(50), request_id="mine")
+        await anext(first)
+        with pytest.raises(RequestError, match="'mine' is open already"):
+            await engine.generate("b", greedy(1), request_id="mine")
+        await first.aclose()
+        for _ in range(3):  # an id is free as soon as its answer is there
+            await engine.generate("b", greedy(1), request_id="mine")
+
+    with_engine(model, tokenizer, ROOMY, use)
+
+
+class Failing:
+    """A model that fails when a token 77 is in the step."""
+
+    def __init__(self, inner: LanguageModel) -> None:
+        self.inner, self.config, self.dtype, self.device = inner, inner.config, inner.dtype, inner.device
+
+    def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        if bool((token_ids == 77).any()):
+            raise ValueError("the kernel met a 77")
+        return self.inner.hidden(token_ids, positions, attend)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.inner.logits(hidden)
+
+
+def test_a_failed_step_ends_the_running_requests_and_the_engine_goes_on(
+    model: LanguageModel, tokenizer: Tokenizer, greedy_answers: dict[str, list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def use(engine: Engine) -> None:
+        innocent = asyncio.create_task(engine.generate("waiting for a 78", greedy(200)))
+        while engine.stats().running == 0:
+            await asyncio.sleep(0.001)
+        outcomes = await asyncio.gather(innocent, engine.generate([1, 77, 3], greedy(4)), return_exceptions=True)
+        for outcome in outcomes:
+            assert isinstance(outcome, EngineError)
+            assert "a step of the engine failed: ValueError: the kernel met a 77" in str(outcome)
+        stats = await until_idle(engine)
+        assert (stats.failed, stats.free_blocks) == (2, stats.total_blocks)
+        assert list((await engine.generate(PROMPTS[0], greedy(24))).token_ids) == greedy_answers[PROMPTS[0]]
+
+    with caplog.at_level(logging.CRITICAL):
+        with_engine(Failing(model), tokenizer, ROOMY, use)
+
+
+class Unspeakable:
+    """A tokenizer that cannot name one token."""
+
+    def __init__(self, inner: Tokenizer, token_id: int) -> None:
+        self._inner, self._token_id = inner, token_id
+
+    def token_text(self, token_id: int) -> str:
+        if token_id == self._token_id:
+            raise ValueError("unspeakable")
+        return self._inner.token_text(token_id)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def test_a_failure_in_one_output_ends_that_request_alone(
+    model: LanguageModel, tokenizer: Tokenizer, greedy_answers: dict[str, list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    prompt = PROMPTS[0]
+    broken = Unspeakable(tokenizer, greedy_answers[prompt][3])
+
+    async def use(engine: Engine) -> list[Any]:
+        return await asyncio.gather(
+            engine.generate(prompt, greedy(24, logprobs=0)),
+            *(engine.generate(other, greedy(24)) for other in PROMPTS),
+            return_exceptions=True,
+        )
+
+    with caplog.at_level(logging.CRITICAL):
+        (failed, *others), stats = with_engine(model, broken, ROOMY, use)  # type: ignore[arg-type]
+    assert isinstance(failed, EngineError)
+    assert "unspeakable" in str(failed)
+    assert [list(reply.token_ids) for reply in others] == [greedy_answers[other] for other in PROMPTS]
+    assert stats.failed == 1
+
+
+def test_closing_ends_every_open_stream_with_an_error_and_refuses_new_ones(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    async def main() -> None:
+        engine = Engine(model, tokenizer, EngineConfig(kv_tokens=2048, max_num_requests=2), name="test")
+        tasks = [asyncio.create_task(engine.generate(prompt, greedy(150))) for prompt in PROMPTS]
+        await asyncio.sleep(0.02)
+        await engine.aclose()
+        outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), timeout=5)
+        assert all(isinstance(outcome, EngineError) and "was closed" in str(outcome) for outcome in outcomes)
+        with pytest.raises(EngineError, match="is closed; open another"):
+            await engine.generate("late", greedy(1))
+        await engine.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_reader_whose_event_loop_is_gone_does_not_hold_blocks(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    engine = Engine(model, tokenizer, ROOMY, name="test")
+
+    async def begin() -> None:
+        events = engine.stream("abandoned", greedy(200))
+        await anext(events)
+        kept.append(events)
+
+    kept: list[Any] = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()
+
+    async def finish() -> None:
+        reply = await engine.generate("next", greedy(3))
+        assert reply.usage.completion_tokens == 3
+        stats = await until_idle(engine)
+        assert stats.free_blocks == stats.total_blocks
+        await engine.aclose()
+
+    asyncio.run(finish())
+
+
+def test_an_idle_engine_reclaims_and_reports_lost_blocks(
+    model: LanguageModel, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with Engine(model, tokenizer, ROOMY, name="test") as engine:
+            engine._policy.blocks.allocate(40)  # the planted defect: 3 blocks that nobody will release
+            await engine.generate("a", greedy(2))
+            while engine.stats().leaked_blocks == 0:
+                await asyncio.sleep(0.005)
+            stats = engine.stats()
+            assert (stats.leaked_blocks, stats.free_blocks) == (3, stats.total_blocks)
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(main())
+    assert "3 blocks had no owner" in caplog.text
+
+
+def test_an_engine_opens_from_the_address_of_a_checkpoint(model: LanguageModel, tmp_path: Path) -> None:
+    from tripod.models.save import save_checkpoint
+
+    save_checkpoint(model, tmp_path)
+    write_byte_tokenizer(tmp_path)
+    engine = Engine.load(str(tmp_path), config=EngineConfig(kv_tokens=512))
+    assert engine.name == str(tmp_path)
+
+    async def main() -> Reply:
+        async with engine:
+            return await engine.generate("hello", greedy(12))
+
+    assert list(asyncio.run(main()).token_ids) == plain_greedy(model, engine.tokenizer.encode("hello"), 12)
+
+
+def test_bfloat16_runs_with_a_pool_of_its_type(tokenizer: Tokenizer) -> None:
+    model = make_model().to(torch.bfloat16)  # type: ignore[attr-defined]
+    replies, stats = with_engine(model, tokenizer, TIGHT, together(PROMPTS[:4], greedy(8)))
+    assert all(reply.usage.completion_tokens == 8 for reply in replies)
+    assert stats.kv_bytes == 288 * 3 * 2 * 2 * 8 * 2

@@ -1,0 +1,59 @@
+"""Real documents: good ones convert wholly, and bad ones fail one by one, with a reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tripod.errors import ConversionError
+from tripod.retrieval.converters.registry import by_suffix, suffix_of
+from tripod.retrieval.scan import scan
+from tripod.retrieval.sync import cut
+
+CONVERTERS = by_suffix()
+
+# What these hold that no converter of ours should make text of.
+UNREADABLE = {
+    "pdfjs/REDHAT-1531897-0.pdf": "not a readable PDF",
+    "pdfjs/empty.pdf": "none of its 1 pages holds text",
+    "pdfjs/empty_protected.pdf": r"encrypted|none of its 1 pages",  # by AES, which pypdf reads only beside the package cryptography
+    "pdfjs/poppler-85140-0.pdf": "not a readable PDF",
+    "pdfjs/poppler-937-0-fuzzed.pdf": "not a readable PDF",
+    "py-pdf/imagemagick-CCITTFaxDecode.pdf": "none of its 1 pages holds text",
+    "py-pdf/libreoffice-writer-password.pdf": "encrypted",
+    "tika/english.cp500.txt": "not UTF-8",
+    "tika/russian.cp866.txt": "not UTF-8",
+}
+
+
+@pytest.mark.parametrize("name", ["docs-md-fastapi", "docs-rst-flask", "docs-rst-peps", "docs-html-go"])
+def test_documentation_converts_wholly_and_every_passage_is_where_it_says(shared_data: Path, name: str) -> None:
+    found = scan(shared_data / name, suffixes=CONVERTERS)
+    assert len(found.files) > 70
+    titled = 0
+    for file in found.files:
+        document = CONVERTERS[suffix_of(file.source)].convert(file.path.read_bytes(), file.source)
+        passages = cut(document, 200)
+        for passage in passages:
+            assert document.text[passage.start : passage.end] == passage.text
+        titled += any(passage.section for passage in passages)
+        if document.metadata["format"] != "html":
+            assert document.text.encode(str(document.metadata["encoding"])) == file.path.read_bytes()
+    assert titled > 0.8 * len(found.files)
+
+
+def test_every_document_of_other_libraries_tests_converts_or_says_why(shared_data: Path) -> None:
+    found = scan(shared_data / "documents", suffixes=CONVERTERS)
+    assert found.ignored["suffix .docx"] == 7
+    failures = {}
+    for file in found.files:
+        try:
+            document = CONVERTERS[suffix_of(file.source)].convert(file.path.read_bytes(), file.source)
+            assert all(document.text[passage.start : passage.end] == passage.text for passage in cut(document, 200))
+        except ConversionError as error:
+            failures[file.source] = str(error)
+    assert failures.keys() == UNREADABLE.keys()
+    for source, reason in UNREADABLE.items():
+        with pytest.raises(ConversionError, match=reason):
+            raise ConversionError(failures[source])
