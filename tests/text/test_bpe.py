@@ -44,7 +44,7 @@ def test_the_special_tokens_come_first_and_the_first_ends_a_document(tmp_path: P
 @given(text=st.text())
 @settings(max_examples=200, deadline=None)
 def test_every_text_comes_back(small: Tokenizer, text: str) -> None:
-    assert small.decode(small.encode(text)) == text
+    assert small.decode(small.encode(text), skip_special_tokens=False) == text  # a text may spell a special token
 
 
 def test_more_vocabulary_means_fewer_tokens(book: str, tmp_path: Path) -> None:
