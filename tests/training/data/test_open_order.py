@@ -64,6 +64,15 @@ def test_a_mixture_serves_its_steps_and_finds_its_tokens(write_numbered: WriteDo
     assert all(isinstance(place, Place) for _, place in steps)
 
 
+def test_maps_are_kept_elsewhere_where_the_data_cannot_be_written(write_numbered: WriteDocuments, tmp_path: Path) -> None:
+    write_numbered([30] * 50, tmp_path / "data" / "books")
+    before = sorted((tmp_path / "data").iterdir())
+    order = open_order([tmp_path / "data" / "books"], **RUN, maps_folder=tmp_path / "maps")
+    assert order.steps_of(3, 5) == open_order([tmp_path / "data" / "books"], **RUN, maps_folder=tmp_path / "maps").steps_of(3, 5)
+    assert sorted((tmp_path / "data").iterdir()) == before
+    assert len(list((tmp_path / "maps").iterdir())) == 6
+
+
 def test_several_data_sets_are_not_split(write_numbered: WriteDocuments, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exactly one with a split"):
         open_order([tmp_path / "a", tmp_path / "b"], **RUN, split="9,1")

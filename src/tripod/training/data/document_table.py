@@ -7,7 +7,8 @@ begins (int64, and the end of the last), so any document is looked up at once. M
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tripod.errors import DatasetError
+
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +98,29 @@ class DocumentTableWriter:
         line = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
         self._position += self._lines.write(line)
         self._offsets.write(np.int64(self._position).tobytes())
+
+    def add_table(self, prefix: Path) -> None:
+        """Append all lines of another table, as they stand."""
+        lines, offsets = table_paths(prefix)
+        with lines.open("rb") as stream:
+            shutil.copyfileobj(stream, self._lines, _CHUNK)
+        ends: NDArray[np.int64] = np.memmap(offsets, "<i8", mode="r")
+        for start in range(1, len(ends), _CHUNK):
+            self._offsets.write((ends[start : start + _CHUNK] + self._position).tobytes())
+        self._position += int(ends[-1])
+
+
+def merge_tables(prefixes: Sequence[Path], out: Path) -> None:
+    """Join side tables in the given order.
+
+    Raises:
+        DatasetError: one is absent or unsound.
+    """
+    for prefix in prefixes:
+        DocumentTable.open(prefix)
+    with DocumentTableWriter(out) as writer:
+        for prefix in prefixes:
+            writer.add_table(prefix)
 
 
 def table_paths(prefix: Path) -> tuple[Path, Path]:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tripod.errors import ConfigError, DatasetError
+from tripod.training.data.atomic_file import atomic_file
 from tripod.training.data.progress import Progress, no_progress
 
 _CHUNK = 1 << 18  # documents walked at once: their cumulative sizes stay in a core's cache
@@ -103,10 +104,11 @@ def open_index_maps(
     """Memory-map the maps that lie beside a data set, after computing and writing them where they are absent.
 
     Files of GPT-NeoX 1.0 and of its later versions are read; those written here bear the names of 1.0. Memory is bounded by the
-    larger of the two shuffled arrays plus `sizes`.
+    larger of the two shuffled arrays plus `sizes`. Several processes may call this at once; each file appears when it is complete.
 
     Args:
-        prefix: the data set's path without .bin and .idx; the maps' names begin with it.
+        prefix: the data set's path without .bin and .idx, with which the maps' names begin; or such a path in another folder, where
+            that of the data cannot be written.
         sizes: [n] tokens of each document of the data set.
         spec: what is asked for.
         name: GPT-NeoX's name of the part: "train_0", "valid_0", "test_0" where its paths are lists, else without "_0".
@@ -295,14 +297,8 @@ def _cache_files(prefix: Path, spec: OrderSpec, name: str) -> Iterator[tuple[Pat
 
 
 def _save(file: Path, chunks: Iterator[NDArray[Any]] | list[NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """What `numpy.save` writes, but in pieces; the file appears when it is complete."""
-    partial = file.with_name(file.name + ".partial")
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    try:
-        with partial.open("wb") as stream:
-            np.lib.format.write_array_header_1_0(stream, header)
-            for chunk in chunks:
-                chunk.tofile(stream)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    """What `numpy.save` writes, but in pieces."""
+    with atomic_file(file) as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+        for chunk in chunks:
+            chunk.tofile(stream)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tripod.errors import DatasetError
+from tripod.training.data.document_table import merge_tables, table_paths
 from tripod.training.data.indexed_dataset import DTYPES, HEADER, MAGIC, IndexedDataset, index_path, token_path
 
 _CHUNK = 1 << 20  # index entries, or mebibytes of tokens, copied at once
@@ -52,6 +53,7 @@ class IndexedDatasetWriter:
             self._tokens.close()
             if kind is None:
                 self._write_index()
+                index_path(self.prefix).unlink(missing_ok=True)  # whenever this stops, an old index never stands beside new tokens
                 self._partial_bin.replace(token_path(self.prefix))
                 self._partial_idx.replace(index_path(self.prefix))
         finally:
@@ -150,16 +152,23 @@ def exclusive_byte_offsets(sizes: NDArray[np.int32], itemsize: int, first: int =
 
 
 def merge(prefixes: Sequence[Path], out: Path) -> None:
-    """Join data sets in the given order, document indexes included.
+    """Join data sets in the given order, document indexes and side tables included.
 
     Raises:
-        DatasetError: none is given, one is unsound, their dtypes differ, or `out` is one of them.
+        DatasetError: none is given, one is unsound, their dtypes differ, some have a side table and others not, or `out` is one of
+            them.
     """
     if not prefixes:
         raise DatasetError("no data set to merge was given; name at least one")
     if out.resolve() in {prefix.resolve() for prefix in prefixes}:
         raise DatasetError(f"{out} is both input and output of a merge; give the output another name")
     datasets = [IndexedDataset.open(prefix) for prefix in prefixes]
+    with_table = [prefix for prefix in prefixes if table_paths(prefix)[0].exists()]
+    if with_table and len(with_table) < len(prefixes):
+        without = ", ".join(str(prefix) for prefix in prefixes if prefix not in with_table)
+        raise DatasetError(f"some data sets have a side table of sources and labels, but not {without}; give all of them one, or none")
     with IndexedDatasetWriter(out, datasets[0].dtype) as writer:
         for dataset in datasets:
             writer.add_dataset(dataset)
+        if with_table:
+            merge_tables(prefixes, out)

@@ -28,6 +28,7 @@ def open_order(
     part: Part = "train",
     weights: Sequence[float] | None = None,
     split: str | None = None,
+    maps_folder: Path | None = None,
     progress: Progress = no_progress,
 ) -> DataOrder:
     """Open the order of a run, computing its index maps where they are not cached beside the data.
@@ -44,6 +45,7 @@ def open_order(
         part: what the order is for; part of the names of the cached maps.
         weights: of the data sets; equal by default.
         split: shares of training, validation and test, such as "969,30,1".
+        maps_folder: where index maps are kept; beside the data by default.
         progress: see `build_index_maps`.
 
     Raises:
@@ -66,8 +68,9 @@ def open_order(
             pieces = dict(zip(("train", "valid", "test"), split_documents(split, len(dataset)), strict=True))
             name, documents, num_samples = part, pieces[part], num_rows
         spec = OrderSpec(seq_length=seq_length, num_samples=num_samples, seed=seed, documents=documents)
-        maps = open_index_maps(prefix, np.array(dataset.sizes), spec, name=name, progress=progress)
-        parts.append(PackedRows(dataset, maps, reverse_folder=prefix.parent))
+        beside = prefix if maps_folder is None else maps_folder / prefix.name
+        maps = open_index_maps(beside, np.array(dataset.sizes), spec, name=name, progress=progress)
+        parts.append(PackedRows(dataset, maps, reverse_folder=beside.parent))
     rows = parts[0] if len(parts) == 1 else MixedRows.of(parts, shares.tolist(), num_rows)
     order = DataOrder(rows, batch_size)
     if order.num_steps < num_steps:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tripod.training.data.atomic_file import atomic_file
 from tripod.training.data.index_maps import IndexMaps
 
 _STRIDE = 64  # positions a directory entry; a power of two that divides _CHUNK
@@ -80,12 +81,9 @@ def open_reverse_maps(folder: Path, maps: IndexMaps, sizes: NDArray[np.int32]) -
     files = {name: stem.with_name(f"{stem.name}-{name}.npy") for name in ("positions", "directory", "rows")}
     if not all(file.is_file() for file in files.values()):
         built = build_reverse_maps(maps, sizes)
-        folder.mkdir(parents=True, exist_ok=True)
         for name, file in files.items():
-            partial = file.with_name(file.name + ".partial")
-            with partial.open("wb") as stream:
+            with atomic_file(file) as stream:
                 np.save(stream, getattr(built, name))
-            partial.replace(file)
     positions, directory, rows = (np.load(file, mmap_mode="r").view(np.ndarray) for file in files.values())
     # A document that is read at all is read in every epoch, so the smallest one is the first of the run's part of the data.
     first_document = int(maps.doc_idx[int(positions[0])])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tripod.errors import ConfigError, DatasetError
+from tripod.training.data.atomic_file import atomic_file
 
 PYTHIA_SHARD_BYTES = 5_000_000_000
 _CHUNK = 1 << 22
@@ -75,16 +76,10 @@ def unshard(first: Path, out: Path) -> None:
         DatasetError: see `find_shards`.
     """
     shards = find_shards(first)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    try:
-        with partial.open("wb") as target:
-            for path in shards:
-                with path.open("rb") as source:
-                    shutil.copyfileobj(source, target, _CHUNK)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(out) as target:
+        for path in shards:
+            with path.open("rb") as source:
+                shutil.copyfileobj(source, target, _CHUNK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
