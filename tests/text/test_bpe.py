@@ -85,3 +85,10 @@ def test_transformers_opens_what_was_written(tmp_path: Path) -> None:
 def test_what_cannot_be_a_vocabulary_is_refused(tmp_path: Path, call: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=r"below 257|at least one"):
         train_tokenizer(TEXTS, tmp_path, **call)
+
+
+@pytest.mark.parametrize("texts", [[], ["", ""]])
+def test_training_on_nothing_is_refused(tmp_path: Path, texts: list[str]) -> None:
+    with pytest.raises(ConfigError, match="no text was given"):
+        train_tokenizer(texts, tmp_path, vocab_size=300)
+    assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tripod.errors import ConfigError, MissingExtraError
@@ -28,7 +28,7 @@ def train_tokenizer(
         min_frequency: a pair must occur this often to be merged.
 
     Raises:
-        ConfigError: `vocab_size` leaves no room for bytes and special tokens, there is no special token, or one occurs twice.
+        ConfigError: `vocab_size` leaves no room for bytes and special tokens, there is no special token, one occurs twice, or there is no text.
         MissingExtraError: the package `tokenizers` is not installed.
     """
     try:
@@ -53,7 +53,17 @@ def train_tokenizer(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    num_chars = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal num_chars
+        for text in texts:
+            num_chars += len(text)
+            yield text
+
+    tokenizer.train_from_iterator(counted(), trainer)
+    if not num_chars:
+        raise ConfigError("no text was given, so no merge can be learnt; check the inputs")
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
