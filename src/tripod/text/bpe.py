@@ -28,7 +28,8 @@ def train_tokenizer(
         min_frequency: a pair must occur this often to be merged.
 
     Raises:
-        ConfigError: `vocab_size` leaves no room for bytes and special tokens, there is no special token, one occurs twice, or there is no text.
+        ConfigError: `vocab_size` leaves no room for bytes and special tokens, there is no special token, one occurs twice, or there
+            is no text.
         MissingExtraError: the package `tokenizers` is not installed.
     """
     try:

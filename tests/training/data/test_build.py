@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +80,19 @@ def test_three_processes_write_the_bytes_that_one_writes(tokenizer: Path, tmp_pa
         digests.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in prefix.parent.iterdir()})
     assert digests[0] == digests[1]
     assert len(digests[0]) == 4
+
+
+def test_a_script_that_does_not_guard_its_entry_is_told_to(tokenizer: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    call = f"build_dataset([Path({str(jsonl(tmp_path / 'a.jsonl', {'text': 'x'}))!r})], Path({str(tokenizer)!r}), Path('out')"
+    script.write_text(
+        f"from pathlib import Path\nfrom tripod.training.data.build import build_dataset\n{call}, append_eod=True, workers=2)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert ran.returncode == 1
+    assert "ConfigError: one of 2 tokenising processes ended before its work" in ran.stderr
+    assert not (tmp_path / "out.bin").exists()
 
 
 def test_the_number_of_batches_in_flight_is_bounded(tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:

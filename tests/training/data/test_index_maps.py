@@ -160,6 +160,14 @@ def test_documents_without_tokens_are_refused() -> None:
         build_index_maps(np.zeros(3, np.int32), GOLDEN)
 
 
+@pytest.mark.parametrize(("num_tokens", "dtype"), [(2**31 - 2, np.int32), (2**31 - 1, np.int64)])
+def test_entries_become_64_bits_where_gpt_neox_makes_them_so(num_tokens: int, dtype: type) -> None:
+    # N = (tokens - 1) // 2; GPT-NeoX changes over where 2 (N + 1) reaches 2^31. Too large to build here, so the plan is asked.
+    plan = index_maps._Plan.of(np.array([num_tokens], np.int32), OrderSpec(seq_length=2, num_samples=1, seed=1))
+    assert plan.num_samples == (num_tokens - 1) // 2
+    assert plan.sample_dtype == dtype
+
+
 def test_a_part_outside_the_data_is_refused() -> None:
     with pytest.raises(ConfigError, match="of a data set of 7"):
         build_index_maps(GOLDEN_SIZES, OrderSpec(seq_length=8, num_samples=9, seed=1, documents=range(5, 8)))

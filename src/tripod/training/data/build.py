@@ -7,6 +7,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def build_dataset(
         progress: told the stage "tokenise", with documents done.
 
     Raises:
-        ConfigError: nothing to read, an input of an unknown kind, or a tokenizer without an end of document where one is asked for.
+        ConfigError: nothing to read, an input of an unknown kind, a tokenizer without an end of document where one is asked for, or a
+            process that ended before its work.
         ConversionError: a document cannot be read; nothing is written.
         MissingExtraError: a package that an input or the tokenizer needs is not installed.
     """
@@ -151,6 +153,11 @@ def _encode_in_processes(batches: Iterator[list[RawDocument]], folder: Path, wor
             while in_flight:
                 done, future = in_flight.popleft()
                 yield done, future.result()
+        except BrokenProcessPool as error:
+            raise ConfigError(
+                f"one of {workers} tokenising processes ended before its work: out of memory, or started from a script that does not guard "
+                'its entry by if __name__ == "__main__"; its own message stands above; workers=1 needs no other process'
+            ) from error
         finally:
             for _, future in in_flight:
                 future.cancel()
