@@ -137,8 +137,8 @@ def extract(
 
 # How the parts of a sentence's score are weighed; chosen on the tuning half of benchmarks/abstention.py, by the share of
 # answerable questions whose first sentence holds an annotated answer.
-_COVERAGE, _CONTEXT, _SIMILARITY, _RANK, _SHAPE = 1.0, 0.4, 1.0, 0.1, 0.2
-_HEADING = 0.3  # a section that is named after what was asked; by eye, on the documentation of Python
+_COVERAGE, _CONTEXT, _SIMILARITY, _RANK, _SHAPE = 1.0, 0.4, 1.0, 0.1, 0.25
+_HEADING = 0.15  # a section that is named after what was asked; by eye, on the documentation of Python
 
 
 def _score(question: str, candidate: Candidate, overlap: float, similarity: float) -> float:

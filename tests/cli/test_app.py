@@ -1,0 +1,72 @@
+"""What holds for every command."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.conftest import Command, python_m_tripod
+
+HEAVY = ("torch", "numpy", "httpx", "starlette", "pydantic", "tripod.retrieval", "tripod.engine", "rich.progress")
+
+
+def test_help_names_every_command_and_is_quick() -> None:
+    seconds: list[float] = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        outcome = python_m_tripod("--help")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert outcome.code == 0
+    for command in ("ask", "index", "search", "generate", "chat", "serve", "doctor", "demo"):
+        assert f" {command} " in outcome.out
+    # Of one core's time, which is what a user waits for on a machine with a free core; the wall clock would measure the other tests too.
+    assert min(seconds) < 0.3
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = f"import sys, tripod.cli.app; print([name for name in {HEAVY!r} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_an_error_is_one_line_on_stderr() -> None:
+    outcome = python_m_tripod("search", "missing.db", "anything")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.splitlines() == [
+        "error: there is no file or folder 'missing.db'; give a folder of documents, or an index made by 'tripod index'"
+    ]
+
+
+def test_the_traceback_is_there_for_those_who_ask() -> None:
+    outcome = python_m_tripod("search", "missing.db", "anything", TRIPOD_DEBUG="1")
+    assert outcome.code == 1
+    assert "Traceback" in outcome.err
+
+
+@pytest.mark.parametrize("arguments", [["doctor"], ["doctor", "--json"]])
+def test_a_reader_that_goes_away_is_no_error(arguments: list[str]) -> None:
+    """As in `tripod ... | head`: with more output than a pipe holds, nothing is said on stderr."""
+    code = (
+        "import tripod.cli.app, tripod.cli.doctor as doctor\n"
+        "doctor.findings = lambda: {'title': {'name': 'z' * 2**20}}\n"
+        f"tripod.cli.app.main({arguments!r})"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_the_version_is_printed(tripod: Command) -> None:
+    from tripod import __version__
+
+    assert tripod("--version").out == f"tripod {__version__}\n"
+
+
+def test_an_unknown_command_is_a_wrong_call(tripod: Command) -> None:
+    assert tripod("frobnicate").code == 2

@@ -1,0 +1,130 @@
+"""`tripod ask`, `tripod index` and `tripod search`, on a small handbook."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+
+QUESTION = "What happens if the motor does not answer within ninety seconds?"
+
+
+def test_an_answer_is_on_stdout_and_all_else_on_stderr(tripod: Command, handbook: Path, cache: Path) -> None:
+    outcome = tripod("ask", handbook, QUESTION)
+    assert outcome.code == 0
+    answer, _, places = outcome.out.partition("\n\n")
+    assert "the siren is switched on and the duty engineer is called.\u201d [" in answer
+    assert "dome.py:7, dome.close_dome" in places
+    assert "index: " not in outcome.out
+    assert f"index: {cache}" in outcome.err
+    assert "no language model was used" in outcome.err
+    assert "search is by words only: this test has no embedder" in outcome.err
+
+
+def test_nothing_is_written_into_the_folder(tripod: Command, handbook: Path, cache: Path) -> None:
+    before = sorted(handbook.rglob("*"))
+    tripod("ask", handbook, QUESTION)
+    assert sorted(handbook.rglob("*")) == before
+    assert list(cache.rglob("handbook-*.db"))
+
+
+def test_json_gives_spans_that_slice(tripod: Command, handbook: Path) -> None:
+    outcome = tripod("ask", handbook, QUESTION, "--json")
+    answer = json.loads(outcome.out)
+    assert (answer["kind"], answer["question"], answer["model"]) == ("extractive", QUESTION, "")
+    assert answer["citations"]
+    for citation in answer["citations"]:
+        source = (handbook / citation["source"]).read_text(encoding="utf-8")
+        assert source[citation["source_start"] : citation["source_end"]] == citation["quote"]
+        assert answer["text"][citation["start"] : citation["end"]] == " ".join(citation["quote"].split())
+        assert citation["line"] == source.count("\n", 0, citation["source_start"]) + 1
+    assert [span["name"] for span in answer["trace"]] == ["retrieve", "extract", "check"]
+
+
+def test_a_question_that_is_not_answered_is_abstained_from(tripod: Command, handbook: Path) -> None:
+    outcome = tripod("ask", handbook, "Who won the football world cup of 1998?", "--json")
+    answer = json.loads(outcome.out)
+    assert (outcome.code, answer["kind"], answer["citations"]) == (0, "abstained", [])
+
+
+@pytest.mark.with_embedder
+def test_an_index_is_made_kept_and_searched(tripod: Command, handbook: Path, tmp_path: Path) -> None:
+    kb = tmp_path / "kb.db"
+    report = json.loads(tripod("index", handbook, "--into", kb, "--json").out)
+    assert report == {"added": 3, "changed": 0, "removed": 0, "unchanged": 0, "failed": [], "ignored": report["ignored"]}
+    assert "unchanged 3" in tripod("index", handbook, "--into", kb).out
+    for mode in ("bm25", "dense", "hybrid"):
+        outcome = tripod("search", kb, "when does the dome close", "-k", "2", "--mode", mode, "--json")
+        if mode == "dense" and outcome.code == 2:
+            assert "by words only" in outcome.err  # there are no weights on this machine
+            continue
+        found = json.loads(outcome.out)
+        assert len(found) == 2
+        for passage in found:
+            assert set(passage) == {"source", "start", "end", "text", "score"}
+            assert (handbook / passage["source"]).read_text(encoding="utf-8")[passage["start"] : passage["end"]] == passage["text"]
+    assert tripod("ask", kb, QUESTION).code == 0
+
+
+def test_a_folder_without_documents_is_a_wrong_call(tripod: Command, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for arguments in (("ask", tmp_path / "empty", "Why?"), ("index", tmp_path / "empty", "--into", tmp_path / "kb.db")):
+        outcome = tripod(*arguments)
+        assert outcome.code == 2
+        assert "holds no document" in outcome.err.splitlines()[-1]
+
+
+def test_a_missing_folder_is_a_wrong_call(tripod: Command, tmp_path: Path) -> None:
+    for arguments in (("ask", tmp_path / "none", "Why?"), ("index", tmp_path / "none", "--into", tmp_path / "kb.db")):
+        outcome = tripod(*arguments)
+        assert outcome.code == 2
+        assert str(tmp_path / "none") in outcome.err.splitlines()[-1]
+    assert not (tmp_path / "kb.db").exists()
+
+
+def test_a_file_that_is_no_index_is_a_wrong_call(tripod: Command, tmp_path: Path) -> None:
+    other = tmp_path / "kb.db"
+    other.write_text("not an index")
+    outcome = tripod("search", other, "anything")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: ")
+    assert other.read_text() == "not an index"
+
+
+@pytest.mark.with_embedder
+def test_an_index_of_another_embedder_is_refused(tripod: Command, handbook: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    import tripod as package
+    from tests.cli.letters import LetterEmbedder
+    from tripod.retrieval.index import Index
+
+    kb = tmp_path / "kb.db"
+
+    async def make() -> None:
+        async with Index(kb, embedder=LetterEmbedder()) as index:
+            await index.sync(handbook)
+
+    package.run(make())
+    outcome = tripod("ask", kb, QUESTION)
+    assert outcome.code == 2
+    assert "letters" in outcome.err
+
+
+def test_a_broken_checkpoint_is_a_wrong_call(tripod: Command, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "llama"}')
+    outcome = tripod("generate", model, "Once")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("error: ")
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_an_option_out_of_range_names_itself(tripod: Command, tmp_path: Path) -> None:
+    outcome = tripod("generate", tmp_path, "Once", "--temperature", "-1")
+    assert outcome.code == 2
+    assert "temperature=-1.0 is out of range" in outcome.err

@@ -1,0 +1,137 @@
+"""`tripod generate`, `chat` and `serve` with a small seeded model, and `doctor`."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+
+pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers with one token a byte."""
+    from tripod.models.initialize import random_language_model
+    from tripod.models.llama import LlamaConfig
+    from tripod.models.save import save_checkpoint
+    from tripod.ops.rope import RopeConfig
+    from tripod.text.byte_level import VOCAB_SIZE, write_byte_tokenizer
+
+    config = LlamaConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=16,
+        max_positions=512,
+        rope=RopeConfig(rotary_dim=16),
+    )
+    folder = tmp_path_factory.mktemp("model")
+    save_checkpoint(random_language_model(config, seed=0), folder)
+    write_byte_tokenizer(folder)
+    return folder
+
+
+def test_a_text_is_continued_on_stdout(tripod: Command, model: Path) -> None:
+    import torch
+
+    import tripod as package
+    from tripod.engine.engine import Engine
+    from tripod.sampling import SamplingParams
+
+    async def expected() -> str:
+        async with Engine.load(str(model), dtype=torch.float32) as engine:
+            return (await engine.generate("Once upon", SamplingParams(temperature=0.0, max_tokens=12))).text
+
+    outcome = tripod("generate", model, "Once upon", "--max-tokens", "12")
+    assert outcome.code == 0
+    assert outcome.out == package.run(expected()) + "\n"
+    assert "9 tokens in, 12 out (length)" in outcome.err
+
+
+def test_a_prompt_may_come_from_stdin(tripod: Command, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    direct = tripod("generate", model, "Once upon", "--max-tokens", "8")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Once upon"))
+    assert tripod("generate", model, "-", "--max-tokens", "8").out == direct.out
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(tripod: Command, model: Path) -> None:
+    outcome = tripod("generate", model, "x" * 600)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "600" in outcome.err
+    assert "512" in outcome.err
+
+
+def test_a_conversation_ends_with_its_input(tripod: Command, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n\n/clear\nHello\n/bye\nnever read\n"))
+    outcome = tripod("chat", model, "--temperature", "0", "--max-tokens", "6")
+    assert outcome.code == 0
+    first, second = outcome.out[: len(outcome.out) // 2], outcome.out[len(outcome.out) // 2 :]
+    assert first == second  # /clear forgot the first turn, so the second greeting is answered alike
+    assert "Ctrl-D" in outcome.err
+
+
+def test_a_server_is_ready_when_health_says_so_and_stops_on_sigterm(model: Path) -> None:
+    import httpx
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tripod", "serve", str(model), "--port", str(port), "--kv-tokens", "512"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+    try:
+        deadline = time.monotonic() + 90.0
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            while time.monotonic() < deadline and process.poll() is None:
+                try:
+                    if client.get("/health").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    time.sleep(0.1)
+            body = {"model": str(model), "prompt": "Once", "max_tokens": 4, "temperature": 0}
+            assert client.post("/v1/completions", json=body).json()["usage"]["completion_tokens"] == 4
+            refused = client.post("/v1/embeddings", json={"model": str(model), "input": "a"})
+            assert refused.status_code == 400
+            assert "--embedder" in refused.json()["error"]["message"]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, "")
+    assert f"http://127.0.0.1:{port}/v1" in err
+
+
+def test_a_port_in_use_is_named_before_anything_is_loaded(tripod: Command, model: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        outcome = tripod("serve", model, "--port", str(port))
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"error: port {port} on 127.0.0.1 is in use")
+
+
+def test_the_doctor_tells_paths_to_programs_too(tripod: Command, cache: Path) -> None:
+    found = json.loads(tripod("doctor", "--json").out)
+    assert found["python"]["executable"] == sys.executable
+    assert found["folders"]["indexes and demo"] == str(cache / "tripod")
+    assert found["torch"]["threads"] >= 1
+    assert set(found["paths"]) == {"embedder", "engine", "retrieval", "server", "answers"}
+    assert str(found["paths"]["embedder"]) in tripod("doctor").out
