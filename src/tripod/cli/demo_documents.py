@@ -37,15 +37,18 @@ def ask_python(console: Console) -> list[str]:
 
 async def _play(console: Console) -> list[str]:
     from tripod.rag.ask import ask
+    from tripod.retrieval.converters.python_source import PythonSource
     from tripod.retrieval.index import Index
 
     folder = Path(sysconfig.get_paths()["stdlib"])
-    path = cached_index_path(folder)
+    path = cached_index_path(folder).with_name(
+        f"python-{platform.python_version()}.db"
+    )  # not that of `tripod ask`, which reads comments too
     path.parent.mkdir(parents=True, exist_ok=True)
     console.print("Its language reference and the docstrings of its standard library, indexed from:", style="dim")
     console.print(f"  {folder}", markup=False, soft_wrap=True)
     answers: list[Answer] = []
-    async with Index(path) as index:
+    async with Index(path, converters=[PythonSource(has_comments=False)]) as index:
         started_s = time.monotonic()
         report = await sync_with_progress(index, folder, exclude=EXCLUDE)
         elapsed_s = time.monotonic() - started_s
