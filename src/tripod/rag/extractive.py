@@ -147,9 +147,12 @@ def _score(question: str, candidate: Candidate, overlap: float, similarity: floa
     length = min(1.0, words / 8) * min(1.0, 45 / words)
     if candidate.text[-1].isalnum() and not _DEFINITION.match(question):
         score *= 0.8  # the title line of a docstring names its object; it rarely explains
+    if _CHANGE_NOTE.match(candidate.text):
+        score *= 0.6  # says what became different, to a reader who knows the rest
     return score * (0.6 + 0.4 * length) + _SHAPE * _has_shape(question, candidate.text)
 
 
+_CHANGE_NOTE = re.compile(r"\W*(?:new|added|changed|deprecated|removed)\s+(?:in|since)\s+(?:version\s+)?\d", re.IGNORECASE)
 _NUMBER = re.compile(
     r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|hundred|thousand|million|billion|half|twice|dozen)\b", re.IGNORECASE
 )
