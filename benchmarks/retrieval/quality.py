@@ -71,20 +71,32 @@ async def our_rankings(judged: JudgedSet, embedder: PrecomputedQueries) -> dict[
             return rankings
 
 
+def peer_vectors(judged: JudgedSet, folder: Path, cache: Path | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """sentence-transformers' vectors of the texts and of the queries; of an earlier run, if `cache` has them."""
+    kept = cache / f"{judged.name}.npz" if cache else None
+    if kept is not None and kept.exists():
+        with np.load(kept) as arrays:
+            return arrays["E"], arrays["Q"]
+    documents = sentence_transformers_vectors(folder, list(judged.documents.values()))
+    queries = sentence_transformers_vectors(folder, list(judged.queries.values()))
+    if kept is not None:
+        np.savez(kept, E=documents, Q=queries)
+    return documents, queries
+
+
 def values(judged: JudgedSet, rankings: Rankings, metric: str) -> list[float]:
     """One value a query."""
     return [METRICS[metric](rankings[query][:K], judged.gains[query], K) for query in judged.queries]
 
 
-def measure(judged: JudgedSet) -> dict[str, dict[str, Interval]]:
+def measure(judged: JudgedSet, cache: Path | None) -> dict[str, dict[str, Interval]]:
     """Method -> metric -> mean and interval; and, for the hybrid, its difference from our better half."""
     embedder, reason = find_default_embedder()
     if embedder is None:
         raise SystemExit(f"no embedder: {reason}")
     ours = tripod.run(our_rankings(judged, PrecomputedQueries(embedder)))
     lexical = bm25s_rankings(judged)
-    documents = sentence_transformers_vectors(embedder.folder, list(judged.documents.values()))
-    queries = sentence_transformers_vectors(embedder.folder, list(judged.queries.values()))
+    documents, queries = peer_vectors(judged, embedder.folder, cache)
     dense = dense_rankings(judged, documents, queries)
     methods = {f"tripod {mode}": rankings for mode, rankings in ours.items()} | {
         "bm25s + stemmer": lexical,
@@ -129,16 +141,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=sorted(SETS), default=list(SETS))
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
+    parser.add_argument("--cache", type=Path, help="a folder that keeps the peer's vectors, which take most of the time")
     arguments = parser.parse_args()
-    results = {name: measure(SETS[name]()) for name in arguments.sets}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    # Before the work: what is checked out may change while it runs.
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    kept = sorted(name for name in arguments.sets if arguments.cache and (arguments.cache / f"{name}.npz").exists())
+    results = {name: measure(SETS[name](), arguments.cache) for name in arguments.sets}
     packages = ("torch", "sentence-transformers", "bm25s", "PyStemmer", "numpy")
     circumstances: dict[str, object] = {
-        "commit": commit or "unknown",
+        "commit": described.stdout.strip() or "unknown",
         "machine": platform.machine(),
         "python": platform.python_version(),
         "packages": ", ".join(f"{name} {version(name)}" for name in packages),
-        "fusion": f"dense weight {DENSE_WEIGHT}, chosen on cranfield alone; squad and hotpotqa were not looked at for it",
+        "fusion": f"dense weight {DENSE_WEIGHT}, chosen on cranfield (docs/decisions/0002-fusion.md tells what was seen when)",
+        "sentence-transformers' vectors": f"of an earlier run, for {', '.join(kept)}" if kept else "computed in this run",
         "cranfield rule": "grades 1 to 4 relevant, -1 not",
         "seed": SEED,
     }

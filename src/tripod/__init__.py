@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tripod.bridge import iterate as iterate
     from tripod.bridge import run as run
+    from tripod.chat.model import Model as Model
     from tripod.documents import Document as Document
     from tripod.documents import Passage as Passage
     from tripod.engine.engine import Engine as Engine
@@ -15,19 +16,26 @@ if TYPE_CHECKING:
     from tripod.errors import TripodError as TripodError
     from tripod.messages import Message as Message
     from tripod.prompts import Prompt as Prompt
+    from tripod.rag.answer import Answer as Answer
+    from tripod.rag.ask import ask as ask
+    from tripod.retrieval.index import Index as Index
     from tripod.sampling import SamplingParams as SamplingParams
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Answer": "tripod.rag.answer",
     "Document": "tripod.documents",
     "Engine": "tripod.engine.engine",
     "EngineConfig": "tripod.engine.engine",
+    "Index": "tripod.retrieval.index",
     "Message": "tripod.messages",
+    "Model": "tripod.chat.model",
     "Passage": "tripod.documents",
     "Prompt": "tripod.prompts",
     "SamplingParams": "tripod.sampling",
     "TripodError": "tripod.errors",
+    "ask": "tripod.rag.ask",
     "iterate": "tripod.bridge",
     "run": "tripod.bridge",
 }

@@ -30,6 +30,10 @@ class TokenizerError(ConfigError):
     """A tokenizer cannot be read, or does not fit the model beside it."""
 
 
+class DatasetError(ConfigError):
+    """Training data cannot be used: absent, truncated, of another format, or not what its list of hashes says."""
+
+
 class StoreError(TripodError):
     """An index file cannot be opened, is not one of ours, or was made by another embedder or pipeline."""
 

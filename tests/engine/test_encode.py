@@ -122,6 +122,12 @@ def test_truncation_is_counted_and_logged(tmp_path: Path, caplog: pytest.LogCapt
     np.testing.assert_allclose(read.vectors[1], read.vectors[0], atol=1e-6)
 
 
+def test_tokens_are_counted_beyond_what_is_read(tmp_path: Path) -> None:
+    encoder = Encoder.load(write_encoder(tmp_path, max_seq_length=6), torch.float32)
+    assert encoder.max_tokens == 6
+    assert encoder.count_tokens(["a b", "a b c d e", "a " * 23, ""]) == [2 + 2, 5 + 2, 23 + 2, 0 + 2]  # and two special tokens each
+
+
 def test_no_texts_give_no_vectors(tmp_path: Path) -> None:
     assert Encoder.load(write_encoder(tmp_path)).encode([]).shape == (0, 24)
 

@@ -17,9 +17,12 @@ from tests.engine.conftest import PROMPTS, make_model, plain_greedy, plain_logit
 from tripod.engine.engine import Engine, EngineConfig, EngineStats
 from tripod.errors import ContextLengthError, EngineError, NotFoundError, OverloadedError, RequestError
 from tripod.messages import Reply
+from tripod.models.gpt_neox import GPTNeoXConfig
+from tripod.models.initialize import random_language_model
 from tripod.models.language_model import LanguageModel
 from tripod.models.llama2c import load_llama2c
 from tripod.ops.attention import Attend
+from tripod.ops.rope import RopeConfig
 from tripod.sampling import SamplingParams
 from tripod.text.byte_level import write_byte_tokenizer
 from tripod.text.tokenizer import Tokenizer, load_tokenizer
@@ -83,6 +86,17 @@ def test_greedy_tokens_equal_the_plain_way_whatever_the_schedule(
     assert (stats.preemptions > 0) == (config in (TIGHT, TIGHT_AND_CHUNKED)), stats
 
 
+def test_pythias_architecture_runs_as_exactly(tokenizer: Tokenizer) -> None:
+    config = GPTNeoXConfig(
+        vocab_size=259, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=4, max_positions=128, rope=RopeConfig(rotary_dim=2)
+    )
+    neox = random_language_model(config, 5)
+    prompts = PROMPTS[:8]
+    replies, stats = with_engine(neox, tokenizer, EngineConfig(kv_tokens=192, block_size=8), together(prompts, greedy(24)))
+    assert [list(reply.token_ids) for reply in replies] == [plain_greedy(neox, tokenizer.encode(prompt), 24) for prompt in prompts]
+    assert stats.preemptions > 0
+
+
 def test_a_sliding_window_is_kept_across_chunks_and_decodes(tokenizer: Tokenizer) -> None:
     sliding = make_model(seed=4, windows=(None, 9, 9))
     prompts = PROMPTS[:6]
@@ -112,15 +126,25 @@ def test_the_trained_model_tells_its_known_story(stories: Path) -> None:
         "Why",
         "Zoo",
     ]
-    prompts: list[str | list[int]] = [[1], *starts]
-    alone, _ = with_engine(model, tokenizer, ROOMY, lambda engine: _one_by_one(engine, prompts, greedy(256)))
+    asked: list[tuple[str | list[int], SamplingParams]] = [([1], greedy(256)), *((start, greedy(80)) for start in starts)]
+
+    async def one_by_one() -> list[Reply]:
+        async with Engine.load(str(stories / "stories260K.bin"), config=ROOMY) as engine:
+            return [await engine.generate(prompt, params) for prompt, params in asked]
+
+    async def at_once(engine: Engine) -> list[Reply]:
+        return list(await asyncio.gather(*(engine.generate(prompt, params) for prompt, params in asked)))
+
+    alone = asyncio.run(one_by_one())
     assert alone[0].text == golden
+    for start, reply in zip(starts, alone[1:], strict=True):  # the space between prompt and answer is neither lost nor doubled
+        assert tokenizer.decode([*tokenizer.encode(start), *reply.token_ids]) == start + reply.text
     for config in (
         ROOMY,
         EngineConfig(kv_tokens=1024, block_size=8),
         EngineConfig(kv_tokens=1024, max_batch_tokens=16, max_num_requests=16),
     ):
-        replies, stats = with_engine(model, tokenizer, config, together(prompts, greedy(256)))
+        replies, stats = with_engine(model, tokenizer, config, at_once)
         assert [reply.text for reply in replies] == [reply.text for reply in alone]
         assert (stats.preemptions > 0) == (config.kv_tokens == 1024)
 
@@ -185,12 +209,12 @@ def test_scores_and_prompt_logprobs_equal_log_softmax_of_the_plain_way(
 
 
 def test_logprobs_accompany_each_token_of_the_answer(model: LanguageModel, tokenizer: Tokenizer) -> None:
-    (reply, plain), _ = with_engine(
-        model,
-        tokenizer,
-        ROOMY,
-        lambda engine: asyncio.gather(engine.generate("abc", greedy(6, logprobs=3)), engine.generate("abd", greedy(6))),
-    )
+    async def use(engine: Engine) -> list[Reply]:
+        asked = (greedy(6, logprobs=3), greedy(6, logprobs=1), greedy(6))
+        return list(await asyncio.gather(*(engine.generate("abc", params) for params in asked)))
+
+    (reply, fewer, plain), _ = with_engine(model, tokenizer, ROOMY, use)
+    assert [len(entry.top) for entry in fewer.logprobs] == [1] * 6
     assert plain.logprobs == ()
     assert tuple(entry.token_id for entry in reply.logprobs) == reply.token_ids
     token_ids = tokenizer.encode("abc")
@@ -226,6 +250,23 @@ def test_the_end_of_sequence_ends_and_is_counted_but_not_shown(model: LanguageMo
     assert reply.finish_reason == "stop"
     assert reply.usage.completion_tokens == length
     assert reply.text == tokenizer.decode(answer[: length - 1])
+
+
+@pytest.mark.parametrize("extra", [0, 5])
+def test_a_stop_string_across_token_borders_ends_the_answer_even_on_its_last_token(
+    model: LanguageModel, tokenizer: Tokenizer, extra: int
+) -> None:
+    prompt = tokenizer.encode("hello")
+    answer = plain_greedy(model, prompt, 40)
+    start = next(i for i in range(2, 37) if all(32 < token_id < 127 for token_id in answer[i : i + 3]))
+    stop = bytes(answer[start : start + 3]).decode("ascii")
+    start = bytes(min(token_id, 255) for token_id in answer).index(stop.encode())
+    params = greedy(start + 3 + extra, stop=(stop,))
+    [reply], _ = with_engine(model, tokenizer, ROOMY, together([prompt], params))
+    assert reply.finish_reason == "stop"
+    assert reply.text == tokenizer.decode(answer[:start])
+    assert list(reply.token_ids) == answer[: start + 3]
+    assert reply.usage.completion_tokens == start + 3
 
 
 def test_many_streams_over_few_places_all_end(model: LanguageModel, tokenizer: Tokenizer) -> None:
@@ -349,6 +390,25 @@ def test_aborts_at_random_moments_free_everything_and_change_no_other_answer(
     assert stats.preemptions > 0
 
 
+@pytest.mark.parametrize("way", ["closed", "cancelled"])
+def test_a_reader_who_leaves_ends_the_work_at_the_next_step(model: LanguageModel, tokenizer: Tokenizer, way: str) -> None:
+    async def use(engine: Engine) -> None:
+        if way == "closed":
+            events = engine.stream("a", greedy(250))
+            await anext(events)
+            await events.aclose()
+            return
+        task = asyncio.create_task(engine.generate("a", greedy(250)))
+        while engine.stats().steps < 2:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    _, stats = with_engine(model, tokenizer, ROOMY, use)
+    assert stats.finished == 1
+    assert stats.completion_tokens < 200, "it ran on without a reader"
+
+
 def test_an_unknown_request_cannot_be_aborted_and_an_open_id_not_taken(model: LanguageModel, tokenizer: Tokenizer) -> None:
     async def use(engine: Engine) -> None:
         with pytest.raises(NotFoundError, match="'nobody'"):
@@ -396,6 +456,20 @@ def test_a_failed_step_ends_the_running_requests_and_the_engine_goes_on(
 
     with caplog.at_level(logging.CRITICAL):
         with_engine(Failing(model), tokenizer, ROOMY, use)
+
+
+def test_a_failure_before_anyone_runs_ends_the_queue_instead_of_repeating_forever(
+    model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def use(engine: Engine) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._policy, "plan", lambda: 1 // 0)
+            with pytest.raises(EngineError, match="ZeroDivisionError"):
+                await asyncio.wait_for(engine.generate("a", greedy(1)), timeout=10)
+        assert (await engine.generate("a", greedy(1))).usage.completion_tokens == 1
+
+    with caplog.at_level(logging.CRITICAL):
+        with_engine(model, tokenizer, ROOMY, use)
 
 
 class Unspeakable:
@@ -467,6 +541,7 @@ def test_a_reader_whose_event_loop_is_gone_does_not_hold_blocks(model: LanguageM
         assert reply.usage.completion_tokens == 3
         stats = await until_idle(engine)
         assert stats.free_blocks == stats.total_blocks
+        assert stats.completion_tokens < 200, "it ran on without a reader"
         await engine.aclose()
 
     asyncio.run(finish())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -93,6 +94,35 @@ def test_a_character_is_never_split_and_an_incomplete_one_marked_once(tokenizer:
     events = play(tokenizer, "é€".encode(), SamplingParams(max_tokens=5))
     assert [event.text for event in events if isinstance(event, Delta)] == ["", "é", "", "", "€"]
     assert text_of(play(tokenizer, "é€".encode()[:4], SamplingParams(max_tokens=4))) == "é\ufffd"
+
+
+class OpensWithoutSpace:
+    """A tokenizer that takes one space off the opening of a text, as SentencePiece does."""
+
+    def __init__(self, inner: Tokenizer) -> None:
+        self._inner = inner
+
+    def opening_bytes(self, token_id: int) -> tuple[bytes, bool]:
+        return self._inner.token_bytes(token_id).removeprefix(b" "), True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def test_an_answer_that_goes_on_inside_a_text_keeps_its_first_space(tokenizer: Tokenizer) -> None:
+    assert text_of(play(OpensWithoutSpace(tokenizer), b" b", SamplingParams(max_tokens=2))) == " b"  # type: ignore[arg-type]
+
+
+def test_prompt_scores_stand_at_the_place_of_their_tokens(tokenizer: Tokenizer) -> None:
+    request = Request(id="r", prompt_ids=tuple(b"abcde"), sampling=SamplingParams(), max_tokens=0, score_from=2)
+    output = RequestOutput(request, tokenizer, model="m", arrived_s=0.0)
+    output.add_prompt_scores([(-1.0, []), (-2.0, [(120, -0.5)])])
+    output.add_prompt_scores([(-3.0, [])])
+    entries = finish_of(output.finish("length")).prompt_logprobs
+    assert entries[:2] == (None, None)
+    assert [(entry.token, entry.logprob) for entry in entries if entry is not None] == [("c", -1.0), ("d", -2.0), ("e", -3.0)]
+    assert entries[3] is not None
+    assert [(top.token, top.logprob) for top in entries[3].top] == [("x", -0.5)]
 
 
 @pytest.mark.parametrize("max_tokens", [1, 7, 40])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import struct
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from tripod.errors import CheckpointError
 from tripod.models.llama2c import load_llama2c
 from tripod.models.load import load_language_model
 from tripod.ops.attention import causal_attention
+from tripod.text.tokenizer import load_tokenizer
 
 SHA256 = "b0a507e7ad0f626624f17112325e66691f9076d622e1d3274d103d00299f2696"
 
@@ -31,8 +31,7 @@ def test_stories260k_tells_the_golden_story(shared_data: Path) -> None:
             token_ids.append(int(model.logits(hidden[0]).argmax()))
         hidden = model.hidden(torch.tensor([token_ids[:-1]]), torch.arange(256)[None], causal_attention)
         assert model.logits(hidden[0]).argmax(-1).tolist() == token_ids[1:]  # at once, as token by token
-    pieces = _pieces(folder / "tok512.bin")
-    story = b"".join(pieces[token_id] for token_id in token_ids[1:]).decode().removeprefix(" ")
+    story = load_tokenizer(folder).decode(token_ids)
     assert story == (folder / "greedy-golden.txt").read_text().removesuffix("\n")
 
 
@@ -49,17 +48,6 @@ class Remembering:
         shared = query.unflatten(1, (key.shape[1], -1))[0]  # [G, H/G, K]
         weights = (torch.einsum("ghk,tgk->ght", shared, key) * scale).softmax(-1)
         return torch.einsum("ght,tgk->ghk", weights, value).flatten(0, 1)[None]
-
-
-def _pieces(path: Path) -> list[bytes]:
-    """The bytes of each token of a llama2.c tokenizer: a score, a length, and so many bytes; `<0x0A>` stands for one byte."""
-    content, offset, pieces = path.read_bytes(), 4, []
-    while offset < len(content):
-        (length,) = struct.unpack_from("<i", content, offset + 4)
-        piece = content[offset + 8 : offset + 8 + length]
-        pieces.append(bytes([int(piece[3:5], 16)]) if re.fullmatch(rb"<0x[0-9A-F]{2}>", piece) else piece)
-        offset += 8 + length
-    return pieces
 
 
 def _file(path: Path, *, vocab: int, num_floats: int) -> Path:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import httpx
 import numpy
 import openai
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from tests.engine.test_encode import write_encoder
 from tests.serving.live_server import LiveServer, live_server
 from tests.serving.tiny import NAME
+from tripod.engine.encode import Encoder
 from tripod.engine.engine import Engine
 from tripod.serving.app import build_app
 
@@ -102,3 +106,17 @@ def test_an_encoder_may_be_served_alone() -> None:
             with pytest.raises(openai.NotFoundError):
                 client.completions.create(model=NAME, prompt="a")
         assert httpx.get(f"{server.root}/metrics", trust_env=False).status_code == 200
+
+
+def test_a_real_encoder_serves_the_vectors_of_sentence_transformers(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = write_encoder(tmp_path)
+    texts = ["a b c", "the quick brown fox", "q"]
+    expected = SentenceTransformer(str(folder), device="cpu").encode(texts, normalize_embeddings=True, show_progress_bar=False)
+    app = build_app(None, embedder=Encoder.load(folder, torch.float32), embedder_name="bert")
+    with live_server(app) as server, openai.OpenAI(base_url=server.url, api_key="unused", max_retries=0) as client:
+        response = client.embeddings.create(model="bert", input=texts)
+        with pytest.raises(openai.BadRequestError, match="'bert' reads at most 16; split the text"):
+            client.embeddings.create(model="bert", input="a " * 40)
+    numpy.testing.assert_allclose([entry.embedding for entry in response.data], expected, atol=1e-5)  # float32, other order of sums

@@ -71,7 +71,7 @@ def test_gpt2_round_trips_the_peps_and_the_fastapi_documentation(shared_data: Pa
 @LAW
 def test_any_text_round_trips(real_tokenizer: RealTokenizer, name: str, form: Callable[[str], str], text: str) -> None:
     tokenizer = real_tokenizer(name)
-    assert tokenizer.decode(tokenizer.encode(text)) == form(text)
+    assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=False) == form(text)
 
 
 @pytest.mark.parametrize("name", ["bytes", "gpt2", "pythia", "torchtitan"])
@@ -126,6 +126,12 @@ def test_byte_fallback_decodes_as_the_library_does_wherever_the_bytes_are_valid(
     theirs = tokenizer.inner.decode(ids)
     ours = tokenizer.decode(ids)
     assert ours == theirs if "\ufffd" not in theirs else "\ufffd" in ours
+
+
+def test_a_byte_token_of_a_space_is_taken_off_the_opening_like_any_space() -> None:
+    tokenizer = _made(LLAMA_DECODER, VOCAB)
+    ids = [VOCAB["<0x20>"], VOCAB["lo"], VOCAB["<0x20>"], VOCAB["a"]]
+    assert tokenizer.decode(ids) == tokenizer.inner.decode(ids) == "lo a"
 
 
 def test_valid_characters_beside_invalid_bytes_are_kept() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,6 +167,32 @@ def test_a_truncated_llama2c_file_is_refused(shared_data: Path, tmp_path: Path, 
     (tmp_path / "tok512.bin").write_bytes((shared_data / FILES["stories260K"][0]).read_bytes()[:size])
     with pytest.raises(TokenizerError, match=reason):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(("file", "package"), [("tokenizer.json", "tokenizers"), ("tokenizer.model", "sentencepiece")])
+def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, file: str, package: str) -> None:
+    """In a fresh interpreter that refuses to import the package."""
+    (tmp_path / file).touch()
+    code = f"""
+import sys, pathlib
+sys.modules[{package!r}] = None
+from tripod.errors import MissingExtraError
+from tripod.text.tokenizer import load_tokenizer
+try:
+    load_tokenizer(pathlib.Path({str(tmp_path)!r}))
+except MissingExtraError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert f"needs the package '{package}'" in said
+    assert "pip install 'tripod[engine]'" in said
+
+
+def test_text_needs_no_optional_package_until_it_is_used() -> None:
+    code = "import sys, tripod.text.tokenizer, tripod.text.splitter, tripod.text.stop, tripod.text.detokenizer; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    assert "tripod.text.splitter" in loaded
+    assert not {"torch", "tokenizers", "sentencepiece", "jinja2", "numpy"} & set(loaded)
 
 
 def test_two_llama2c_files_are_not_guessed_between(tmp_path: Path) -> None:

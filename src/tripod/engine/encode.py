@@ -133,6 +133,19 @@ class Encoder:
         """D."""
         return self.model.config.hidden_size
 
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of one text that are read, special tokens included."""
+        return self.config.max_tokens
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each whole text, special tokens included; above `max_tokens`, the end is not read."""
+        num_special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        return [
+            len(encoding.ids) + sum(len(rest.ids) - num_special for rest in encoding.overflowing)
+            for encoding in self._tokenizer.encode_batch_fast(list(texts))
+        ]
+
     @cached_property
     def fingerprint(self) -> str:
         """Names weights, pooling, length and precision: vectors of different fingerprints are not to be compared."""

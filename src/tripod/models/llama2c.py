@@ -88,7 +88,7 @@ def load_llama2c(path: Path, *, dtype: torch.dtype = torch.float32) -> Llama:
     with torch.device("meta"):
         model = Llama(config)
     model.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
 def _to_half_split(weight: Tensor, head_dim: int) -> Tensor:

@@ -21,7 +21,7 @@ MAX_NAMED = 12  # names listed in an error before "and N more"
 
 
 def load_language_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Llama | GPTNeoX:
-    """Load a checkpoint in the Hugging Face layout, or a single llama2.c file.
+    """Load a checkpoint in the Hugging Face layout, or a single llama2.c file, for inference: no tensor asks for gradients.
 
     Args:
         folder: holds config.json and weights; or the path of a llama2.c `.bin`. `locate` finds it from an address.

@@ -78,6 +78,15 @@ def test_the_queue_is_never_overtaken() -> None:
     assert [request.id for request in policy.waiting] == ["big", "small"]
 
 
+def test_admission_leaves_a_block_for_each_running_request() -> None:
+    policy = make_policy(num_blocks=4, block_size=2)
+    for name in ("a", "b", "c"):
+        policy.add(make_request(name, 2, 3))
+    assert step(policy) == {"a": 2, "b": 2}  # c would take the third block, and only one would be left for two to grow
+    assert step(policy) == {"a": 1, "b": 1}
+    assert policy.num_preemptions == 0
+
+
 def test_the_latest_request_is_preempted_and_computed_again() -> None:
     policy = make_policy(num_blocks=5, block_size=2, max_batch_tokens=16)
     early, late = make_request("early", 2, 6), make_request("late", 2, 6)
@@ -208,7 +217,9 @@ class SchedulerLaws(RuleBasedStateMachine):
 
     def take_step(self, token_id: int) -> None:
         had_work = self.policy.has_work
+        before = {request: request.num_preemptions for request in self.requests}
         schedule = self.policy.plan()
+        assert all(request.num_preemptions == before[request] for request in schedule), "one step must not preempt and admit a request"
         assert bool(schedule) == had_work, "a step with work must advance someone"
         assert sum(schedule.values()) <= self.policy.config.max_batch_tokens
         assert len(self.policy.running) <= self.policy.config.max_num_requests

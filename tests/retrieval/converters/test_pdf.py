@@ -50,6 +50,14 @@ def test_pages_are_kept() -> None:
     assert document.page_at(document.text.index("second")) == 2
 
 
+@pytest.mark.parametrize("content", [b"[628 FR 13674] Tj", b"/NoSuchFont 12 Tf (hello) Tj"])  # malformed; without a known encoding
+def test_one_unreadable_page_is_named_and_the_others_are_read(content: bytes) -> None:
+    broken = pdf("The first page.", "The second page.").replace(b"(The second page.) Tj", content)
+    document = Pdf().convert(broken, "a.pdf")
+    assert document.text.strip() == "The first page."
+    assert document.metadata["unreadable_pages"] == "2"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

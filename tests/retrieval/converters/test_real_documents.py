@@ -24,6 +24,7 @@ UNREADABLE = {
     "py-pdf/libreoffice-writer-password.pdf": "encrypted",
     "tika/english.cp500.txt": "not UTF-8",
     "tika/russian.cp866.txt": "not UTF-8",
+    "tika/testTXT_win-1252.txt": "not UTF-8",
 }
 
 
@@ -40,7 +41,8 @@ def test_documentation_converts_wholly_and_every_passage_is_where_it_says(shared
         titled += any(passage.section for passage in passages)
         if document.metadata["format"] != "html":
             assert document.text.encode(str(document.metadata["encoding"])) == file.path.read_bytes()
-    assert titled > 0.8 * len(found.files)
+    # Some pages of Go have no heading at all.
+    assert titled > 0.6 * len(found.files)
 
 
 def test_every_document_of_other_libraries_tests_converts_or_says_why(shared_data: Path) -> None:

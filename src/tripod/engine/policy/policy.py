@@ -114,36 +114,35 @@ class Policy:
         arrival. Empty only when nothing runs and nothing waits.
         """
         schedule: Schedule = {}
-        num_preempted = self._plan_decodes(schedule)
+        self._plan_decodes(schedule)
         budget = self.config.max_batch_tokens - len(schedule)
         for request in self.running:
             if budget and request not in schedule:
                 schedule[request] = min(request.num_pending_tokens, budget)
                 budget -= schedule[request]
-        if num_preempted == 0:  # else the queue would take the blocks that running requests were just short of
-            self._plan_waiting(schedule, budget)
+        self._plan_waiting(schedule, budget)
         return schedule
 
-    def _plan_decodes(self, schedule: Schedule) -> int:
-        """One token for every running request that generates. Returns the number of preemptions that this took.
+    def _plan_decodes(self, schedule: Schedule) -> None:
+        """One token for every running request that generates.
 
         Only a decode can run out of blocks: those of all known tokens are taken at admission.
         """
-        num_preempted = 0
         for request in [request for request in self.running if request.num_pending_tokens == 1]:
             while request.stage is Stage.RUNNING:
                 try:
                     self.blocks.append(request.block_ids, request.num_tokens)
                 except OutOfBlocksError:
                     self._preempt(self.running[-1])  # never one that is scheduled already: those arrived earlier
-                    num_preempted += 1
                 else:
                     schedule[request] = 1
                     break
-        return num_preempted
 
     def _plan_waiting(self, schedule: Schedule, budget: int) -> None:
-        """Admit from the head of the queue. One block for each running request stays free, or the next steps would preempt again."""
+        """Admit from the head of the queue. One block for each running request stays free, or the next steps would preempt again.
+
+        Whoever was preempted in this step stays out of it: its blocks were one too few for itself and those before it.
+        """
         while self.waiting and budget and len(self.running) < self.config.max_num_requests:
             request = self.waiting[0]
             if blocks_for(request.num_tokens, self.config.block_size) + len(self.running) > self.blocks.num_free:

@@ -20,6 +20,7 @@ _PRESCAN_BYTES = 4096  # the standard looks at 1024; pages with a long preamble 
 _ENCODINGS = {  # what the encoding standard makes of these labels (encoding.spec.whatwg.org)
     "utf-16": "utf-8",  # a page whose meta tag could be read is not UTF-16
     "utf-16le": "utf-8",
+    "unicode": "utf-8",
     "utf-16be": "utf-8",
     "iso-8859-1": "windows-1252",
     "latin1": "windows-1252",
@@ -34,6 +35,7 @@ _BLOCKS = frozenset(
     {"div", "li", "tr", "br", "dt", "dd", "header", "form", "fieldset", "address", "caption", "figcaption", "details", "body"}
 )
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
+_END_OF_RAW = re.compile(r"</(script|style)[ \t]+[^>\n]*>", re.IGNORECASE)  # html.parser before 3.14 does not see these end
 _SPACES = re.compile(r"[ \t\n\r\f\v]+")  # what HTML collapses: not the no-break space
 
 
@@ -81,7 +83,7 @@ def _decode(content: bytes) -> tuple[str, str, bool]:
 
 def _read(page: str, unread: frozenset[str]) -> _Reader:
     reader = _Reader(unread)
-    reader.feed(page)
+    reader.feed(_END_OF_RAW.sub(r"</\1>", page))
     reader.close()
     reader.finish()
     return reader

@@ -19,7 +19,10 @@ _BETWEEN_PAGES = "\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Pdf:
-    """Pages are kept. A file that takes too long or too much memory is an error of that file alone."""
+    """Pages are kept; the metadata names those that are broken, as `unreadable_pages`.
+
+    A file that takes too long or too much memory is an error of that file alone.
+    """
 
     timeout_s: float = 60.0
     memory_bytes: int = 2 << 30  # address space of the reading process, where the system can limit it
@@ -31,17 +34,21 @@ class Pdf:
     def convert(self, content: bytes, source: str) -> Document:
         if find_spec("pypdf") is None:
             raise MissingExtraError("pypdf", "retrieval", "reading a PDF")
-        pages = self._read(content)
+        found = self._read(content)
+        unreadable = ", ".join(str(number) for number, page in enumerate(found, start=1) if page is None)
+        pages = [page or "" for page in found]
         if not any(page.strip() for page in pages):
-            raise ConversionError(f"none of its {len(pages)} pages holds text; a scan must go through OCR first")
+            broken = f" (broken: {unreadable})" if unreadable else ""
+            raise ConversionError(f"none of its {len(pages)} pages holds text{broken}; a scan must go through OCR first")
         spans: list[Page] = []
         start = 0
         for number, page in enumerate(pages, start=1):
             spans.append(Page(number, start, start + len(page)))
             start += len(page) + len(_BETWEEN_PAGES)
-        return Document(source=source, text=_BETWEEN_PAGES.join(pages), pages=tuple(spans), metadata={"format": "pdf"})
+        metadata = {"format": "pdf"} | ({"unreadable_pages": unreadable} if unreadable else {})
+        return Document(source=source, text=_BETWEEN_PAGES.join(pages), pages=tuple(spans), metadata=metadata)
 
-    def _read(self, content: bytes) -> list[str]:
+    def _read(self, content: bytes) -> list[str | None]:
         command = [sys.executable, "-m", "tripod.retrieval.converters.pdf_worker", str(self.memory_bytes)]
         try:
             worker = subprocess.run(command, input=content, capture_output=True, timeout=self.timeout_s, check=False)
@@ -52,4 +59,4 @@ class Pdf:
         answer = json.loads(worker.stdout)
         if "error" in answer:
             raise ConversionError(answer["error"])
-        return [str(page) for page in answer["pages"]]
+        return list(answer["pages"])

@@ -9,10 +9,17 @@ import io
 import json
 import logging
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pypdf import PageObject
+
+
+_MAX_UNKNOWN = 0.1  # the share of replacement marks above which a page counts as unreadable
 
 
 def read_pages(content: bytes) -> dict[str, object]:
-    """The text of every page, or the reason why there is none."""
+    """The text of every page (None for one that is broken), or the reason why there is none."""
     from pypdf import PdfReader
     from pypdf.errors import DependencyError
 
@@ -21,15 +28,27 @@ def read_pages(content: bytes) -> dict[str, object]:
         reader = PdfReader(io.BytesIO(content))
         if reader.is_encrypted and not reader.decrypt(""):
             return {"error": "it is encrypted; save it without its password"}
-        pages = [page.extract_text() for page in reader.pages]
-        # Half of a surrogate pair is no character, and cannot be stored.
-        return {"pages": [page.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "") for page in pages]}
+        return {"pages": [_read_page(page) for page in reader.pages]}
     except DependencyError as error:
         return {"error": f"it is encrypted in a way that needs another package: {error}"}
     except MemoryError:
         return {"error": "reading it needs too much memory"}
     except Exception as error:  # pypdf raises whatever a malformed file leads it into
         return {"error": f"it is not a readable PDF: {type(error).__name__}: {error}"}
+
+
+def _read_page(page: PageObject) -> str | None:
+    """The text of a page; None if just this one cannot be read."""
+    try:
+        text = page.extract_text()
+    except MemoryError:
+        raise
+    except Exception:  # as above
+        return None
+    # Half of a surrogate pair is no character, and cannot be stored.
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "")
+    # A font without a map to characters: what pypdf makes of it is not the page's text.
+    return None if text.count("\ufffd") > len(text) * _MAX_UNKNOWN else text
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Training suites of models: data whose every batch can be read back, recipes, checkpoints and their series."""
