@@ -12,17 +12,15 @@ import tempfile
 from pathlib import Path
 
 import tripod
-from tripod.rag.ask import ask
-from tripod.retrieval.index import Index
 
 
 async def main(folder: str, question: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        async with Index(Path(scratch) / "kb.db") as index:  # a path of your own keeps the index; syncing it again is quick
+        async with tripod.Index(Path(scratch) / "kb.db") as index:  # a path of your own keeps the index; syncing it again is quick
             report = await index.sync(folder)
             print(f"{report.added} documents read, {len(report.failed)} could not be")
 
-            answer = await ask(question, index)
+            answer = await tripod.ask(question, index)
             print()
             print(answer.text)
             print(f"({answer.kind}, confidence {answer.confidence:.2f})")

@@ -10,24 +10,22 @@ from __future__ import annotations
 import sys
 
 import tripod
-from tripod.engine.engine import Engine
-from tripod.sampling import SamplingParams
 from tripod.trace import Delta
 
 
 async def main(address: str, prompt: str) -> None:
-    async with Engine.load(address) as engine:
+    async with tripod.Engine.load(address) as engine:
         print(f"{engine.name}: {engine.tokenizer.vocab_size} tokens, at most {engine.max_context} of prompt and answer together")
 
         # An answer is a stream of events; the last one says what it cost.
-        async for event in engine.stream(prompt, SamplingParams(temperature=0.0, max_tokens=32)):
+        async for event in engine.stream(prompt, tripod.SamplingParams(temperature=0.0, max_tokens=32)):
             if isinstance(event, Delta):
                 print(event.text, end="", flush=True)
             else:
                 print(f"\n({event.finish_reason}, {event.usage.completion_tokens} tokens)")
 
         # A seed makes sampling repeatable, alone or among other requests.
-        sampling = SamplingParams(temperature=0.8, top_p=0.95, seed=7, max_tokens=16)
+        sampling = tripod.SamplingParams(temperature=0.8, top_p=0.95, seed=7, max_tokens=16)
         first = await engine.generate(prompt, sampling)
         again = await engine.generate(prompt, sampling)
         assert first.token_ids == again.token_ids

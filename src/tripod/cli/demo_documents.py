@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import tripod
 from tripod.cli.ask import source_lines
-from tripod.cli.open_index import cached_index_path
+from tripod.cli.open_index import cached_index_path, open_cached_index
 from tripod.cli.progress import sync_with_progress
 
 if TYPE_CHECKING:
@@ -36,22 +36,17 @@ def ask_python(console: Console) -> list[str]:
 
 
 async def _play(console: Console) -> list[str]:
-    from tripod.rag.ask import ask
-    from tripod.retrieval.index import Index
-
     folder = Path(sysconfig.get_paths()["stdlib"])
     path = cached_index_path(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
     console.print("Its language reference and the docstrings of its standard library, indexed from:", style="dim")
     console.print(f"  {folder}", markup=False, soft_wrap=True)
     answers: list[Answer] = []
-    async with Index(path) as index:
+    async with open_cached_index(folder) as index:
         started_s = time.monotonic()
         report = await sync_with_progress(index, folder, exclude=EXCLUDE)
         elapsed_s = time.monotonic() - started_s
         work = f"{report.added} added, {report.changed} changed, {report.removed} removed, {report.unchanged} unchanged"
         console.print(f"  {report.seen} files: {work}, {len(report.failed)} unreadable, in {elapsed_s:.1f} s", markup=False)
-        console.print(f"  index: {path}", markup=False, soft_wrap=True)
         how = "by words only" if index.is_lexical else "by words and by meaning"
         console.print(f"  searched {how}" + (f" ({index.mode_note})" if index.mode_note else ""), markup=False)
         console.print()
@@ -60,7 +55,7 @@ async def _play(console: Console) -> list[str]:
         )
         for question in (*QUESTIONS, UNANSWERABLE):
             started_s = time.monotonic()
-            answer = await ask(question, index)
+            answer = await tripod.ask(question, index)
             answers.append(answer)
             _print_answer(console, answer, time.monotonic() - started_s)
     failures = _check(answers, folder)
