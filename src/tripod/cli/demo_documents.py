@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import tripod
 from tripod.cli.ask import source_lines
-from tripod.cli.open_index import cached_index_path, open_cached_index
+from tripod.cli.open_index import open_cached_index
 from tripod.cli.progress import sync_with_progress
 
 if TYPE_CHECKING:
@@ -36,19 +36,20 @@ def ask_python(console: Console) -> list[str]:
 
 
 async def _play(console: Console) -> list[str]:
+    from platformdirs import user_cache_path
+
     folder = Path(sysconfig.get_paths()["stdlib"])
-    path = cached_index_path(folder)
+    path = user_cache_path("tripod", appauthor=False) / "demo" / f"python-{platform.python_version()}.db"
     console.print("Its language reference and the docstrings of its standard library, indexed from:", style="dim")
     console.print(f"  {folder}", markup=False, soft_wrap=True)
     answers: list[Answer] = []
-    async with open_cached_index(folder) as index:
+    async with open_cached_index(path) as index:
         started_s = time.monotonic()
         report = await sync_with_progress(index, folder, exclude=EXCLUDE)
         elapsed_s = time.monotonic() - started_s
         work = f"{report.added} added, {report.changed} changed, {report.removed} removed, {report.unchanged} unchanged"
         console.print(f"  {report.seen} files: {work}, {len(report.failed)} unreadable, in {elapsed_s:.1f} s", markup=False)
-        how = "by words only" if index.is_lexical else "by words and by meaning"
-        console.print(f"  searched {how}" + (f" ({index.mode_note})" if index.mode_note else ""), markup=False)
+        console.print(f"  {index.mode_note or 'search is by words and by meaning'}", markup=False)
         console.print()
         console.print(
             "No language model was used for these answers: they are quoted, word for word, and each says from where.", style="bold"
@@ -80,9 +81,9 @@ def _print_answer(console: Console, answer: Answer, elapsed_s: float) -> None:
     console.print()
     console.print(f"? {answer.question}", style="bold", markup=False)
     for line in answer.text.splitlines():
-        console.print(Padding(Text(line, style="dim" if answer.kind == "abstained" else ""), (0, 0, 0, 2)))
+        console.print(Padding(Text(line, style="dim" if answer.kind == "abstained" else ""), (0, 0, 0, 2), expand=False))
     for line in source_lines(answer):
-        console.print(Padding(Text(line, style="cyan"), (0, 0, 0, 2)))
+        console.print(Padding(Text(line, style="cyan"), (0, 0, 0, 2), expand=False))
     verdict = "abstained" if answer.kind == "abstained" else "quoted"
     console.print(f"  {verdict}, confidence {answer.confidence:.2f}, {elapsed_s * 1000:.0f} ms", style="dim")
 

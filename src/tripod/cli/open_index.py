@@ -36,7 +36,7 @@ async def open_index(target: Path) -> AsyncIterator[Index]:
     from tripod.retrieval.index import Index
 
     if target.is_dir():
-        async with open_cached_index(target) as index:
+        async with open_cached_index(cached_index_path(target)) as index:
             await sync_with_progress(index, target)
             yield index
         return
@@ -47,11 +47,10 @@ async def open_index(target: Path) -> AsyncIterator[Index]:
 
 
 @asynccontextmanager
-async def open_cached_index(folder: Path) -> AsyncIterator[Index]:
-    """The cached index of a folder, not yet brought up to date. One that cannot be used any more is made anew: it is only a cache."""
+async def open_cached_index(path: Path) -> AsyncIterator[Index]:
+    """An index that lives in the cache. One that cannot be used any more is made anew, as the next sync fills it again."""
     from tripod.retrieval.index import Index
 
-    path = cached_index_path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     note(f"index: {path}")
     async with AsyncExitStack() as opened:
