@@ -128,3 +128,25 @@ def test_an_option_out_of_range_names_itself(tripod: Command, tmp_path: Path) ->
     outcome = tripod("generate", tmp_path, "Once", "--temperature", "-1")
     assert outcome.code == 2
     assert "temperature=-1.0 is out of range" in outcome.err
+
+
+@pytest.mark.with_embedder
+def test_a_cached_index_of_another_embedder_is_made_anew(tripod: Command, handbook: Path) -> None:
+    pytest.importorskip("torch")
+    import tripod as package
+    from tests.cli.letters import LetterEmbedder
+    from tripod.cli.open_index import cached_index_path
+    from tripod.retrieval.index import Index
+
+    path = cached_index_path(handbook)
+    path.parent.mkdir(parents=True)
+
+    async def make() -> None:
+        async with Index(path, embedder=LetterEmbedder()) as index:
+            await index.sync(handbook)
+
+    package.run(make())
+    outcome = tripod("ask", handbook, QUESTION)
+    assert outcome.code == 0
+    assert "the siren is switched on" in outcome.out
+    assert "making the cached index anew" in outcome.err

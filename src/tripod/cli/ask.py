@@ -36,11 +36,11 @@ def ask(
 
 
 async def _ask(documents: Path, question: str, model: str | None, k: int) -> Answer:
+    import tripod
     from tripod.cli.open_index import open_index
-    from tripod.rag.ask import ask as ask_index
 
     async with open_index(documents) as index:
-        return await ask_index(question, index, model=model, k=k)
+        return await tripod.ask(question, index, model=model, k=k)
 
 
 def print_answer(answer: Answer) -> None:

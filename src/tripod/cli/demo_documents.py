@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import tripod
 from tripod.cli.ask import source_lines
-from tripod.cli.open_index import cached_index_path
+from tripod.cli.open_index import cached_index_path, open_cached_index
 from tripod.cli.progress import sync_with_progress
 
 if TYPE_CHECKING:
@@ -36,34 +36,28 @@ def ask_python(console: Console) -> list[str]:
 
 
 async def _play(console: Console) -> list[str]:
-    from tripod.rag.ask import ask
     from tripod.retrieval.converters.python_source import PythonSource
-    from tripod.retrieval.index import Index
 
     folder = Path(sysconfig.get_paths()["stdlib"])
-    path = cached_index_path(folder).with_name(
-        f"python-{platform.python_version()}.db"
-    )  # not that of `tripod ask`, which reads comments too
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = cached_index_path(folder)
+    path = path.with_name(f"docstrings-{path.name}")  # beside that of `tripod ask FOLDER`, which reads comments too
     console.print("Its language reference and the docstrings of its standard library, indexed from:", style="dim")
     console.print(f"  {folder}", markup=False, soft_wrap=True)
     answers: list[Answer] = []
-    async with Index(path, converters=[PythonSource(has_comments=False)]) as index:
+    async with open_cached_index(path, converters=[PythonSource(has_comments=False)]) as index:
         started_s = time.monotonic()
         report = await sync_with_progress(index, folder, exclude=EXCLUDE)
         elapsed_s = time.monotonic() - started_s
         work = f"{report.added} added, {report.changed} changed, {report.removed} removed, {report.unchanged} unchanged"
         console.print(f"  {report.seen} files: {work}, {len(report.failed)} unreadable, in {elapsed_s:.1f} s", markup=False)
-        console.print(f"  index: {path}", markup=False, soft_wrap=True)
-        how = "by words only" if index.is_lexical else "by words and by meaning"
-        console.print(f"  searched {how}" + (f" ({index.mode_note})" if index.mode_note else ""), markup=False)
+        console.print(f"  {index.mode_note or 'search is by words and by meaning'}", markup=False)
         console.print()
         console.print(
             "No language model was used for these answers: they are quoted, word for word, and each says from where.", style="bold"
         )
         for question in (*QUESTIONS, UNANSWERABLE):
             started_s = time.monotonic()
-            answer = await ask(question, index)
+            answer = await tripod.ask(question, index)
             answers.append(answer)
             _print_answer(console, answer, time.monotonic() - started_s)
     failures = _check(answers, folder)
@@ -88,9 +82,9 @@ def _print_answer(console: Console, answer: Answer, elapsed_s: float) -> None:
     console.print()
     console.print(f"? {answer.question}", style="bold", markup=False)
     for line in answer.text.splitlines():
-        console.print(Padding(Text(line, style="dim" if answer.kind == "abstained" else ""), (0, 0, 0, 2)))
+        console.print(Padding(Text(line, style="dim" if answer.kind == "abstained" else ""), (0, 0, 0, 2), expand=False))
     for line in source_lines(answer):
-        console.print(Padding(Text(line, style="cyan"), (0, 0, 0, 2)))
+        console.print(Padding(Text(line, style="cyan"), (0, 0, 0, 2), expand=False))
     verdict = "abstained" if answer.kind == "abstained" else "quoted"
     console.print(f"  {verdict}, confidence {answer.confidence:.2f}, {elapsed_s * 1000:.0f} ms", style="dim")
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tripod.cli.progress import sync_with_progress
 from tripod.cli.terminal import note
-from tripod.errors import ConfigError
+from tripod.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
+    from tripod.protocols import Converter
     from tripod.retrieval.index import Index
 
 
@@ -31,18 +32,38 @@ async def open_index(target: Path) -> AsyncIterator[Index]:
 
     Raises:
         ConfigError: there is neither file nor folder, or the folder holds nothing that can be read.
+        StoreError: the file is not an index, or one made by another embedder.
     """
     from tripod.retrieval.index import Index
 
     if target.is_dir():
-        path = cached_index_path(target)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        note(f"index: {path}")
-        async with Index(path) as index:
+        async with open_cached_index(cached_index_path(target)) as index:
             await sync_with_progress(index, target)
             yield index
         return
     if not target.exists():
         raise ConfigError(f"there is no file or folder {str(target)!r}; give a folder of documents, or an index made by 'tripod index'")
     async with Index(target) as index:
+        yield index
+
+
+@asynccontextmanager
+async def open_cached_index(path: Path, *, converters: Sequence[Converter] | None = None) -> AsyncIterator[Index]:
+    """An index that lives in the cache. One that cannot be used any more is made anew, as the next sync fills it again."""
+    from tripod.retrieval.converters.registry import CONVERTERS
+    from tripod.retrieval.index import Index
+
+    def index_at_path() -> Index:
+        return Index(path, converters=CONVERTERS if converters is None else converters)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    note(f"index: {path}")
+    async with AsyncExitStack() as opened:
+        try:
+            index = await opened.enter_async_context(index_at_path())
+        except StoreError as error:
+            note(f"making the cached index anew: {error}")
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            index = await opened.enter_async_context(index_at_path())
         yield index

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 EXTRACTIVE_NOTE = "no language model was used: these are sentences of the documents, quoted"
 _MAX_ANSWER_TOKENS = 512
+_DEPTH = 4  # times as many passages are looked at as are read
 _COUNTED = 200  # occurrences beyond this many do not make a word commoner
 
 
@@ -54,7 +55,7 @@ async def ask(
     recorder = Recorder()
     notes = (index.mode_note,) if index.mode_note else ()
     with recorder.span("retrieve", k=k, question=question) as attributes:
-        passages = tuple(await index.search(question, k=k))
+        passages = _worth_reading(await index.search(question, k=_DEPTH * k), k)
         attributes["passages"] = [passage.id for passage in passages]
     with recorder.span("extract") as attributes:
         found = await _extract(question, passages, index)
@@ -78,6 +79,13 @@ async def ask(
         async with Model(model) as opened:
             return await _generate(base, index, opened, recorder)
     return await _generate(base, index, model, recorder)
+
+
+def _worth_reading(found: Sequence[Passage], k: int) -> tuple[Passage, ...]:
+    """The k best passages in their order, those without a whole sentence last: one-line comments and lists of names rank high by words."""
+    speaking = [bool(candidates([passage])) for passage in found]
+    order = sorted(range(len(found)), key=lambda index: (not speaking[index], index))
+    return tuple(found[index] for index in order[:k])
 
 
 async def _generate(base: Answer, index: Index, model: ChatModel, recorder: Recorder) -> Answer:

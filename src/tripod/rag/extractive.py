@@ -27,6 +27,7 @@ class Candidate:
     position: int  # counts the sentences of its passage
     text: str  # on one line
     terms: frozenset[str]
+    section: str
     heading: frozenset[str]  # terms of its section and its file
     context: frozenset[str]  # these and the terms of its passage
 
@@ -73,6 +74,7 @@ def candidates(passages: Sequence[Passage]) -> list[Candidate]:
                         position=position,
                         text=text,
                         terms=frozenset(terms(text)),
+                        section=passage.section,
                         heading=heading,
                         context=context,
                     )
@@ -110,11 +112,13 @@ def extract(
     def share(held: frozenset[str]) -> float:
         return sum(weights[term] for term in asked if term in held) / total
 
+    # The function that the question names is what its documentation speaks about, without saying its name in every sentence.
+    held = [candidate.terms | candidate.heading if _is_named(question, candidate.section) else candidate.terms for candidate in found]
     scores = [
         _score(
             question,
             candidate,
-            _COVERAGE * share(candidate.terms) + _CONTEXT * share(candidate.context) + _HEADING * share(candidate.heading),
+            _COVERAGE * share(held[index]) + _CONTEXT * share(candidate.context) + _HEADING * share(candidate.heading),
             similarities[index] if similarities is not None else 0.0,
         )
         for index, candidate in enumerate(found)
@@ -122,7 +126,7 @@ def extract(
     order = sorted(range(len(found)), key=lambda index: -scores[index])
     best = order[0]
     evidence = Evidence(
-        coverage=share(found[best].terms),
+        coverage=share(held[best]),
         context=share(found[best].context),
         known=share(known),
         similarity=None if similarities is None else max(0.0, similarities[best]),
@@ -138,7 +142,13 @@ def extract(
 # How the parts of a sentence's score are weighed; chosen on the tuning half of benchmarks/abstention.py, by the share of
 # answerable questions whose first sentence holds an annotated answer.
 _COVERAGE, _CONTEXT, _SIMILARITY, _RANK, _SHAPE = 1.0, 0.4, 1.0, 0.1, 0.25
+_NAMED = 0.2  # the documentation of just the function or class that the question names
 _HEADING = 0.15  # a section that is named after what was asked; by eye, on the documentation of Python
+
+
+_ASIDE = re.compile(
+    r"\W*(?:(?:New|Changed|Added) in version|Deprecated since|See (?:also|section|the documentation)|For more information)\b", re.IGNORECASE
+)
 
 
 def _score(question: str, candidate: Candidate, overlap: float, similarity: float) -> float:
@@ -147,12 +157,11 @@ def _score(question: str, candidate: Candidate, overlap: float, similarity: floa
     length = min(1.0, words / 8) * min(1.0, 45 / words)
     if candidate.text[-1].isalnum() and not _DEFINITION.match(question):
         score *= 0.8  # the title line of a docstring names its object; it rarely explains
-    if _CHANGE_NOTE.match(candidate.text):
-        score *= 0.6  # says what became different, to a reader who knows the rest
-    return score * (0.6 + 0.4 * length) + _SHAPE * _has_shape(question, candidate.text)
+    if _ASIDE.match(candidate.text) and "version" not in question.casefold():
+        score *= 0.6
+    return score * (0.6 + 0.4 * length) + _SHAPE * _has_shape(question, candidate.text) + _NAMED * _is_named(question, candidate.section)
 
 
-_CHANGE_NOTE = re.compile(r"\W*(?:new|added|changed|deprecated|removed)\s+(?:in|since)\s+(?:version\s+)?\d", re.IGNORECASE)
 _NUMBER = re.compile(
     r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|hundred|thousand|million|billion|half|twice|dozen)\b", re.IGNORECASE
 )
@@ -184,6 +193,16 @@ def _has_shape(question: str, sentence: str) -> float:
         defines = rf"^\W*(?:an?\s+|the\s+)?\W*{thing}\w{{0,2}}\W*(?:\([^)]*\)\W*)?(?:is|are|was|were|means|refers?|denotes?)\b"
         return 2.0 if re.search(defines, sentence, re.IGNORECASE) else 0.0
     return float(any(asks.search(question) and shape.search(sentence) for asks, shape in _SHAPES))
+
+
+_NAME = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+|\w*[a-z0-9]_\w+|[a-z]+[A-Z]\w*|[A-Z][a-z0-9]+[A-Z]\w*")
+
+
+def _is_named(question: str, section: str) -> bool:
+    """Whether the question names what a section of source code documents: `asyncio.gather` is `asyncio.tasks.gather`."""
+    path = section.partition(" ")[0].split(".")
+    names = [name.split(".") for name in _NAME.findall(question)]
+    return any(name[-1] == path[-1] and set(name) <= set(path) for name in names)
 
 
 _GOES_ON = re.compile(
