@@ -65,11 +65,12 @@ async def _play(console: Console) -> list[str]:
     held = sum(_stands_there(citation, folder) for citation in quotations)
     answered = sum(answer.kind == "extractive" for answer in answers[:-1])
     console.print()
-    console.print(
-        f"answered: {answered}/{len(QUESTIONS)}   quotations found in the files where they are said to be: {held}/{len(quotations)}   "
-        f"abstained from what is not there: {int(answers[-1].kind == 'abstained')}/1",
-        style="green" if not failures else "red",
-    )
+    for claim, count, of in (
+        ("answered", answered, len(QUESTIONS)),
+        ("quotations found in the files where they are said to be", held, len(quotations)),
+        ("abstained from what is not there", int(answers[-1].kind == "abstained"), 1),
+    ):
+        console.print(f"{claim}: {count}/{of}", style="bold green" if count == of else "bold red")
     console.print("With a language model that writes the answer, and has its citations checked:", style="dim")
     console.print(f'  tripod ask {path} "{QUESTIONS[0]}" --model FOLDER-OR-URL', markup=False, soft_wrap=True)
     return failures
