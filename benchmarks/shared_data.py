@@ -1,4 +1,4 @@
-"""Where the real collections lie: below `TRIPOD_SHARED`, or below the folder `shared` beside the checkout. They are read there, never copied."""
+"""Where the real collections lie: below `TRIPOD_SHARED`, or in `shared` beside the checkout. They are read there, never copied."""
 
 from __future__ import annotations
 
