@@ -38,12 +38,15 @@ def ask_python(console: Console) -> list[str]:
 async def _play(console: Console) -> list[str]:
     from platformdirs import user_cache_path
 
+    from tripod.retrieval.converters.python_source import PythonSource
+
     folder = Path(sysconfig.get_paths()["stdlib"])
-    path = user_cache_path("tripod", appauthor=False) / "demo" / f"python-{platform.python_version()}.db"
+    # Not the index of `tripod ask`, which reads all files, and comments too.
+    path = user_cache_path("tripod", appauthor=False) / "indexes" / f"python-{platform.python_version()}.db"
     console.print("Its language reference and the docstrings of its standard library, indexed from:", style="dim")
     console.print(f"  {folder}", markup=False, soft_wrap=True)
     answers: list[Answer] = []
-    async with open_cached_index(path) as index:
+    async with open_cached_index(path, converters=[PythonSource(has_comments=False)]) as index:
         started_s = time.monotonic()
         report = await sync_with_progress(index, folder, exclude=EXCLUDE)
         elapsed_s = time.monotonic() - started_s

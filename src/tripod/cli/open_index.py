@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from tripod.cli.terminal import note
 from tripod.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
+    from tripod.protocols import Converter
     from tripod.retrieval.index import Index
 
 
@@ -47,18 +48,25 @@ async def open_index(target: Path) -> AsyncIterator[Index]:
 
 
 @asynccontextmanager
-async def open_cached_index(path: Path) -> AsyncIterator[Index]:
-    """An index that lives in the cache. One that cannot be used any more is made anew, as the next sync fills it again."""
+async def open_cached_index(path: Path, *, converters: Sequence[Converter] | None = None) -> AsyncIterator[Index]:
+    """An index that lives in the cache. One that cannot be used any more is made anew, as the next sync fills it again.
+
+    Args:
+        path: in a folder that is made if absent.
+        converters: how files become documents; None for all that we have.
+    """
+    from tripod.retrieval.converters.registry import CONVERTERS
     from tripod.retrieval.index import Index
 
+    converters = CONVERTERS if converters is None else converters
     path.parent.mkdir(parents=True, exist_ok=True)
     note(f"index: {path}")
     async with AsyncExitStack() as opened:
         try:
-            index = await opened.enter_async_context(Index(path))
+            index = await opened.enter_async_context(Index(path, converters=converters))
         except StoreError as error:
             note(f"making the cached index anew: {error}")
             for suffix in ("", "-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
-            index = await opened.enter_async_context(Index(path))
+            index = await opened.enter_async_context(Index(path, converters=converters))
         yield index

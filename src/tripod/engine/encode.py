@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
+from tripod.engine.side_by_side import SideBySide
 from tripod.errors import CheckpointError, TokenizerError
 from tripod.models.bert import Bert
 from tripod.models.checkpoint import WEIGHT_FILES
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 Pooling = Literal["mean", "cls"]
 
-MAX_BATCH_TOKENS = 2048  # above about a thousand the matrix products are at full speed; more only leaves the cache
+MAX_BATCH_TOKENS = 1024  # enough for matrix products at full speed, few enough that the threads end together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,7 @@ class Encoder:
         self.config = config
         self._weights = weights
         self._tokenizer = tokenizer
+        self._side_by_side = SideBySide()
         tokenizer.no_padding()
         tokenizer.enable_truncation(config.max_tokens)
 
@@ -157,7 +159,6 @@ class Encoder:
         """Unit vectors of texts, [N, D], in their order. Says in the log how many texts were cut; `embed` returns the number."""
         return self.embed(texts, kind=kind).vectors
 
-    @torch.inference_mode()
     def embed(self, texts: Sequence[str], *, kind: Literal["query", "passage"] = "passage") -> Embeddings:
         """Unit vectors of texts, in their order, with counts.
 
@@ -173,13 +174,14 @@ class Encoder:
         num_truncated = sum(bool(encoding.overflowing) for encoding in encodings)
         if num_truncated:
             logger.warning("%d of %d texts are longer than %d tokens and were cut", num_truncated, len(texts), self.config.max_tokens)
-        vectors = [self._vectors(batch) for batch in _batches(encodings)]
+        vectors = self._side_by_side.map(self._vectors, list(_batches(encodings)))
         return Embeddings(
             torch.cat(vectors).numpy() if vectors else np.zeros((0, self.dim), np.float32),
             sum(len(encoding.ids) for encoding in encodings),
             num_truncated,
         )
 
+    @torch.inference_mode()
     def _vectors(self, batch: Sequence[Encoding]) -> Tensor:
         """[N, D] float32 of a few texts, whose tokens lie one after the other without padding."""
         lengths = [len(encoding.ids) for encoding in batch]

@@ -147,7 +147,8 @@ _HEADING = 0.15  # a section that is named after what was asked; by eye, on the 
 
 
 _ASIDE = re.compile(
-    r"\W*(?:(?:New|Changed|Added) in version|Deprecated since|See (?:also|section|the documentation)|For more information)\b", re.IGNORECASE
+    r"\W*(?:(?:new|added|changed|deprecated|removed)\s+(?:in|since)\s+(?:version\s+)?\d|see\s+(?:also|section|the\s+documentation)\b|for\s+more\s+information\b)",
+    re.IGNORECASE,
 )
 
 
@@ -158,7 +159,7 @@ def _score(question: str, candidate: Candidate, overlap: float, similarity: floa
     if candidate.text[-1].isalnum() and not _DEFINITION.match(question):
         score *= 0.8  # the title line of a docstring names its object; it rarely explains
     if _ASIDE.match(candidate.text) and "version" not in question.casefold():
-        score *= 0.6
+        score *= 0.6  # what became different speaks to a reader who knows the rest, and a reference to other places answers nobody
     return score * (0.6 + 0.4 * length) + _SHAPE * _has_shape(question, candidate.text) + _NAMED * _is_named(question, candidate.section)
 
 

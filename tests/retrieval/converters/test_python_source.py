@@ -59,6 +59,11 @@ def test_a_module_is_named_after_its_path(path: str, module: str) -> None:
     assert list(sections('"""Doc."""', path)) == [module]
 
 
+def test_comments_can_be_left_to_the_maintainers() -> None:
+    document = PythonSource(has_comments=False).convert(SOURCE.encode(), "pkg/mod.py")
+    assert [section.title for section in document.sections] == ["pkg.mod", "pkg.mod.Outer", "pkg.mod.Outer.method", "pkg.mod.inner"]
+
+
 def test_a_file_without_docs_has_nothing_to_index() -> None:
     document = PythonSource().convert(b"x = 1\n", "a.py")
     assert split(document, max_tokens=100) == []

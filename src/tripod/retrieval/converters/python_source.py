@@ -8,6 +8,7 @@ import re
 import tokenize
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TypeAlias
 
@@ -25,10 +26,15 @@ _MIN_COMMENT_WORDS = 4  # a shorter comment explains its line and nothing to a r
 _Definition: TypeAlias = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PythonSource:
     """Only docstrings and whole-line comments are indexed; the code stays in the document's text, around them."""
 
-    suffixes = frozenset({".py"})
+    has_comments: bool = True  # False reads docstrings only: what was written for the user, not for the maintainer
+
+    @property
+    def suffixes(self) -> frozenset[str]:
+        return frozenset({".py"})
 
     def convert(self, content: bytes, source: str) -> Document:
         try:
@@ -46,7 +52,9 @@ class PythonSource:
                 tree = ast.parse(text)
             places = _Places(text)
             found = list(_definitions(tree, module))
-            sections = [*_docstrings(found, places), *_comments(text, found, places)]
+            sections = list(_docstrings(found, places))
+            if self.has_comments:
+                sections.extend(_comments(text, found, places))
         except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError) as error:
             raise ConversionError(f"it cannot be parsed as Python: {error}") from None
         sections.sort(key=lambda section: section.start)
