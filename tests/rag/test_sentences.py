@@ -85,6 +85,11 @@ def test_a_summary_line_without_a_stop_is_whole() -> None:
     assert whole("Context manager to suppress specified exceptions") == ["Context manager to suppress specified exceptions"]
 
 
+def test_references_to_other_places_are_left_out() -> None:
+    text = "Locks are not reentrant.\n\nSee also:\n\n  **PEP 343** - The with statement\n     The specification of it.\n\nGo on then."
+    assert found(text) == ["Locks are not reentrant.", "Go on then."]
+
+
 def test_the_body_of_a_note_is_kept() -> None:
     assert found(".. note::\n\n   Locks are not reentrant.\n\nGo on then.") == ["Locks are not reentrant.", "Go on then."]
 

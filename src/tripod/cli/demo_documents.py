@@ -40,7 +40,7 @@ async def _play(console: Console) -> list[str]:
 
     folder = Path(sysconfig.get_paths()["stdlib"])
     path = cached_index_path(folder)
-    path = path.with_name(f"docstrings-{path.name}")  # beside that of `tripod ask FOLDER`, which reads comments too
+    path = path.with_name(f"docstrings-{path.name}")  # beside that of `tripod ask FOLDER`, which reads all files, and comments too
     console.print("Its language reference and the docstrings of its standard library, indexed from:", style="dim")
     console.print(f"  {folder}", markup=False, soft_wrap=True)
     answers: list[Answer] = []

@@ -113,7 +113,7 @@ def extract(
         return sum(weights[term] for term in asked if term in held) / total
 
     # The function that the question names is what its documentation speaks about, without saying its name in every sentence.
-    held = [candidate.terms | candidate.heading if _is_named(question, candidate.section) else candidate.terms for candidate in found]
+    held = [candidate.terms | candidate.heading if _is_named(question, candidate) else candidate.terms for candidate in found]
     scores = [
         _score(
             question,
@@ -146,8 +146,10 @@ _NAMED = 0.2  # the documentation of just the function or class that the questio
 _HEADING = 0.15  # a section that is named after what was asked; by eye, on the documentation of Python
 
 
+_PRIVATE = re.compile(r"(?:^|\.)_(?!_)\w+")  # a name of source code with one leading underscore
 _ASIDE = re.compile(
-    r"\W*(?:(?:New|Changed|Added) in version|Deprecated since|See (?:also|section|the documentation)|For more information)\b", re.IGNORECASE
+    r"\W*(?:(?:new|added|changed|deprecated|removed)\s+(?:in|since)\s+(?:version\s+)?\d|see\s+(?:also|section|the\s+documentation)\b|for\s+more\s+information\b)",
+    re.IGNORECASE,
 )
 
 
@@ -157,9 +159,11 @@ def _score(question: str, candidate: Candidate, overlap: float, similarity: floa
     length = min(1.0, words / 8) * min(1.0, 45 / words)
     if candidate.text[-1].isalnum() and not _DEFINITION.match(question):
         score *= 0.8  # the title line of a docstring names its object; it rarely explains
+    if _PRIVATE.search(candidate.section):
+        score *= 0.85  # written for those who maintain it
     if _ASIDE.match(candidate.text) and "version" not in question.casefold():
-        score *= 0.6
-    return score * (0.6 + 0.4 * length) + _SHAPE * _has_shape(question, candidate.text) + _NAMED * _is_named(question, candidate.section)
+        score *= 0.6  # what became different speaks to a reader who knows the rest, and a reference to other places answers nobody
+    return score * (0.6 + 0.4 * length) + _SHAPE * _has_shape(question, candidate.text) + _NAMED * _is_named(question, candidate)
 
 
 _NUMBER = re.compile(
@@ -198,11 +202,16 @@ def _has_shape(question: str, sentence: str) -> float:
 _NAME = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+|\w*[a-z0-9]_\w+|[a-z]+[A-Z]\w*|[A-Z][a-z0-9]+[A-Z]\w*")
 
 
-def _is_named(question: str, section: str) -> bool:
-    """Whether the question names what a section of source code documents: `asyncio.gather` is `asyncio.tasks.gather`."""
-    path = section.partition(" ")[0].split(".")
+def _is_named(question: str, candidate: Candidate) -> float:
+    """Whether the question names what a section of source code documents: `asyncio.gather` is `asyncio.tasks.gather`.
+
+    0, 1, or 2 for the first sentence, which is to sum up the rest (PEP 257).
+    """
+    path = candidate.section.partition(" ")[0].split(".")
     names = [name.split(".") for name in _NAME.findall(question)]
-    return any(name[-1] == path[-1] and set(name) <= set(path) for name in names)
+    if not any(name[-1] == path[-1] and set(name) <= set(path) for name in names):
+        return 0.0
+    return 2.0 if candidate.position == 0 else 1.0
 
 
 _GOES_ON = re.compile(

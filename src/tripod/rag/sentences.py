@@ -52,6 +52,7 @@ _DROPPED_LINE = re.compile(
     )""",
     re.VERBOSE,
 )
+_SEE_ALSO = re.compile(r"\s*see also:?\s*$", re.IGNORECASE)  # its body lists titles of other documents
 _PROSE_DIRECTIVE = re.compile(
     r"\s*\.\.\s+(?:note|warning|tip|hint|important|attention|caution|danger|admonition|seealso|versionadded|versionchanged|deprecated)::",
 )
@@ -185,6 +186,10 @@ def _prose_mask(lines: Sequence[_Line]) -> list[bool]:
         if in_session or line.text.lstrip().startswith((">>>", "In [")):
             in_session = True
             prose[index] = False
+            continue
+        if _SEE_ALSO.match(line.text):
+            prose[index] = False
+            skip_deeper_than = line.indent
             continue
         if _UNDERLINE.match(line.text) or _DROPPED_LINE.match(line.text):
             prose[index] = False
