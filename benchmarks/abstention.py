@@ -29,6 +29,7 @@ from typing import Any, Literal
 import numpy as np
 
 import tripod
+from benchmarks.shared_data import DATA
 from tripod.documents import Document
 from tripod.protocols import Embedder
 from tripod.rag.ask import ask
@@ -181,7 +182,7 @@ async def run(data: Path, num_questions: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds squad-dev/ and docs-rst-flask/")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder that holds squad-dev/ and docs-rst-flask/")
     parser.add_argument("--questions", type=int, default=80, help="of each title (default 80)")
     arguments = parser.parse_args()
     results = tripod.run(run(arguments.data, arguments.questions))

@@ -1,6 +1,6 @@
 """How fast MiniLM turns paragraphs into vectors: Tripod's encoder beside sentence-transformers with its defaults.
 
-    python -m benchmarks.embedding --data FOLDER [--n 512] [--rounds 5]
+    python -m benchmarks.embedding [--data FOLDER] [--n 512] [--rounds 5]
 
 FOLDER holds squad-dev/dev-v1.1.half.json. The two take turns, so that both meet the same moods of the machine. Vectors are
 compared before anything is timed; when they differ, no ratio is printed. Raw times go to benchmarks/results/.
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
+from benchmarks.shared_data import DATA
 from tripod.engine.default_encoder import locate_default_encoder
 from tripod.engine.encode import Encoder
 
@@ -64,7 +65,7 @@ def milliseconds(seconds: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds squad-dev/")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder that holds squad-dev/")
     parser.add_argument("--n", type=int, default=512, help="paragraphs (default 512)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--queries", type=int, default=100)

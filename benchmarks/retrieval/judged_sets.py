@@ -9,13 +9,12 @@ HotpotQA: 991 paragraphs of 100 development questions, pooled by title; the supp
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-SHARED = Path(os.environ.get("TRIPOD_SHARED", Path(__file__).parents[3] / "shared")) / "data"
+from benchmarks.shared_data import DATA
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class JudgedSet:
     gains: Mapping[str, Mapping[str, float]]  # query id -> document id -> gain
 
 
-def cranfield(data: Path = SHARED) -> JudgedSet:
+def cranfield(data: Path = DATA) -> JudgedSet:
     folder = data / "cranfield"
     records = [record for record in _records(folder / "cran.all.1400") if int(record["I"]) <= 1400]
     # Queries are judged by their order in the file, not by their number in it.
@@ -43,7 +42,7 @@ def cranfield(data: Path = SHARED) -> JudgedSet:
     return JudgedSet("cranfield", documents, {i: text for i, text in queries.items() if i in gains}, gains)
 
 
-def squad(data: Path = SHARED) -> JudgedSet:
+def squad(data: Path = DATA) -> JudgedSet:
     articles = json.loads((data / "squad-dev" / "dev-v1.1.half.json").read_text(encoding="utf-8"))["data"]
     ids: dict[str, str] = {}  # paragraph -> id
     queries: dict[str, str] = {}
@@ -57,7 +56,7 @@ def squad(data: Path = SHARED) -> JudgedSet:
     return JudgedSet("squad", {document: text for text, document in ids.items()}, queries, gains)
 
 
-def hotpotqa(data: Path = SHARED) -> JudgedSet:
+def hotpotqa(data: Path = DATA) -> JudgedSet:
     rows = json.loads((data / "hotpotqa-100" / "hotpot_dev_distractor_100.json").read_text(encoding="utf-8"))
     documents: dict[str, str] = {}
     for row in rows:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 import tripod
 from benchmarks.retrieval.judged_sets import SETS, JudgedSet
 from benchmarks.retrieval.peers import Rankings, bm25s_rankings, dense_rankings, rrf_rankings, sentence_transformers_vectors
+from benchmarks.shared_data import DATA
 from tripod.documents import Document
 from tripod.evaluation.retrieval_metrics import Interval, bootstrap, ndcg, recall, reciprocal_rank
 from tripod.protocols import Embedder
@@ -118,7 +119,7 @@ def measure(judged: JudgedSet, cache: Path | None) -> dict[str, dict[str, Interv
     return table
 
 
-def markdown(results: dict[str, dict[str, dict[str, Interval]]], circumstances: dict[str, object]) -> str:
+def markdown(sets: dict[str, JudgedSet], results: dict[str, dict[str, dict[str, Interval]]], circumstances: dict[str, object]) -> str:
     """The tables, with what one must know to read them."""
     lines = [
         "# Retrieval quality",
@@ -128,7 +129,7 @@ def markdown(results: dict[str, dict[str, dict[str, Interval]]], circumstances: 
     ]
     lines += [f"- {name}: {value}" for name, value in circumstances.items()]
     for name, table in results.items():
-        judged = SETS[name]()
+        judged = sets[name]
         lines += ["", f"## {name}: {len(judged.documents)} texts, {len(judged.queries)} queries", ""]
         lines += [f"| method | {' | '.join(METRICS)} |", "|---|" + "---|" * len(METRICS)]
         for method, row in table.items():
@@ -140,13 +141,15 @@ def markdown(results: dict[str, dict[str, dict[str, Interval]]], circumstances: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=sorted(SETS), default=list(SETS))
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the collections (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
     parser.add_argument("--cache", type=Path, help="a folder that keeps the peer's vectors, which take most of the time")
     arguments = parser.parse_args()
     # Before the work: what is checked out may change while it runs.
     described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     kept = sorted(name for name in arguments.sets if arguments.cache and (arguments.cache / f"{name}.npz").exists())
-    results = {name: measure(SETS[name](), arguments.cache) for name in arguments.sets}
+    sets = {name: SETS[name](arguments.data) for name in arguments.sets}
+    results = {name: measure(judged, arguments.cache) for name, judged in sets.items()}
     packages = ("torch", "sentence-transformers", "bm25s", "PyStemmer", "numpy")
     circumstances: dict[str, object] = {
         "commit": described.stdout.strip() or "unknown",
@@ -158,7 +161,7 @@ def main() -> None:
         "cranfield rule": "grades 1 to 4 relevant, -1 not",
         "seed": SEED,
     }
-    text = markdown(results, circumstances)
+    text = markdown(sets, results, circumstances)
     arguments.out.mkdir(parents=True, exist_ok=True)
     raw = {name: {method: {m: asdict(cell) for m, cell in row.items()} for method, row in table.items()} for name, table in results.items()}
     (arguments.out / "retrieval_quality.json").write_text(json.dumps({"circumstances": circumstances, "results": raw}, indent=1) + "\n")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import tripod
 from tripod.cli.ask import source_lines
-from tripod.cli.open_index import open_cached_index
+from tripod.cli.open_index import cached_index_path, open_cached_index
 from tripod.cli.progress import sync_with_progress
 
 if TYPE_CHECKING:
@@ -36,13 +36,11 @@ def ask_python(console: Console) -> list[str]:
 
 
 async def _play(console: Console) -> list[str]:
-    from platformdirs import user_cache_path
-
     from tripod.retrieval.converters.python_source import PythonSource
 
     folder = Path(sysconfig.get_paths()["stdlib"])
-    # Not the index of `tripod ask`, which reads all files, and comments too.
-    path = user_cache_path("tripod", appauthor=False) / "indexes" / f"python-{platform.python_version()}.db"
+    path = cached_index_path(folder)
+    path = path.with_name(f"docstrings-{path.name}")  # beside that of `tripod ask FOLDER`, which reads comments too
     console.print("Its language reference and the docstrings of its standard library, indexed from:", style="dim")
     console.print(f"  {folder}", markup=False, soft_wrap=True)
     answers: list[Answer] = []
@@ -67,11 +65,12 @@ async def _play(console: Console) -> list[str]:
     held = sum(_stands_there(citation, folder) for citation in quotations)
     answered = sum(answer.kind == "extractive" for answer in answers[:-1])
     console.print()
-    console.print(
-        f"answered: {answered}/{len(QUESTIONS)}   quotations found in the files where they are said to be: {held}/{len(quotations)}   "
-        f"abstained from what is not there: {int(answers[-1].kind == 'abstained')}/1",
-        style="green" if not failures else "red",
-    )
+    for claim, count, of in (
+        ("answered", answered, len(QUESTIONS)),
+        ("quotations found in the files where they are said to be", held, len(quotations)),
+        ("abstained from what is not there", int(answers[-1].kind == "abstained"), 1),
+    ):
+        console.print(f"{claim}: {count}/{of}", style="bold green" if count == of else "bold red")
     console.print("With a language model that writes the answer, and has its citations checked:", style="dim")
     console.print(f'  tripod ask {path} "{QUESTIONS[0]}" --model FOLDER-OR-URL', markup=False, soft_wrap=True)
     return failures

@@ -49,24 +49,21 @@ async def open_index(target: Path) -> AsyncIterator[Index]:
 
 @asynccontextmanager
 async def open_cached_index(path: Path, *, converters: Sequence[Converter] | None = None) -> AsyncIterator[Index]:
-    """An index that lives in the cache. One that cannot be used any more is made anew, as the next sync fills it again.
-
-    Args:
-        path: in a folder that is made if absent.
-        converters: how files become documents; None for all that we have.
-    """
+    """An index that lives in the cache. One that cannot be used any more is made anew, as the next sync fills it again."""
     from tripod.retrieval.converters.registry import CONVERTERS
     from tripod.retrieval.index import Index
 
-    converters = CONVERTERS if converters is None else converters
+    def index_at_path() -> Index:
+        return Index(path, converters=CONVERTERS if converters is None else converters)
+
     path.parent.mkdir(parents=True, exist_ok=True)
     note(f"index: {path}")
     async with AsyncExitStack() as opened:
         try:
-            index = await opened.enter_async_context(Index(path, converters=converters))
+            index = await opened.enter_async_context(index_at_path())
         except StoreError as error:
             note(f"making the cached index anew: {error}")
             for suffix in ("", "-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
-            index = await opened.enter_async_context(Index(path, converters=converters))
+            index = await opened.enter_async_context(index_at_path())
         yield index
