@@ -309,6 +309,7 @@ def test_the_pool_can_be_the_limit(model: LanguageModel, tokenizer: Tokenizer) -
         ([1, 259], {}, r"token id 259; .* 0 to 258", "prompt"),
         ([1], {"logit_bias": {-1: 2.0}}, "token id -1", "logit_bias"),
         ([1], {"stop_token_ids": (1000,)}, "token id 1000", "stop_token_ids"),
+        ([1], {"stop_token_ids": tuple(range(259)), "min_tokens": 1}, "every token ends the text", "min_tokens"),
     ],
 )
 def test_a_bad_request_names_its_field(
