@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -75,3 +77,43 @@ def test_an_exception_inside_the_iterable_rises_at_the_loop() -> None:
     assert next(iterator) == 1
     with pytest.raises(ValueError, match="broken at 2"):
         next(iterator)
+
+
+def _interpreter(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_a_coroutine_may_exit_the_program() -> None:
+    finished = _interpreter("import sys, tripod\nasync def main():\n    sys.exit(3)\ntripod.run(main())")
+    assert (finished.returncode, finished.stderr) == (3, "")
+
+
+def test_an_exit_leaves_the_bridge_in_order() -> None:
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        run(leave())
+    assert run(_add(2, 3)) == 5
+
+
+def test_ctrl_c_waits_for_the_clean_up() -> None:
+    code = """
+import asyncio, os, signal, threading
+from tripod.bridge import run
+
+async def main():
+    try:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        await asyncio.sleep(30)
+    finally:
+        await asyncio.sleep(0.1)  # as an engine takes to close
+        print("cleaned up")
+
+try:
+    run(main())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    finished = _interpreter(code)
+    assert (finished.stdout.split("\n"), finished.stderr) == (["cleaned up", "interrupted", ""], "")

@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterator
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -23,11 +24,20 @@ def _background_loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None or _loop.is_closed():
             loop = asyncio.new_event_loop()
-            thread = threading.Thread(target=loop.run_forever, name="tripod-bridge", daemon=True)
+            thread = threading.Thread(target=_run_forever, args=(loop,), name="tripod-bridge", daemon=True)
             thread.start()
             atexit.register(_stop, loop, thread)
             _loop = loop
         return _loop
+
+
+def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
+    while True:
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):  # a task that raises these throws its loop over; its caller is told, and the others go on
+            continue
+        return
 
 
 def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
@@ -47,13 +57,29 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     if _running_loop() is loop:
         coroutine.close()
         raise RuntimeError("tripod.run was called from a coroutine that tripod.run is running; use 'await' there")
-    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    outcome: Future[T] = Future()
+    tasks: list[asyncio.Task[T]] = []
+
+    def begin() -> None:
+        tasks.append(loop.create_task(coroutine))
+        tasks[0].add_done_callback(lambda task: _hand_over(task, outcome))
+
+    loop.call_soon_threadsafe(begin)
     try:
-        return future.result()
+        return outcome.result()
     except KeyboardInterrupt:
-        future.cancel()
-        asyncio.run_coroutine_threadsafe(_settled(), loop).result(timeout=5.0)
+        if not outcome.done():
+            loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+            wait((outcome,))  # a second Ctrl-C does not wait
         raise
+
+
+def _hand_over(task: asyncio.Task[T], outcome: Future[T]) -> None:
+    error = asyncio.CancelledError() if task.cancelled() else task.exception()
+    if error is None:
+        outcome.set_result(task.result())
+    else:
+        outcome.set_exception(error)
 
 
 def iterate(events: AsyncIterable[T]) -> Iterator[T]:
@@ -73,11 +99,6 @@ def iterate(events: AsyncIterable[T]) -> Iterator[T]:
 
 async def _next(iterator: AsyncIterator[T]) -> T:
     return await anext(iterator)
-
-
-async def _settled() -> None:
-    """One turn of the loop after a cancellation, so that the cancelled task's `finally` blocks have run."""
-    await asyncio.sleep(0)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

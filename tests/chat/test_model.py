@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.serving.tiny import write_tiny
 from tripod.chat.model import Model
+from tripod.engine.engine import Engine
 from tripod.errors import CheckpointError, ConfigError
 from tripod.messages import user
 from tripod.prompts import Prompt
@@ -46,6 +50,29 @@ def test_a_model_is_opened_by_its_first_use_and_only_once(folder: Path) -> None:
             assert model._inner is first
 
     asyncio.run(ask())
+
+
+def test_giving_up_while_a_model_loads_leaves_no_second_engine_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Engine.load
+
+    def load_slowly(*args: Any, **options: Any) -> Engine:
+        time.sleep(0.1)
+        return load(*args, **options)
+
+    monkeypatch.setattr(Engine, "load", load_slowly)
+
+    async def ask() -> None:
+        async with Model(str(folder)) as model:
+            for _ in range(2):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(model.complete("Hi", GREEDY), timeout=0.02)
+            assert (await model.complete("Hi", GREEDY)).text
+        async with Model(str(folder)) as model:  # closed before it was ever open
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(model.complete("Hi", GREEDY), timeout=0.02)
+
+    asyncio.run(ask())
+    assert not [thread.name for thread in threading.enumerate() if str(folder) in thread.name]
 
 
 def test_a_closed_model_opens_again(folder: Path) -> None:

@@ -128,6 +128,13 @@ def test_tokens_are_counted_beyond_what_is_read(tmp_path: Path) -> None:
     assert encoder.count_tokens(["a b", "a b c d e", "a " * 23, ""]) == [2 + 2, 5 + 2, 23 + 2, 0 + 2]  # and two special tokens each
 
 
+def test_the_prompt_before_a_text_counts_among_its_tokens(tmp_path: Path) -> None:
+    write_encoder(tmp_path)
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"document": "d d "}}))
+    encoder = Encoder.load(tmp_path, dtype=torch.float32)
+    assert encoder.count_tokens(["a b"]) == [encoder.embed(["a b"]).num_tokens] == [2 + 2 + 2]  # prompt, text, special tokens
+
+
 def test_no_texts_give_no_vectors(tmp_path: Path) -> None:
     assert Encoder.load(write_encoder(tmp_path)).encode([]).shape == (0, 24)
 

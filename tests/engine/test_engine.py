@@ -208,6 +208,15 @@ def test_scores_and_prompt_logprobs_equal_log_softmax_of_the_plain_way(
         assert [top.token_id for top in entry.top] == expected[position - 1].argsort(descending=True)[:2].tolist()
 
 
+@pytest.mark.parametrize("max_tokens", [0, 2])
+def test_a_prompt_of_one_token_has_one_entry_that_follows_nothing(model: LanguageModel, tokenizer: Tokenizer, max_tokens: int) -> None:
+    async def use(engine: Engine) -> list[Event]:
+        return [event async for event in engine.stream([65], greedy(max_tokens, prompt_logprobs=1))]
+
+    events, _ = with_engine(model, tokenizer, ROOMY, use)
+    assert events[-1].prompt_logprobs == (None,)
+
+
 def test_logprobs_accompany_each_token_of_the_answer(model: LanguageModel, tokenizer: Tokenizer) -> None:
     async def use(engine: Engine) -> list[Reply]:
         asked = (greedy(6, logprobs=3), greedy(6, logprobs=1), greedy(6))
@@ -309,6 +318,7 @@ def test_the_pool_can_be_the_limit(model: LanguageModel, tokenizer: Tokenizer) -
         ([1, 259], {}, r"token id 259; .* 0 to 258", "prompt"),
         ([1], {"logit_bias": {-1: 2.0}}, "token id -1", "logit_bias"),
         ([1], {"stop_token_ids": (1000,)}, "token id 1000", "stop_token_ids"),
+        ([1], {"stop_token_ids": tuple(range(259)), "min_tokens": 1}, "every token ends the text", "min_tokens"),
     ],
 )
 def test_a_bad_request_names_its_field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -203,6 +204,44 @@ def test_an_unsupported_setting_is_named_with_the_folder(checkpoint: Path, value
     with pytest.raises(ConfigError, match=message) as error:
         load_language_model(checkpoint)
     assert str(checkpoint) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_attention_heads": 0},
+        {"vocab_size": -1},
+        {"num_key_value_heads": "two"},
+        {"max_position_embeddings": "many"},
+        {"rms_norm_eps": "small"},
+        {"rope_parameters": 3},
+        {"rope_parameters": {"rope_type": "yarn", "factor": "2"}},
+    ],
+    ids=str,
+)
+def test_a_config_with_values_that_no_model_has_is_refused_by_its_folder(checkpoint: Path, values: dict[str, object]) -> None:
+    change_config(checkpoint, **values)
+    with pytest.raises(ConfigError) as refused:
+        load_language_model(checkpoint)
+    assert str(checkpoint) in str(refused.value)
+
+
+def test_a_pickle_damaged_anywhere_is_named(checkpoint: Path) -> None:
+    as_pickle(checkpoint)
+    path = checkpoint / "pytorch_model.bin"
+    whole, chance = path.read_bytes(), random.Random(0)
+    refusals: list[str] = []
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(10):
+            damaged[chance.randrange(3000)] = chance.randrange(256)  # the table of tensors; the numbers behind it cannot be checked
+        path.write_bytes(damaged)
+        try:
+            load_language_model(checkpoint)
+        except CheckpointError as refused:
+            refusals.append(str(refused))
+    assert len(refusals) > 30
+    assert all(str(checkpoint) in refusal for refusal in refusals)
 
 
 def test_saving_over_a_checkpoint_leaves_its_other_files_and_no_temporary_ones(checkpoint: Path) -> None:

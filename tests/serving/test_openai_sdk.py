@@ -186,6 +186,15 @@ def test_lm_eval_reads_a_continuation_between_prompt_and_one_generated_token(cli
         assert sum(value for value in values if value is not None) == pytest.approx(expected.total, abs=1e-4)
 
 
+def test_an_echoed_prompt_of_one_token_stands_before_the_answer(client: openai.OpenAI) -> None:
+    body: Any = {"model": NAME, "prompt": "a", "max_tokens": 2, "logprobs": 1, "temperature": 0, "extra_body": {"ignore_eos": True}}
+    answer = client.completions.create(**body).choices[0].logprobs
+    both = client.completions.create(**body, echo=True).choices[0].logprobs
+    assert both.tokens == ["a", *answer.tokens]
+    assert both.token_logprobs == [None, *answer.token_logprobs]
+    assert both.text_offset == [0, *(1 + offset for offset in answer.text_offset)]
+
+
 def test_a_streamed_echo_with_logprobs_adds_up_too(client: openai.OpenAI) -> None:
     body: Any = {"model": NAME, "prompt": "Once", "max_tokens": 8, "echo": True, "logprobs": 2, "temperature": 0}
     whole = client.completions.create(**body).choices[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -139,6 +140,16 @@ def test_an_unknown_path_and_a_wrong_method_have_the_same_shape(http: httpx.Clie
     assert wrong.headers["allow"] == "POST"
 
 
+def test_more_choices_than_can_ever_wait_are_a_bad_request_and_no_overload(http: httpx.Client, engine: Engine) -> None:
+    steps = engine.stats().steps
+    response = http.post("/v1/completions", json={**COMPLETION, "prompt": ["a"] * 41, "n": 100})
+    assert response.status_code == 400
+    assert "4100" in response.json()["error"]["message"]
+    assert "4096" in response.json()["error"]["message"]
+    assert response.json()["error"]["param"] == "n"
+    assert engine.stats().steps == steps
+
+
 def test_a_body_over_the_limit_is_refused_while_it_is_read(engine: Engine) -> None:
     with live_server(build_app(engine, max_body_bytes=1000)) as server, httpx.Client(base_url=server.url, trust_env=False) as http:
         assert http.post("/completions", json={**COMPLETION, "prompt": "x" * 100}).status_code == 200
@@ -250,6 +261,15 @@ def test_a_client_that_hangs_up_frees_its_blocks(server: LiveServer, engine: Eng
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
     assert wait_until(lambda: is_idle(engine))
     assert engine.stats().completion_tokens - generated_before < num_requests * 490  # it was stopped, not finished
+
+
+def test_a_client_that_hangs_up_while_it_sends_is_no_failure_of_the_server(server: LiveServer, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING), socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(long_request("/v1/completions", prompt="Hi")[:-5])
+        time.sleep(0.1)
+        connection.close()
+        time.sleep(0.2)
+    assert caplog.text == ""
 
 
 def test_a_request_beside_one_that_hangs_up_goes_on(server: LiveServer, engine: Engine, http: httpx.Client) -> None:

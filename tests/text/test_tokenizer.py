@@ -156,6 +156,24 @@ def test_a_malformed_configuration_file_is_refused_by_name(folder: Path, name: s
         load_tokenizer(folder)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"added_tokens_decoder": ["a"]},
+        {"added_tokens_decoder": {"a": {"content": "x"}}},
+        {"added_tokens_decoder": {"259": {"content": 5}}},
+        {"chat_template": ["a"]},
+        {"chat_template": [{"name": "default"}]},
+        {"chat_template": {"default": 5}},
+    ],
+    ids=str,
+)
+def test_a_configuration_of_another_shape_is_refused_by_name(folder: Path, values: dict[str, object]) -> None:
+    (folder / "tokenizer_config.json").write_text(json.dumps(values))
+    with pytest.raises(TokenizerError, match=r"tokenizer_config\.json"):
+        load_tokenizer(folder)
+
+
 def test_a_broken_sentencepiece_model_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"\x00broken")
     with pytest.raises(TokenizerError, match=r"tokenizer\.model \(7 bytes\) is not a SentencePiece model"):

@@ -65,6 +65,7 @@ class Model:
         self._chat_template = chat_template
         self._config = config
         self._inner: HttpChatModel | LocalChatModel | None = None
+        self._loading: asyncio.Future[HttpChatModel | LocalChatModel] | None = None  # goes on when whoever began it gives up
         self._opening = asyncio.Lock()
         self._resources = AsyncExitStack()
 
@@ -78,6 +79,9 @@ class Model:
         """Stops the engine or closes the connections. The next use opens it again."""
         async with self._opening:
             self._inner = None
+            if self._loading is not None:
+                await asyncio.gather(self._loading, return_exceptions=True)
+                self._loading = None
             await self._resources.aclose()
 
     async def complete(self, prompt: str | Prompt | Iterable[Message], sampling: SamplingParams = SamplingParams()) -> Reply:
@@ -97,7 +101,13 @@ class Model:
     async def _open(self) -> HttpChatModel | LocalChatModel:
         async with self._opening:
             if self._inner is None:
-                self._inner = await (self._open_http() if self._is_remote else self._open_engine())
+                if self._loading is None:
+                    self._loading = asyncio.ensure_future(self._open_http() if self._is_remote else self._open_engine())
+                try:
+                    self._inner = await asyncio.shield(self._loading)
+                finally:
+                    if self._loading.done():
+                        self._loading = None
             return self._inner
 
     async def _open_http(self) -> HttpChatModel:

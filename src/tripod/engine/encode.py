@@ -141,11 +141,11 @@ class Encoder:
         return self.config.max_tokens
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each whole text, special tokens included; above `max_tokens`, the end is not read."""
+        """Tokens of each whole passage, its prompt and special tokens included; above `max_tokens`, the end is not read."""
         num_special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         return [
             len(encoding.ids) + sum(len(rest.ids) - num_special for rest in encoding.overflowing)
-            for encoding in self._tokenizer.encode_batch_fast(list(texts))
+            for encoding in self._tokenizer.encode_batch_fast(self._as_read(texts, "passage"))
         ]
 
     @cached_property
@@ -168,9 +168,7 @@ class Encoder:
             texts: any number; one that is longer than `config.max_tokens` tokens is cut.
             kind: which of the model's prompts goes before each text; most models have none.
         """
-        prompt = self.config.prompts[kind]
-        read = [f"{prompt}{text.lower() if self.config.do_lower_case else text}" for text in texts]
-        encodings = self._tokenizer.encode_batch_fast(read)
+        encodings = self._tokenizer.encode_batch_fast(self._as_read(texts, kind))
         num_truncated = sum(bool(encoding.overflowing) for encoding in encodings)
         if num_truncated:
             logger.warning("%d of %d texts are longer than %d tokens and were cut", num_truncated, len(texts), self.config.max_tokens)
@@ -180,6 +178,10 @@ class Encoder:
             sum(len(encoding.ids) for encoding in encodings),
             num_truncated,
         )
+
+    def _as_read(self, texts: Sequence[str], kind: Literal["query", "passage"]) -> list[str]:
+        prompt = self.config.prompts[kind]
+        return [f"{prompt}{text.lower() if self.config.do_lower_case else text}" for text in texts]
 
     @torch.inference_mode()
     def _vectors(self, batch: Sequence[Encoding]) -> Tensor:

@@ -251,13 +251,16 @@ class Engine:
             if outside is not None:
                 raise RequestError(f"{field} holds the token id {outside}; this model's ids are 0 to {self._vocab_size - 1}", param=field)
         eos_ids = frozenset() if sampling.ignore_eos else self.tokenizer.eos_ids
+        stop_ids = eos_ids.union(sampling.stop_token_ids)
+        if sampling.min_tokens and len(stop_ids) >= self._vocab_size:
+            raise RequestError(f"every token ends the text, so min_tokens={sampling.min_tokens} leaves none to choose", param="min_tokens")
         return Request(
             id=request_id if request_id is not None else f"request-{secrets.token_hex(8)}",
             prompt_ids=tuple(prompt_ids),
             sampling=sampling,
             max_tokens=self._limits.resolve_max_tokens(len(prompt_ids), sampling.max_tokens),
             seed=sampling.seed if sampling.seed is not None else secrets.randbits(63),
-            stop_ids=eos_ids.union(sampling.stop_token_ids),
+            stop_ids=stop_ids,
             score_from=None if sampling.prompt_logprobs is None else 1,
         )
 

@@ -47,12 +47,10 @@ class RequestOutput:
         self._stop = StopStrings(request.sampling.stop) if request.sampling.stop else None
         self._num_pushed = 0
         self._matched: str | None = None
-        self._prompt_logprobs: list[TokenLogprob | None] = []
+        self._prompt_logprobs: list[TokenLogprob | None] = [None] * (request.score_from or 0)
 
     def add_prompt_scores(self, scores: Sequence[TokenScore]) -> None:
         """Log-probabilities of the next tokens of the prompt."""
-        if not self._prompt_logprobs:
-            self._prompt_logprobs = [None] * max(1, self.request.score_from or 1)
         begin = len(self._prompt_logprobs)
         for token_id, token_score in zip(self.request.prompt_ids[begin : begin + len(scores)], scores, strict=True):
             self._prompt_logprobs.append(self._logprob(token_id, token_score))

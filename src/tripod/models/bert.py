@@ -101,7 +101,7 @@ class BertConfig:
             num_heads=config["num_attention_heads"],
             max_positions=config.get("max_position_embeddings", 512),
             num_token_types=config.get("type_vocab_size", 2),
-            norm_eps=config.get("layer_norm_eps", 1e-12),
+            norm_eps=float(config.get("layer_norm_eps", 1e-12)),
             hidden_act=config.get("hidden_act", "gelu"),
         )
 

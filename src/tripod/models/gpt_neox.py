@@ -106,7 +106,7 @@ class GPTNeoXConfig:
                 fraction_key="rotary_pct",
                 default_fraction=0.25,
             ),
-            norm_eps=config.get("layer_norm_eps", 1e-5),
+            norm_eps=float(config.get("layer_norm_eps", 1e-5)),
             hidden_act=config.get("hidden_act", "gelu"),
             is_parallel=config.get("use_parallel_residual", True),
             attention_bias=config.get("attention_bias", True),

@@ -129,7 +129,7 @@ class LlamaConfig:
             head_dim=head_dim,
             max_positions=max_positions,
             rope=rope_from_hf(config, head_dim=head_dim, max_positions=max_positions),
-            norm_eps=config.get("rms_norm_eps", 1e-6),
+            norm_eps=float(config.get("rms_norm_eps", 1e-6)),
             is_tied=config.get("tie_word_embeddings", False),
             qkv_bias=has_bias or model_type == "qwen2",
             output_bias=has_bias,

@@ -52,6 +52,10 @@ def _load(folder: Path, supported: tuple[str, ...], dtype: torch.dtype, device: 
             model = architecture.build(architecture.read_config(config))
     except ConfigError as error:  # which of several checkpoints it was
         raise type(error)(f"{folder}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder}: config.json holds a value that no such model has ({type(error).__name__}: {error}); get the file again"
+        ) from error
     tensors = match_tensors(model, read_tensors(folder), architecture.names, source=folder)
     # Copied once out of the mapped files: aligned, and safe when someone replaces a file under a running model.
     model.load_state_dict({name: tensor.to(device, dtype, copy=True) for name, tensor in tensors.items()}, assign=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -15,6 +15,7 @@ from tripod.chat.wire.openai_replies import ModelCard, ModelList
 from tripod.errors import ConfigError, TripodError
 from tripod.serving.chat_completions import chat_completions
 from tripod.serving.completions import completions
+from tripod.serving.connection import on_disconnect
 from tripod.serving.embeddings import embeddings
 from tripod.serving.errors import on_error, on_http_error
 from tripod.serving.metrics import Metrics
@@ -58,7 +59,7 @@ def build_app(
             Route("/metrics", metrics),
             Route("/openapi.json", openapi_document),
         ],
-        exception_handlers={TripodError: on_error, HTTPException: on_http_error, Exception: on_error},
+        exception_handlers={TripodError: on_error, HTTPException: on_http_error, ClientDisconnect: on_disconnect, Exception: on_error},
     )
     app.state.served = Served(
         engine=engine,

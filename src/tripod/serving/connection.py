@@ -24,6 +24,11 @@ async def unless_disconnected(request: Request, work: Callable[[], Awaitable[Res
         await _cancel(task, watch)
 
 
+async def on_disconnect(_: Request, __: Exception) -> Response:
+    """A client hung up while it was still sending its request."""
+    return Response(status_code=_CLIENT_CLOSED)
+
+
 class EventStream(Response):
     """Sends frames as they come. The frames are closed as soon as the client hangs up, even while none is due."""
 

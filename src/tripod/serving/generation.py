@@ -71,6 +71,12 @@ async def generate(engine: Engine, choices: Sequence[Choice], metrics: Metrics) 
             arrivals.put_nowait((choice, error))
 
     try:
+        if len(choices) > engine.config.max_num_waiting:  # asking again later would not help
+            raise RequestError(
+                f"{len(choices)} choices in one request are more than this server queues, {engine.config.max_num_waiting}; "
+                "send fewer prompts at a time, or a smaller n",
+                param="n",
+            )
         streams = [engine.stream(choice.prompt_ids, choice.sampling) for choice in choices]  # all are checked before one is begun
     except RequestError:
         metrics.refused(len(choices))

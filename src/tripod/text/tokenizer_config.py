@@ -41,21 +41,32 @@ class TokenizerConfig:
             chat_template: a Jinja file that replaces the folder's own templates.
 
         Raises:
-            TokenizerError: a file is there and is not a JSON object.
+            TokenizerError: a file is there and is not a JSON object, or not shaped as Hugging Face writes it.
             ConfigError: `chat_template` cannot be read or is not a valid template.
         """
+        try:
+            return TokenizerConfig._read(folder, chat_template)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise TokenizerError(
+                f"{folder / 'tokenizer_config.json'} or a file beside it is not shaped as Hugging Face writes it "
+                f"({type(error).__name__}: {error}); fetch the files again"
+            ) from error
+
+    @staticmethod
+    def _read(folder: Path, chat_template: Path | None) -> TokenizerConfig:
         tokenizer = _read_object(folder / "tokenizer_config.json")
         names = {**_read_object(folder / "special_tokens_map.json"), **{k: v for k, v in tokenizer.items() if v is not None}}
         generation = _read_object(folder / "generation_config.json")
         model = _read_object(folder / "config.json")
         special_tokens = {name: content for name in _SPECIAL_NAMES if (content := _content(names.get(name))) is not None}
+        added_tokens = tokenizer.get("added_tokens_decoder", {})
         if chat_template is not None:
             template: ChatTemplate | None = ChatTemplate.read(chat_template, special_tokens=special_tokens)
         else:
             template = _chat_template(folder, tokenizer.get("chat_template"), special_tokens)
         return TokenizerConfig(
             special_tokens=special_tokens,
-            added_tokens={int(token_id): token for token_id, token in tokenizer.get("added_tokens_decoder", {}).items()},
+            added_tokens={int(token_id): {**token, "content": _text(token["content"])} for token_id, token in added_tokens.items()},
             add_bos_token=tokenizer.get("add_bos_token"),
             add_eos_token=tokenizer.get("add_eos_token"),
             generation_bos_id=min(_ids(generation.get("bos_token_id")), default=None),
@@ -94,6 +105,12 @@ def _content(token: object) -> str | None:
     return token if isinstance(token, str) and token else None
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} where a text belongs")
+    return value
+
+
 def _ids(value: object) -> frozenset[int]:
     """An id, a list of ids, or nothing; some configurations write "none" as -1."""
     values = value if isinstance(value, list) else [value]
@@ -109,6 +126,7 @@ def _chat_template(folder: Path, in_config: object, special_tokens: Mapping[str,
         templates |= {entry["name"]: entry["template"] for entry in in_config}
     elif isinstance(in_config, dict):
         templates |= in_config
+    templates = {name: _text(source) for name, source in templates.items()}
     for file in sorted((folder / "additional_chat_templates").glob("*.jinja")):
         templates[file.stem] = file.read_text(encoding="utf-8")
     if (folder / "chat_template.jinja").is_file():

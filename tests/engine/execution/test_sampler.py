@@ -128,8 +128,21 @@ def test_stop_tokens_cannot_be_drawn_before_min_tokens() -> None:
     assert sample(logits, [make_request(temperature=0.0, min_tokens=1, stop=frozenset({0}), output=(1,))]) == [0]
 
 
-def test_a_tiny_temperature_is_greedy_and_not_a_number_error() -> None:
-    assert sample(torch.tensor([[80.0, 90.0, -200.0]]), [make_request(temperature=1e-30)]) == [1]
+@pytest.mark.parametrize("temperature", [1e-30, 1e-46, 5e-324])
+def test_a_tiny_temperature_is_greedy_and_not_a_number_error(temperature: float) -> None:
+    assert sample(torch.tensor([[80.0, 90.0, -200.0]]), [make_request(temperature=temperature)]) == [1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": 1e300, "min_tokens": 1}, {"repetition_penalty": 1e-300}, {"repetition_penalty": 1e300}],
+    ids=str,
+)
+def test_numbers_beyond_float32_still_give_a_token_of_the_vocabulary(options: dict[str, Any]) -> None:
+    """Not a number in the logits would be drawn as an id behind the last one, which fails the next step of every running request."""
+    logits = torch.tensor([[0.0, 3.0, -2.0, 5.0]])
+    drawn = {sample(logits, [make_request(seed, prompt=(0, 1, 2), stop=frozenset({3}), **options)])[0] for seed in range(20)}
+    assert drawn <= {0, 1, 2, 3}
 
 
 @given(seed=st.integers(0, 2**64 - 1), index=st.integers(0, 100_000))

@@ -18,6 +18,7 @@ from torch import Tensor
 from tripod.engine.policy.request import Request
 
 _MASK_64 = (1 << 64) - 1
+_SMALLEST, _LARGEST = 1e-30, 1e30  # divisors of logits: beyond, float32 has only zeros and infinities, and out of these comes NaN
 _NUM_CANDIDATES = 256  # a nucleus is looked for among so many tokens before the whole vocabulary is sorted
 
 
@@ -90,7 +91,8 @@ def _adjust(logits: Tensor, request: Request) -> None:
     if params.repetition_penalty != 1.0:
         seen = torch.tensor(sorted({*request.prompt_ids, *request.output_ids}), device=logits.device)
         score = logits[seen]
-        logits[seen] = torch.where(score > 0, score / params.repetition_penalty, score * params.repetition_penalty)
+        penalty = _bounded(params.repetition_penalty)
+        logits[seen] = torch.where(score > 0, score / penalty, score * penalty)
     if (params.presence_penalty or params.frequency_penalty) and request.output_ids:
         counts = Counter(request.output_ids)
         penalties = [params.presence_penalty + params.frequency_penalty * count for count in counts.values()]
@@ -108,13 +110,17 @@ def truncate(logits: Tensor, requests: Sequence[Request]) -> Tensor:
     Returns:
         [R, V], -inf where ruled out; the most likely token is always kept.
     """
-    temperature = torch.tensor([[request.sampling.temperature] for request in requests], device=logits.device)
+    temperature = torch.tensor([[_bounded(request.sampling.temperature)] for request in requests], device=logits.device)
     largest = logits.amax(dim=-1, keepdim=True)
     scaled = (logits - largest) / temperature  # at most 0, so that even a tiny temperature overflows to -inf only
     threshold = torch.tensor([[_log(request.sampling.min_p)] for request in requests], device=logits.device)
     if any(request.sampling.top_k or request.sampling.top_p < 1.0 for request in requests):
         threshold = torch.maximum(threshold, _rank_threshold(scaled, requests))
     return scaled.masked_fill(scaled < threshold, -math.inf)
+
+
+def _bounded(divisor: float) -> float:
+    return min(max(divisor, _SMALLEST), _LARGEST)
 
 
 def _log(probability: float) -> float:
