@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Mode: TypeAlias = Literal["bm25", "dense", "hybrid"]
 
 PASSAGE_TOKENS = 200  # a passage and its section's title stay within the 256 tokens that MiniLM reads
-_PIPELINE = "tripod-1"  # changes when a converter or the splitter makes other passages of the same files
+_PIPELINE = "tripod-2"  # changes when a converter or the splitter makes other passages of the same files
 _ADD_BATCH = 256  # documents that `add` embeds at once
 
 

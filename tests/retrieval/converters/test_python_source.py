@@ -60,7 +60,8 @@ def test_a_module_is_named_after_its_path(path: str, module: str) -> None:
 
 
 def test_lone_carriage_returns_and_form_feeds_keep_their_place() -> None:
-    source = 'x = 1\r# The first of the comments here.\r\n\x0c\ndef f():\r    """Caf\xe9."""\n    # The second of the comments here.\r    return 1\n'
+    source = 'x = 1\r# The first of the comments here.\r\n\x0c\ndef f():\r    """Caf\xe9."""\n'
+    source += "    # The second of the comments here.\r    return 1\n"
     assert sections(source) == {
         "pkg.mod (comment)": "# The first of the comments here.",
         "pkg.mod.f": "Caf\xe9.",
