@@ -361,7 +361,7 @@ def test_filters_match_by_value_and_type(database: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"q": "  "}, "empty"), ({"q": "x", "k": 0}, "k=0"), ({"q": "x", "mode": "fuzzy"}, "'fuzzy'")],
+    [({"q": "  "}, "empty"), ({"q": "stone \udcff"}, "surrogate"), ({"q": "x", "k": 0}, "k=0"), ({"q": "x", "mode": "fuzzy"}, "'fuzzy'")],
 )
 def test_requests_that_cannot_be_are_refused(database: Path, docs: Path, options: dict[str, Any], message: str) -> None:
     sync(database, docs)
@@ -374,7 +374,7 @@ def test_requests_that_cannot_be_are_refused(database: Path, docs: Path, options
 def test_no_query_can_break_a_search(database: Path, docs: Path, q: str) -> None:
     if not database.exists():
         sync(database, docs)
-    if q.strip():
+    if q.strip() and q.encode(errors="ignore").decode() == q:
         for mode in ("bm25", "hybrid"):
             assert len(search(database, q, mode=mode)) <= 2
 
@@ -425,6 +425,47 @@ def test_two_embedders_that_opened_one_empty_index_do_not_mix(database: Path) ->
             assert await first.sources() == ["a"]
 
     tripod.run(go())
+
+
+def test_vectors_that_another_embedder_brought_meanwhile_are_not_compared(database: Path) -> None:
+    async def go() -> None:
+        async with Index(database, embedder=None) as first:
+            await first.add([Document(source="empty", text="")])
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("DELETE FROM sources")
+            connection.commit()
+        async with Index(database, embedder=HASH) as index, Index(database, embedder=OtherEmbedder()) as other:
+            await other.add([Document(source="a", text="stone")])
+            with pytest.raises(StoreError, match="made with the embedder 'another one'"):
+                await index.search("stone")
+            assert await index.search("stone", mode="bm25")
+
+    tripod.run(go())
+
+
+def test_an_index_that_was_filled_without_vectors_meanwhile_is_searched_by_words(database: Path) -> None:
+    async def go() -> None:
+        async with Index(database, embedder=HASH) as index, Index(database, embedder=None) as other:
+            await other.add([Document(source="a", text="stone"), Document(source="b", text="river")])
+            assert [passage.source for passage in await index.search("stone")] == ["a"]
+            assert await index.search("stone", mode="dense") == []
+
+    tripod.run(go())
+
+
+def test_an_index_where_nothing_may_be_written_says_so(tmp_path: Path) -> None:
+    folder = write(tmp_path / "closed")
+    database = folder / "kb.db"
+
+    async def add() -> None:
+        async with Index(database, embedder=None) as index:
+            await index.add([Document(source="a", text="stone")])
+
+    tripod.run(add())
+    database.chmod(0o444)
+    folder.chmod(0o555)
+    with without_root(folder), pytest.raises(StoreError, match="copy the index to where you may write"):
+        search(database, "stone", None)
 
 
 def test_another_length_of_passages_is_another_index(database: Path, docs: Path) -> None:

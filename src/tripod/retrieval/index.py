@@ -157,6 +157,8 @@ class Index:
         """
         if not q.strip():
             raise RequestError("the query is empty; ask something", param="q")
+        if any("\ud800" <= character <= "\udfff" for character in q):
+            raise RequestError("the query holds half of a surrogate pair, which is no character; was it read as UTF-8?", param="q")
         if k < 1:
             raise RequestError(f"k={k} asks for nothing; give at least 1", param="k")
         if mode not in ("bm25", "dense", "hybrid"):
