@@ -7,6 +7,7 @@ which the index keeps, and `pages` or `lines` say which page or line of the file
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -64,6 +65,9 @@ class Document:
                     f"{type(span).__name__} [{span.start}, {span.end}) of {self.source!r} lies outside its text "
                     f"of {len(self.text)} characters; a converter must give offsets into Document.text"
                 )
+        for name, value in self.metadata.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"metadata[{name!r}]={value} of {self.source!r} is no number that an index can hold; leave it out")
 
     def page_at(self, offset: int) -> int | None:
         """The number of the page that holds the character at `offset`; None where the source has no pages."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 import numpy as np
@@ -20,7 +22,10 @@ from tripod.documents import Document, Passage
 from tripod.errors import ConfigError, NotFoundError, RequestError, StoreError
 from tripod.retrieval.converters.plain_text import PlainText
 from tripod.retrieval.index import Index
-from tripod.retrieval.sync import SyncReport
+from tripod.retrieval.sync import SyncProgress, SyncReport
+
+if TYPE_CHECKING:
+    from tripod.protocols import Vectors
 
 HASH = HashEmbedder()
 
@@ -131,6 +136,82 @@ def test_a_file_that_vanishes_during_a_sync_is_removed(database: Path, docs: Pat
     report = tripod.run(go())
     assert outcome(report) == (0, 1, 1, 2, 0)
     assert search(database, "last", mode="bm25") == []
+
+
+@contextmanager
+def without_root(folder: Path) -> Iterator[None]:
+    """Whoever runs the tests, permissions hold in here."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in [folder, *folder.parents]:
+        if path.stat().st_uid == 0 and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o055)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444])  # neither listed nor entered; listed and not entered
+def test_a_folder_that_cannot_be_entered_keeps_what_the_index_has_of_it(docs: Path, tmp_path: Path, mode: int) -> None:
+    write(docs / "closed", inner="quartz")
+
+    async def go() -> SyncReport:
+        async with Index(tmp_path / "kb.db", embedder=None) as index:
+            await index.sync(docs)
+            (docs / "closed").chmod(mode)
+            try:
+                with without_root(docs):
+                    report = await index.sync(docs)
+            finally:
+                (docs / "closed").chmod(0o755)
+            assert await index.search("quartz", mode="bm25")
+            return report
+
+    report = tripod.run(go())
+    assert (report.removed, report.unchanged) == (0, 2)
+    if mode == 0:
+        assert report.ignored == {"folder not listed: Permission denied": 1}
+    else:
+        assert report.failed == (("closed/inner.md", "it cannot be read: Permission denied"),)
+
+
+def test_a_format_whose_reader_is_not_installed_fails_alone(database: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (docs / "a.pdf").write_bytes(b"%PDF-1.4")
+    monkeypatch.setattr("tripod.retrieval.converters.pdf.find_spec", lambda _: None)
+    report = sync(database, docs)
+    assert outcome(report) == (2, 0, 0, 0, 1)
+    assert "pip install 'tripod[retrieval]'" in report.failed[0][1]
+
+
+def test_files_without_passages_are_stored_as_the_sync_goes_on(database: Path, tmp_path: Path) -> None:
+    docs = write(tmp_path / "empty", **{f"f{i:03}": "" for i in range(300)})
+    stored_at_progress: list[int] = []
+
+    def look(step: SyncProgress) -> None:
+        if step.done == 256:
+            with closing(sqlite3.connect(database)) as connection:
+                stored_at_progress.extend(connection.execute("SELECT count(*) FROM sources").fetchone())
+
+    class Picky(HashEmbedder):
+        async def embed(self, texts: Sequence[str], *, kind: Literal["query", "passage"]) -> Vectors:
+            assert texts  # not every model takes an empty batch
+            return await super().embed(texts, kind=kind)
+
+    assert outcome(sync(database, docs, Picky(), progress=look)) == (300, 0, 0, 0, 0)
+    assert stored_at_progress == [256]
+
+
+def test_half_of_a_surrogate_pair_is_refused_by_name(database: Path) -> None:
+    async def go(document: Document) -> None:
+        async with Index(database, embedder=None) as index:
+            await index.add([document])
+
+    for document in (Document(source="a", text="x\ud800"), Document(source="a", text="x", title="\ud800")):
+        with pytest.raises(ConfigError, match="'a' cannot be stored: it holds half of a surrogate pair"):
+            tripod.run(go(document))
 
 
 def test_progress_names_every_source_that_needed_work(database: Path, docs: Path) -> None:
@@ -260,12 +341,18 @@ def test_filters_match_by_value_and_type(database: Path) -> None:
                 ({"lang": "en", "year": 2025}, ""),
                 ({"nothing": 1}, ""),
                 ({"source": ["a", "c"]}, "ac"),
+                ({"draft": [False, 1]}, "bc"),
+                ({"year": ["2024", 2025]}, "bc"),
+                ({"source": [*map(str, range(2000)), "b"]}, "b"),
+                ({"year": [*range(2000), 2025]}, "b"),
+                ({"year": 10**30}, ""),
+                ({"lang": "\ud800", "\ud800": 1}, ""),
                 ({'x" OR 1=1 --': "'; DROP TABLE sources"}, ""),
                 ({}, "abc"),
             ]:
                 for mode in ("bm25", "dense", "hybrid"):
                     assert "".join(sorted(p.source for p in await index.search("stone", mode=mode, where=where))) == expected, (where, mode)
-            for where in ({"year": None}, {"year": []}, {"year": {"gt": 3}}, {"year": [None]}):
+            for where in ({"year": None}, {"year": []}, {"year": {"gt": 3}}, {"year": [None]}, {"year": float("nan")}):
                 with pytest.raises(RequestError, match="where"):
                     await index.search("stone", where=where)
 
@@ -274,7 +361,7 @@ def test_filters_match_by_value_and_type(database: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"q": "  "}, "empty"), ({"q": "x", "k": 0}, "k=0"), ({"q": "x", "mode": "fuzzy"}, "'fuzzy'")],
+    [({"q": "  "}, "empty"), ({"q": "stone \udcff"}, "surrogate"), ({"q": "x", "k": 0}, "k=0"), ({"q": "x", "mode": "fuzzy"}, "'fuzzy'")],
 )
 def test_requests_that_cannot_be_are_refused(database: Path, docs: Path, options: dict[str, Any], message: str) -> None:
     sync(database, docs)
@@ -287,7 +374,7 @@ def test_requests_that_cannot_be_are_refused(database: Path, docs: Path, options
 def test_no_query_can_break_a_search(database: Path, docs: Path, q: str) -> None:
     if not database.exists():
         sync(database, docs)
-    if q.strip():
+    if q.strip() and q.encode(errors="ignore").decode() == q:
         for mode in ("bm25", "hybrid"):
             assert len(search(database, q, mode=mode)) <= 2
 
@@ -338,6 +425,47 @@ def test_two_embedders_that_opened_one_empty_index_do_not_mix(database: Path) ->
             assert await first.sources() == ["a"]
 
     tripod.run(go())
+
+
+def test_vectors_that_another_embedder_brought_meanwhile_are_not_compared(database: Path) -> None:
+    async def go() -> None:
+        async with Index(database, embedder=None) as first:
+            await first.add([Document(source="empty", text="")])
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("DELETE FROM sources")
+            connection.commit()
+        async with Index(database, embedder=HASH) as index, Index(database, embedder=OtherEmbedder()) as other:
+            await other.add([Document(source="a", text="stone")])
+            with pytest.raises(StoreError, match="made with the embedder 'another one'"):
+                await index.search("stone")
+            assert await index.search("stone", mode="bm25")
+
+    tripod.run(go())
+
+
+def test_an_index_that_was_filled_without_vectors_meanwhile_is_searched_by_words(database: Path) -> None:
+    async def go() -> None:
+        async with Index(database, embedder=HASH) as index, Index(database, embedder=None) as other:
+            await other.add([Document(source="a", text="stone"), Document(source="b", text="river")])
+            assert [passage.source for passage in await index.search("stone")] == ["a"]
+            assert await index.search("stone", mode="dense") == []
+
+    tripod.run(go())
+
+
+def test_an_index_where_nothing_may_be_written_says_so(tmp_path: Path) -> None:
+    folder = write(tmp_path / "closed")
+    database = folder / "kb.db"
+
+    async def add() -> None:
+        async with Index(database, embedder=None) as index:
+            await index.add([Document(source="a", text="stone")])
+
+    tripod.run(add())
+    database.chmod(0o444)
+    folder.chmod(0o555)
+    with without_root(folder), pytest.raises(StoreError, match="copy the index to where you may write"):
+        search(database, "stone", None)
 
 
 def test_another_length_of_passages_is_another_index(database: Path, docs: Path) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Mode: TypeAlias = Literal["bm25", "dense", "hybrid"]
 
 PASSAGE_TOKENS = 200  # a passage and its section's title stay within the 256 tokens that MiniLM reads
-_PIPELINE = "tripod-1"  # changes when a converter or the splitter makes other passages of the same files
+_PIPELINE = "tripod-2"  # changes when a converter or the splitter makes other passages of the same files
 _ADD_BATCH = 256  # documents that `add` embeds at once
 
 
@@ -157,6 +157,8 @@ class Index:
         """
         if not q.strip():
             raise RequestError("the query is empty; ask something", param="q")
+        if any("\ud800" <= character <= "\udfff" for character in q):
+            raise RequestError("the query holds half of a surrogate pair, which is no character; was it read as UTF-8?", param="q")
         if k < 1:
             raise RequestError(f"k={k} asks for nothing; give at least 1", param="k")
         if mode not in ("bm25", "dense", "hybrid"):

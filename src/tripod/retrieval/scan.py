@@ -28,6 +28,7 @@ class Scan:
     """What a folder holds."""
 
     files: tuple[File, ...]  # sorted by source
+    unlisted: tuple[str, ...]  # folders that could not be looked into, as the beginnings of their files' sources
     ignored: Mapping[str, int]  # why -> how many files or folders: "hidden", "excluded", "suffix .docx", ...
 
 
@@ -47,6 +48,7 @@ def scan(folder: Path, *, suffixes: Collection[str], exclude: Sequence[str] = ()
         raise ConfigError(f"{str(folder)!r} is not a folder; give the folder that holds the documents")
     files: list[File] = []
     ignored: Counter[str] = Counter()
+    unlisted: list[str] = []
     pending = [""]
     while pending:
         prefix = pending.pop()
@@ -56,6 +58,7 @@ def scan(folder: Path, *, suffixes: Collection[str], exclude: Sequence[str] = ()
             if not prefix:
                 raise ConfigError(f"{str(folder)!r} cannot be listed: {error.strerror}") from None
             ignored[f"folder not listed: {error.strerror}"] += 1
+            unlisted.append(prefix)
             continue
         for entry in entries:
             source = prefix + entry.name
@@ -66,10 +69,13 @@ def scan(folder: Path, *, suffixes: Collection[str], exclude: Sequence[str] = ()
             else:
                 try:
                     stat = entry.stat()
+                    size, mtime_ns = stat.st_size, stat.st_mtime_ns
                 except FileNotFoundError:
                     continue  # vanished since it was listed
-                files.append(File(source, Path(entry.path), stat.st_size, stat.st_mtime_ns))
-    return Scan(tuple(sorted(files, key=lambda file: file.source)), dict(sorted(ignored.items())))
+                except OSError:
+                    size, mtime_ns = -1, -1  # reading it will say why not
+                files.append(File(source, Path(entry.path), size, mtime_ns))
+    return Scan(tuple(sorted(files, key=lambda file: file.source)), tuple(unlisted), dict(sorted(ignored.items())))
 
 
 def _refusal(entry: os.DirEntry[str], source: str, suffixes: Collection[str], exclude: Sequence[str]) -> str | None:
@@ -88,10 +94,17 @@ def _refusal(entry: os.DirEntry[str], source: str, suffixes: Collection[str], ex
     if is_folder:
         if entry.is_symlink():
             return "link to a folder"
-        if entry.name == "__pycache__" or Path(entry.path, "pyvenv.cfg").exists():
+        if entry.name == "__pycache__" or _is_virtual_environment(Path(entry.path)):
             return "caches and virtual environments"
         return None
     if not is_file:
         return "broken link" if entry.is_symlink() else "not a regular file"
     suffix = suffix_of(entry.name)
     return None if suffix in suffixes else f"suffix {suffix}" if suffix else "no suffix"
+
+
+def _is_virtual_environment(folder: Path) -> bool:
+    try:
+        return (folder / "pyvenv.cfg").exists()
+    except PermissionError:
+        return False

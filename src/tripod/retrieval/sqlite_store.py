@@ -179,6 +179,10 @@ class SqliteStore:
         num_passages = len(matrix.ids)
         if num_passages == 0:
             return []
+        if vector is not None:
+            self._check_makers(reader)  # another process may have brought the first vectors after we opened the index
+            if matrix.vectors.shape[1] == 0:
+                vector = None  # or have filled it without any
         allowed = np.ones(num_passages, dtype=bool)
         if wanted is not None:
             rows = reader.execute(f"SELECT id FROM sources WHERE {wanted[0]}", wanted[1]).fetchall()
@@ -303,6 +307,11 @@ class SqliteStore:
             if self._is_blank(connection):
                 connection.close()
                 return None
+        except sqlite3.OperationalError as error:
+            connection.close()
+            raise StoreError(
+                f"{self.path} cannot be opened: {error}; SQLite writes its log beside it, so copy the index to where you may write"
+            ) from error
         except BaseException:
             connection.close()
             raise

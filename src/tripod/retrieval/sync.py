@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio.to_thread
+import numpy as np
 
 from tripod.documents import Document, Passage, SourceState
-from tripod.errors import ConfigError, ConversionError, StoreError
+from tripod.errors import ConfigError, ConversionError, MissingExtraError, StoreError
 from tripod.protocols import Converter, Embedder, Store
 from tripod.retrieval.converters.registry import suffix_of
 from tripod.retrieval.scan import File, scan
@@ -85,8 +86,8 @@ async def sync(
     """Make the store hold what the folder's files say now. Interrupted at any point, the next sync completes it.
 
     A file is read again if its size or time changed, and replaced if its sha256 did. A file that cannot be converted is
-    listed as failed; the old version's passages go, because the file no longer says what they quote. A file that
-    cannot be read at all (permissions, a network disk) is listed too, and keeps what the index has of it.
+    listed as failed; the old version's passages go, because the file no longer says what they quote. A file or folder that
+    cannot be read at all (permissions, a network disk, a package that is not installed) is listed too, and keeps what the index has of it.
 
     Raises:
         ConfigError: there is no such folder, or not one file in it that can be read; an index is not emptied because a
@@ -133,8 +134,8 @@ async def sync(
                 vanished.add(file.source)
                 finish(file.source)
                 continue
-            except OSError as error:
-                failed.append((file.source, f"it cannot be read: {error.strerror or error}"))
+            except (OSError, MissingExtraError) as error:
+                failed.append((file.source, f"it cannot be read: {getattr(error, 'strerror', None) or error}"))
                 finish(file.source)
                 continue
             except ConversionError as error:
@@ -158,7 +159,9 @@ async def sync(
             finish(item.document.source)
 
     present = {file.source for file in found.files} - vanished
-    gone = sorted(source for source, state in known.items() if state.root and source not in present)
+    gone = sorted(
+        source for source, state in known.items() if state.root and source not in present and not source.startswith(found.unlisted)
+    )
     for source in gone:
         await store.remove(source)
     return SyncReport(**counts, removed=len(gone), failed=tuple(failed), ignored=found.ignored)
@@ -168,7 +171,8 @@ async def embed(batch: Sequence[Cut], embedder: Embedder | None) -> list[Vectors
     """The vectors of each item's passages; None for each without an embedder."""
     if embedder is None:
         return [None] * len(batch)
-    vectors = await embedder.embed([embedded_text(passage) for item in batch for passage in item.passages], kind="passage")
+    texts = [embedded_text(passage) for item in batch for passage in item.passages]
+    vectors = await embedder.embed(texts, kind="passage") if texts else np.zeros((0, embedder.dim), dtype=np.float32)
     parts: list[Vectors | None] = []
     start = 0
     for item in batch:
@@ -183,13 +187,15 @@ def embedded_text(passage: Passage) -> str:
 
 
 async def _batches(items: AsyncIterator[Cut]) -> AsyncIterator[list[Cut]]:
-    """Whole sources, together just above `_BATCH_PASSAGES` passages."""
+    """Whole sources, together just above `_BATCH_PASSAGES` passages; a source without any takes up memory too, and counts as one."""
     batch: list[Cut] = []
+    size = 0
     async for item in items:
         batch.append(item)
-        if sum(len(one.passages) for one in batch) >= _BATCH_PASSAGES:
+        size += max(1, len(item.passages))
+        if size >= _BATCH_PASSAGES:
             yield batch
-            batch = []
+            batch, size = [], 0
     if batch:
         yield batch
 
@@ -205,18 +211,22 @@ def _read(
     digest = hashlib.sha256(content).hexdigest()
     if state is not None and state.digest == digest and state.root == root and (state.is_embedded or not needs_vectors):
         return None
-    try:
-        document = converters[suffix_of(file.source)].convert(content, file.source)
-        document.text.encode()
-        passages = cut(document, max_tokens)
-    except UnicodeEncodeError:
-        raise ConversionError("it holds half of a surrogate pair, which is no character") from None
+    document = converters[suffix_of(file.source)].convert(content, file.source)
+    _check_characters(document)
     # A time too fresh to tell a later change in the same instant from this one is not trusted (as in git's index).
     is_old = file.mtime_ns < read_at_ns - _MTIME_GRAIN_NS and len(content) == file.size
     new_state = SourceState(
         digest=digest, root=root, size=len(content), mtime_ns=file.mtime_ns if is_old else -1, is_embedded=needs_vectors
     )
-    return Cut(document, passages, new_state)
+    return Cut(document, cut(document, max_tokens), new_state)
+
+
+def _check_characters(document: Document) -> None:
+    try:
+        for text in (document.text, document.source, document.title, *(section.title for section in document.sections)):
+            text.encode()
+    except UnicodeEncodeError:
+        raise ConversionError("it holds half of a surrogate pair, which is no character") from None
 
 
 def _check_root(known: Mapping[str, SourceState], root: str) -> None:
@@ -229,5 +239,9 @@ def _check_root(known: Mapping[str, SourceState], root: str) -> None:
 def cut_documents(documents: Iterable[Document], max_tokens: int, *, is_embedded: bool) -> Iterable[Cut]:
     """Documents that no file holds, with their passages; their digest is that of their text."""
     for document in documents:
+        try:
+            _check_characters(document)
+        except ConversionError as error:
+            raise ConfigError(f"{document.source!r} cannot be stored: {error}") from None
         digest = hashlib.sha256(document.text.encode()).hexdigest()
         yield Cut(document, cut(document, max_tokens), SourceState(digest=digest, is_embedded=is_embedded))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,13 +51,27 @@ def test_a_word_leads_back_to_its_line_in_the_file(words: str, line: int) -> Non
     assert words.split(" |")[0] in PAGE.splitlines()[line - 1]
 
 
+@pytest.mark.parametrize("tag", ["p", "pre"])
+def test_each_line_of_a_long_text_is_its_own(tag: str) -> None:
+    page = f"<{tag}>one\r\ntwo \x0c three\u2028four\n\n five</{tag}>\n<p>six</p>"
+    document = convert(page)
+    for word in ("one", "two", "three", "four", "five", "six"):
+        assert document.line_at(document.text.index(word)) == page.count("\n", 0, page.index(word)) + 1, word
+
+
 def test_only_the_main_part_is_indexed_where_it_is_marked() -> None:
     document = convert("<div>Menu</div><main><h1>T</h1><main>in</main>side</main><div>More from us</div>")
     assert indexed(document).split() == ["T", "in", "side"]
 
 
-def test_an_unclosed_navigation_does_not_swallow_the_page() -> None:
-    assert "The text" in indexed(convert("<nav><a>Home</a><p>The text.</p>"))
+def test_the_main_part_ends_with_its_own_element_however_deep_it_is_nested() -> None:
+    page = "<div>Menu</div><div role=main><div><div>first</div></div><p>last</p></div><div>Imprint</div>"
+    assert indexed(convert(page)).split() == ["first", "last"]
+
+
+@pytest.mark.parametrize("tag", ["nav", "button", "svg"])
+def test_an_unclosed_element_that_is_not_read_does_not_swallow_the_page(tag: str) -> None:
+    assert "The text" in indexed(convert(f"<p>Before.</p><{tag}><a>Home</a><p>The text.</p>"))
 
 
 def test_a_page_that_only_a_script_draws_is_an_error() -> None:
@@ -77,6 +93,24 @@ def test_declared_encodings_are_read(page: bytes) -> None:
     document = convert(page)
     assert document.text.strip() == "Привет"
     assert "encoding_is_guessed" not in document.metadata
+
+
+@pytest.mark.parametrize("page", [b"<\0p\0>\0x", b"<\0\x00\xd8", b"<\0p\0>\0\0\0"])  # cut, half of a pair, NUL
+def test_what_only_begins_like_utf_16_is_an_error(page: bytes) -> None:
+    with pytest.raises(ConversionError, match="begins like UTF-16"):
+        convert(page)
+
+
+@pytest.mark.parametrize("mark", ["<![if IE]>", "<![", "<![<!", "<![CDATA[ x > y ]]>", "<![endif]-->"])
+def test_marked_sections_are_skipped(mark: str) -> None:
+    assert indexed(convert(f"<p>before {mark} <p>after")).split()[::2][0] == "before"
+    assert "after" in indexed(convert(f"<p>before {mark}> <p>after"))
+
+
+def test_a_page_of_many_articles_takes_no_time_for_each_pair_of_them() -> None:
+    started_s = time.process_time()
+    assert len(convert("<article><h2>t</h2>x</article>" * 10_000).sections) == 10_000
+    assert time.process_time() - started_s < 3.0  # in steps of all articles for each it is 6 s and more
 
 
 def test_a_guessed_encoding_is_recorded() -> None:

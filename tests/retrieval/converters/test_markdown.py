@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
+
 from tripod.documents import Document
 from tripod.retrieval.converters.markdown import Markdown
 
@@ -43,6 +47,26 @@ def test_front_matter_gives_the_title_and_is_not_indexed() -> None:
     document = convert('---\ntitle: "The title"\nlayout: x\n---\nBody.\n')
     assert document.title == "The title"
     assert [document.text[section.start : section.end] for section in document.sections] == ["Body.\n"]
+
+
+def test_a_rule_at_the_start_is_no_front_matter() -> None:
+    document = convert("---\n\nIntro.\n\n---\n\nRest.\n")
+    assert "Intro." in "".join(document.text[section.start : section.end] for section in document.sections)
+
+
+@pytest.mark.parametrize(
+    ("line", "title"),
+    [("#", ""), ("# #", ""), ("## a##", "a##"), ("# a # b #  ", "a # b"), ("#\ta\t##", "a"), ("# [a](u_(x)) [b [c](u)](u)", "a [b c](u)")],
+)
+def test_closing_marks_and_links_of_a_heading(line: str, title: str) -> None:
+    assert titles(f"{line}\n\ntext\n") == [title]
+
+
+@pytest.mark.parametrize("piece", [" ", " #", "`", "[", "[a](", "![", "*", "**a", "{", "{a} "])
+def test_a_huge_heading_takes_no_time_for_each_pair_of_its_characters(piece: str) -> None:
+    started_s = time.process_time()
+    assert len(titles(f"# a{piece * 20_000}b\n")) == 1
+    assert time.process_time() - started_s < 1.0  # some took 2 to 12 s
 
 
 def test_titles_are_shown_without_markup() -> None:

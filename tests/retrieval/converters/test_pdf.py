@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from pypdf import PdfWriter
@@ -70,6 +71,12 @@ def test_one_unreadable_page_is_named_and_the_others_are_read(content: bytes) ->
 def test_what_cannot_be_read_says_why(content: bytes, reason: str) -> None:
     with pytest.raises(ConversionError, match=reason):
         Pdf().convert(content, "a.pdf")
+
+
+def test_no_module_is_taken_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pypdf.py").write_text("raise SystemExit('a document was run as a program')")
+    monkeypatch.chdir(tmp_path)
+    assert "The first page." in Pdf().convert(pdf("The first page."), "a.pdf").text
 
 
 def test_a_file_that_takes_too_long_is_given_up() -> None:

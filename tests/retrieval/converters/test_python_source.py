@@ -59,6 +59,45 @@ def test_a_module_is_named_after_its_path(path: str, module: str) -> None:
     assert list(sections('"""Doc."""', path)) == [module]
 
 
+def test_lone_carriage_returns_and_form_feeds_keep_their_place() -> None:
+    source = 'x = 1\r# The first of the comments here.\r\n\x0c\ndef f():\r    """Caf\xe9."""\n'
+    source += "    # The second of the comments here.\r    return 1\n"
+    assert sections(source) == {
+        "pkg.mod (comment)": "# The first of the comments here.",
+        "pkg.mod.f": "Caf\xe9.",
+        "pkg.mod.f (comment)": "# The second of the comments here.",
+    }
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        'topics = {"orders": {"retention": "7d"}}',
+        'topics = {"orders": b"7d"}',
+        'topics = {"orders": "7d", 1: "x"}',
+        'topics = {"orders": "7d"}',
+        "topics = {}",
+    ],
+)
+def test_settings_that_begin_like_the_language_reference_are_python_as_any_other(settings: str) -> None:
+    assert sections(f'{settings}\n\ndef f():\n    """Frees the block."""\n') == {"pkg.mod.f": "Frees the block."}
+
+
+def test_settings_that_break_off_are_an_error() -> None:
+    with pytest.raises(ConversionError, match="Python"):
+        PythonSource().convert(b'topics = {"a": """unclosed', "a.py")
+
+
+def test_a_topic_in_one_literal_of_many_lines_keeps_its_lines() -> None:
+    source = (
+        "# As Python 3.14 writes them.\ntopics = {\n    'if': r'''One\n***\n\nThree.\n''',\n    'or': 'Four.\\n'\n          'Five.',\n}\n"
+    )
+    document = PythonSource().convert(source.encode(), "pydoc_data/topics.py")
+    assert document.text == "One\n***\n\nThree.\n\n\nFour.\nFive."
+    for words in ("One", "Three", "Four", "Five"):
+        assert document.line_at(document.text.index(words)) == source.count("\n", 0, source.index(words)) + 1
+
+
 def test_comments_can_be_left_to_the_maintainers() -> None:
     document = PythonSource(has_comments=False).convert(SOURCE.encode(), "pkg/mod.py")
     assert [section.title for section in document.sections] == ["pkg.mod", "pkg.mod.Outer", "pkg.mod.Outer.method", "pkg.mod.inner"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from tripod.retrieval.converters.restructuredtext import RestructuredText
 
 
@@ -28,6 +30,17 @@ def test_a_table_is_no_title() -> None:
 
 def test_roles_are_shown_as_their_text() -> None:
     assert titles("The :class:`Flask <flask.Flask>` and ``app``\n=============================================\n") == ["The Flask and app"]
+
+
+def test_an_overline_of_dots_is_one_title_with_its_underline() -> None:
+    assert titles("....\nTitl\n....\n\ntext\n") == ["Titl"]
+
+
+def test_a_huge_title_takes_no_time_for_each_pair_of_its_characters() -> None:
+    title = ":a" * 20_000 + "`"
+    started_s = time.process_time()
+    assert len(titles(f"{title}\n{'=' * len(title)}\n")) == 1
+    assert time.process_time() - started_s < 1.0  # it took 6 s
 
 
 def test_a_pep_is_titled_by_its_header() -> None:

@@ -6,6 +6,7 @@ The document's text is the extracted text, so offsets point into that; `Document
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from html.parser import HTMLParser
 
 from tripod.documents import Document, Line, Section
@@ -29,6 +30,7 @@ _ENCODINGS = {  # what the encoding standard makes of these labels (encoding.spe
 }
 
 _UNREAD = frozenset({"script", "style", "noscript", "template", "svg", "iframe", "object", "select", "button", "textarea"})
+_RAW = frozenset({"script", "style"})
 _BOILERPLATE = frozenset({"nav", "aside", "footer"})
 _PARAGRAPHS = frozenset({"p", "pre", "table", "ul", "ol", "dl", "blockquote", "section", "article", "main", "figure", "hr"})
 _BLOCKS = frozenset(
@@ -49,6 +51,8 @@ class Html:
         reader = _read(page, unread=_UNREAD | _BOILERPLATE)
         if reader.skipping or not reader.text.strip():  # an unclosed <nav> would swallow the page
             reader = _read(page, unread=_UNREAD)
+        if not _RAW.issuperset(reader.skipping):  # so would an unclosed <button>
+            reader = _read(page, unread=_RAW)
         text = reader.text
         if not text.strip() and reader.has_script:
             raise ConversionError("it holds no readable text; a page that is drawn by a script must be saved after it ran")
@@ -68,7 +72,10 @@ class Html:
 def _decode(content: bytes) -> tuple[str, str, bool]:
     """The page, its encoding, and whether that encoding is a guess."""
     if marked_encoding(content) is None and content[1:2] == b"\0":  # '<' and most of the markup after it are ASCII
-        return content.decode("utf-16-le", errors="strict"), "utf-16-le", True
+        try:
+            return *decode(content, "utf-16-le"), True
+        except ConversionError:
+            raise ConversionError("it begins like UTF-16 without a byte order mark, and goes on otherwise; save it as UTF-8") from None
     head = _COMMENT.sub(b"", content[:_PRESCAN_BYTES])
     found = _XML_ENCODING.search(head) or _META_CHARSET.search(head)
     declared = found[1].decode("ascii", "replace").lower() if found else None
@@ -104,7 +111,8 @@ class _Reader(HTMLParser):
         self.title: list[str] = []
         self.headings: list[Heading] = []
         self.heading: tuple[int, int, list[str]] | None = None  # start, level and pieces of the open heading
-        self.main_tags: list[str] = []
+        self.main_tag = ""  # of the open main part
+        self.main_depth = 0  # how many elements of that name are open in it, itself included
         self.main_start = 0
         self.main_spans: list[tuple[int, int]] = []
         self.lines: list[Line] = []
@@ -134,12 +142,10 @@ class _Reader(HTMLParser):
             self._break(2 if tag in _PARAGRAPHS else 1)
         if tag == "pre":
             self.pre_depth += 1
-        if tag in ("main", "article") or ("role", "main") in attrs:
-            if not self.main_tags:
-                self.main_start = self.length
-            self.main_tags.append(tag)
-        elif self.main_tags and tag == self.main_tags[-1]:
-            self.main_tags.append("")  # a nested element of the same name: its end is not the main part's end
+        if self.main_depth:
+            self.main_depth += tag == self.main_tag
+        elif tag in ("main", "article") or ("role", "main") in attrs:
+            self.main_tag, self.main_depth, self.main_start = tag, 1, self.length
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in self.unread:  # <script/> has no end to wait for
@@ -160,46 +166,63 @@ class _Reader(HTMLParser):
             self._break(2 if tag in _PARAGRAPHS else 1)
         if tag == "pre":
             self.pre_depth = max(0, self.pre_depth - 1)
-        self._close_main(tag)
+        if self.main_depth and tag == self.main_tag:
+            self.main_depth -= 1
+            if not self.main_depth:
+                self.main_spans.append((self.main_start, self.length))
 
     def handle_data(self, data: str) -> None:
         if self.in_title:
             self.title.append(data)
         elif not self.skipping:
-            line = self.getpos()[0]
-            if self.pre_depth:
-                for row in data.splitlines(keepends=True):
-                    self._mark_line(line)
-                    self._append(row)
-                    line += 1
-            else:
-                self._append_words(data, line)
+            for number, row in enumerate(data.split("\n"), start=self.getpos()[0]):  # only a line feed ends a line of the file
+                if number > self.getpos()[0]:
+                    self._end_row()
+                if row:
+                    self._append_row(row, number)
+
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        """`<![CDATA[...]]>`, `<![if IE]>` and worse: skipped. html.parser before 3.14 fails on what it does not know."""
+        end = self.rawdata.find("]]>", i) if self.rawdata.startswith("<![CDATA[", i) else -1
+        return end + len("]]>") if end >= 0 else self.parse_bogus_comment(i)
 
     def finish(self) -> None:
         """Closes what the page left open."""
         self._end_heading()
-        while self.main_tags:
-            self._close_main(self.main_tags[-1])
+        if self.main_depth:
+            self.main_spans.append((self.main_start, self.length))
 
     def sections(self) -> tuple[Section, ...]:
-        spans = [(start, end) for start, end in self.main_spans if self.text[start:end].strip()] or [(0, self.length)]
-        return tuple(
-            section
-            for start, end in spans
-            for section in sections_of([heading for heading in self.headings if start <= heading.start < end], start, end)
-        )
+        text = self.text
+        spans = [(start, end) for start, end in self.main_spans if text[start:end].strip()] or [(0, self.length)]
+        found: list[Section] = []
+        for start, end in spans:
+            first, last = (bisect_left(self.headings, border, key=lambda heading: heading.start) for border in (start, end))
+            found.extend(sections_of(self.headings[first:last], start, end))
+        return tuple(found)
 
-    def _append_words(self, data: str, line: int) -> None:
-        words = _SPACES.sub(" ", data)
+    def _append_row(self, row: str, line: int) -> None:
+        """The part of a text that stands on one line of the file."""
+        if self.pre_depth:
+            self._mark_line(line)
+            self._append(row)
+            return
+        words = _SPACES.sub(" ", row)
         inner = words.strip(" ")
         if not inner:
-            self.has_space = self.has_space or bool(words)
+            self.has_space = True
             return
         if (self.has_space or words[0] == " ") and self.line_feeds == 0:
             self._append(" ")
-        self._mark_line(line + data[: len(data) - len(data.lstrip(" \t\n\r\f\v"))].count("\n"))
+        self._mark_line(line)
         self._append(inner)
         self.has_space = words[-1] == " "
+
+    def _end_row(self) -> None:
+        if self.pre_depth:
+            self._append("\n")
+        else:
+            self.has_space = True
 
     def _mark_line(self, number: int) -> None:
         if not self.lines or self.lines[-1].number != number:
@@ -226,11 +249,3 @@ class _Reader(HTMLParser):
             if title:
                 self.headings.append(Heading(start, level, title))
             self.heading = None
-
-    def _close_main(self, tag: str) -> None:
-        if not self.main_tags:
-            return
-        if self.main_tags[-1] == tag or (self.main_tags[-1] == "" and tag in self.main_tags):
-            self.main_tags.pop()
-            if not self.main_tags:
-                self.main_spans.append((self.main_start, self.length))

@@ -10,16 +10,17 @@ from tripod.retrieval.converters.encoding import decode
 from tripod.retrieval.converters.outline import Heading, sections_of
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
-_FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(?:.*\n)*?---[ \t]*(?:\r?\n|\Z)")
+_FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(?=[^\n]*\S)(?:.*\n)*?---[ \t]*(?:\r?\n|\Z)")
 _FRONT_TITLE = re.compile(r"^title:[ \t]*(.+?)[ \t]*\r?$", re.MULTILINE)
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
-_ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*\r?\n?\Z")
+_ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*))?\Z")
+_CLOSING_MARKS = re.compile(r"(?:^|(?<=[ \t]))#+\Z")
 _SETEXT = re.compile(r" {0,3}(=+|-+)[ \t]*\r?\n?\Z")
 _NOT_A_PARAGRAPH = re.compile(r"\s*\Z| {4}|\t| {0,3}(?:[#>|]|[-*+][ \t]|\d+[.)][ \t]|<)")
 _INLINE = (
-    (re.compile(r"\s*\{[^{}]*\}\s*\Z"), ""),  # { #anchor }
-    (re.compile(r"!?\[([^\]]*)\]\([^)]*\)"), r"\1"),
-    (re.compile(r"`+([^`]+)`+"), r"\1"),
+    (re.compile(r"\{[^{}]*\}\s*\Z"), ""),  # { #anchor }
+    (re.compile(r"!?\[([^\[\]]*)\]\([^()]*(?:\([^()]*\)[^()]*)?\)"), r"\1"),
+    (re.compile(r"(?<!`)`+([^`]+)`+"), r"\1"),
     (re.compile(r"(\*\*|__|\*)(?=\S)(.+?)\1"), r"\2"),
 )
 
@@ -61,8 +62,8 @@ def _headings(text: str, start: int) -> Iterator[Heading]:
             fence, paragraph = mark[1], None
         elif line[0].lstrip().startswith("<!--"):
             in_comment, paragraph = "-->" not in line[0], None
-        elif atx := _ATX.match(line[0]):
-            yield Heading(line.start(), len(atx[1]), _plain(atx[2] or ""))
+        elif atx := _ATX.match(line[0].rstrip()):
+            yield Heading(line.start(), len(atx[1]), _plain(_CLOSING_MARKS.sub("", atx[2] or "")))
             paragraph = None
         elif paragraph and (underline := _SETEXT.match(line[0])):
             yield Heading(paragraph.start(), 1 if underline[1][0] == "=" else 2, _plain(paragraph[0]))

@@ -49,7 +49,8 @@ class Pdf:
         return Document(source=source, text=_BETWEEN_PAGES.join(pages), pages=tuple(spans), metadata=metadata)
 
     def _read(self, content: bytes) -> list[str | None]:
-        command = [sys.executable, "-m", "tripod.retrieval.converters.pdf_worker", str(self.memory_bytes)]
+        # -P: no module is taken from the current folder, which may be the one with the documents.
+        command = [sys.executable, "-P", "-m", "tripod.retrieval.converters.pdf_worker", str(self.memory_bytes)]
         try:
             worker = subprocess.run(command, input=content, capture_output=True, timeout=self.timeout_s, check=False)
         except subprocess.TimeoutExpired:

@@ -32,11 +32,9 @@ class Topics:
 
 def read_topics(source_text: str) -> Topics | None:
     """The topics in a module that consists of one dictionary of texts named `topics`; None for any other module."""
-    if not _OPENING.match(source_text):
+    if not _OPENING.match(source_text) or not _is_topics(source_text):
         return None
     texts = list(_texts(source_text))
-    if not texts:
-        return None
     pieces: list[str] = []
     sections: list[Section] = []
     lines: list[Line] = []
@@ -58,14 +56,37 @@ def read_topics(source_text: str) -> Topics | None:
     return Topics(_BETWEEN_TOPICS.join(pieces), tuple(sections), tuple(lines))
 
 
+def _is_topics(source_text: str) -> bool:
+    """Whether the module is nothing but a dictionary of texts; a module of settings may begin in the same way."""
+    try:
+        body = ast.parse(source_text).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    value = body[0].value if len(body) == 1 and isinstance(body[0], ast.Assign) else None
+    return (
+        isinstance(value, ast.Dict)
+        and bool(value.keys)
+        and all(isinstance(entry, ast.Constant) and isinstance(entry.value, str) for entry in (*value.keys, *value.values))
+    )
+
+
 def _texts(source_text: str) -> Iterator[list[tuple[str, int]]]:
     """For each topic, the pieces of its text with their lines in the file."""
     topic: list[tuple[str, int]] | None = None  # None while we read a key
     for token in tokenize.generate_tokens(io.StringIO(source_text).readline):
         if token.type == tokenize.STRING and topic is not None:
-            topic.append((ast.literal_eval(token.string), token.start[0]))
+            topic.extend(_pieces(token))
         elif token.string == ":":
             topic = []
         elif token.string in (",", "}") and topic is not None:
             yield topic
             topic = None
+
+
+def _pieces(token: tokenize.TokenInfo) -> Iterator[tuple[str, int]]:
+    """What a literal spells, with its lines in the file: Python 3.13 and later write a topic as one raw literal of many lines."""
+    rows = ast.literal_eval(token.string).splitlines(keepends=True)
+    num_lines = token.end[0] - token.start[0]
+    is_one_to_one = sum(row.endswith("\n") for row in rows) == num_lines
+    for i, row in enumerate(rows):
+        yield row, token.start[0] + (i if is_one_to_one else 0)

@@ -9,6 +9,7 @@ import tokenize
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TypeAlias
 
@@ -54,7 +55,7 @@ class PythonSource:
             found = list(_definitions(tree, module))
             sections = list(_docstrings(found, places))
             if self.has_comments:
-                sections.extend(_comments(text, found, places))
+                sections.extend(_comments(found, places))
         except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError) as error:
             raise ConversionError(f"it cannot be parsed as Python: {error}") from None
         sections.sort(key=lambda section: section.start)
@@ -83,6 +84,11 @@ class _Places:
         start = self.starts[line - 1]
         head = self.text[start : start + column]
         return start + (column if head.isascii() else len(self._line(line).encode()[:column].decode()))
+
+    def lines(self) -> Iterator[str]:
+        """The lines as `ast` sees them: `tokenize` by itself takes a lone carriage return for a space."""
+        for start, end in pairwise([*self.starts, len(self.text)]):
+            yield self.text[start:end].rstrip("\r\n") + "\n"
 
     def _line(self, line: int) -> str:
         return self.text[self.starts[line - 1] : self.starts[line] if line < len(self.starts) else len(self.text)]
@@ -114,10 +120,10 @@ def _docstrings(definitions: list[tuple[_Definition, str]], places: _Places) -> 
         yield Section(start, end, name)
 
 
-def _comments(text: str, definitions: list[tuple[_Definition, str]], places: _Places) -> Iterator[Section]:
+def _comments(definitions: list[tuple[_Definition, str]], places: _Places) -> Iterator[Section]:
     """Blocks of comments that stand on lines of their own, one section each."""
     block: list[tokenize.TokenInfo] = []
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+    for token in tokenize.generate_tokens(places.lines().__next__):
         if token.type != tokenize.COMMENT or token.line[: token.start[1]].strip() or _DIRECTIVE.match(token.string):
             continue
         if block and (token.start[0], token.start[1]) != (block[-1].start[0] + 1, block[-1].start[1]):

@@ -11,7 +11,7 @@ from tripod.retrieval.converters.outline import Heading, sections_of
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _ADORNMENT = re.compile(r"([!-/:-@\[-`{-~])\1*\Z")
 _PEP = re.compile(r"\APEP:[ \t]*(\d+)[ \t]*\r?\nTitle:[ \t]*(.+?)[ \t]*\r?\n")
-_ROLE = re.compile(r"(?::[\w:.+-]+:)?`+(?:([^`<]+?)\s*<[^`>]*>|([^`]+))`+_{0,2}")
+_ROLE = re.compile(r"(?<![\w:.+`-])(?::[\w:.+-]+:)?`+(?:([^`<]+)<[^`>]*>|([^`]+))`+_{0,2}")
 
 
 class RestructuredText:
@@ -43,7 +43,7 @@ def titles(text: str) -> list[Heading]:
     headings: list[Heading] = []
     styles: list[tuple[str, bool]] = []  # (mark, has an overline); the place in this list is the level
     for i in range(len(lines)):
-        if i and stripped[i - 1] and not stripped[i - 1].startswith(".."):
+        if i and stripped[i - 1] and not stripped[i - 1].startswith(".. "):
             continue
         over, title, under = stripped[i], stripped[i + 1], stripped[i + 2]
         is_overlined = bool(_ADORNMENT.match(over)) and over == under and len(over) >= len(title) > 0 and not _ADORNMENT.match(title)
@@ -65,4 +65,4 @@ def _is_underlined(title: str, under: str) -> bool:
 
 
 def _plain(title: str) -> str:
-    return " ".join(_ROLE.sub(lambda role: role[1] or role[2], title).replace("*", "").split())
+    return " ".join(_ROLE.sub(lambda role: (role[1] or role[2]).rstrip(), title).replace("*", "").split())
