@@ -1,4 +1,4 @@
-"""Every extension point, on one page. Each has a contract test suite in `tripod.testing` that any implementation runs."""
+"""Every extension point, on one page. What any `ChatModel` must do is a test suite in `tripod.testing`."""
 
 from __future__ import annotations
 

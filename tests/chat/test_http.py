@@ -400,6 +400,18 @@ def test_what_the_wire_cannot_carry_is_refused_before_it_is_sent() -> None:
         asyncio.run(HttpChatModel("http://127.0.0.1:1/v1", model="m").complete(QUESTION, SamplingParams(temperature=5.0)))
 
 
+def test_the_client_lets_the_server_say_how_many_requests_are_too_many(server: LiveServer) -> None:
+    async def begin() -> int:
+        async with HttpChatModel(server.url) as model:
+            streams = [model.stream(QUESTION, SamplingParams(max_tokens=2)) for _ in range(110)]  # httpx would stop at 100
+            first = await asyncio.wait_for(asyncio.gather(*map(anext, streams)), timeout=30)
+            for stream in streams:
+                await stream.aclose()
+            return len(first)
+
+    assert asyncio.run(begin()) == 110
+
+
 def test_a_server_with_several_models_must_be_told_which() -> None:
     models = {"object": "list", "data": [{"id": "a"}, {"id": "b"}]}
     with answering(lambda _: JSONResponse(models)) as url, pytest.raises(ConfigError, match=r"2 models \(a, b\)"):

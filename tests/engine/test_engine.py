@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -432,6 +433,26 @@ def test_an_unknown_request_cannot_be_aborted_and_an_open_id_not_taken(model: La
             await engine.generate("b", greedy(1), request_id="mine")
 
     with_engine(model, tokenizer, ROOMY, use)
+
+
+def test_an_abort_by_another_thread_cannot_overtake_the_request(
+    model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use(engine: Engine) -> Reply:
+        post = engine._post
+        other = threading.Thread(target=engine.abort, args=("mine",))
+
+        def post_while_another_aborts(change: Callable[[], None]) -> bool:
+            if other.ident is None:
+                other.start()
+                other.join(timeout=0.1)
+            return post(change)
+
+        monkeypatch.setattr(engine, "_post", post_while_another_aborts)
+        return await engine.generate("a", greedy(200), request_id="mine")
+
+    reply, _ = with_engine(model, tokenizer, ROOMY, use)
+    assert reply.finish_reason == "abort"
 
 
 class Failing:

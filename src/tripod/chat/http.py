@@ -71,7 +71,11 @@ class HttpChatModel:
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
         try:
-            self._client = httpx.AsyncClient(headers=headers, timeout=httpx.Timeout(read_timeout_s, connect=_CONNECT_S))
+            self._client = httpx.AsyncClient(
+                headers=headers,
+                timeout=httpx.Timeout(read_timeout_s, connect=_CONNECT_S),
+                limits=httpx.Limits(max_connections=None),  # who is served when is the server's to decide
+            )
         except UnicodeEncodeError as error:
             raise ConfigError("the API key holds a character that HTTP headers cannot carry; copy it again") from error
 

@@ -269,8 +269,9 @@ class Engine:
         with self._wake:
             if self._open.setdefault(request.id, request) is not request:
                 raise RequestError(f"a request with the id {request.id!r} is open already; choose another or give none", param="request_id")
+            is_taken = self._post(lambda: self._add(stream))  # before the lock is free: an abort must not come first
         try:
-            if not self._post(lambda: self._add(stream)):
+            if not is_taken:
                 raise EngineError(f"engine {self.name!r} is closed; open another")
             while True:
                 event = await stream.queue.get()
