@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -75,3 +77,21 @@ def test_an_exception_inside_the_iterable_rises_at_the_loop() -> None:
     assert next(iterator) == 1
     with pytest.raises(ValueError, match="broken at 2"):
         next(iterator)
+
+
+def test_ctrl_c_waits_for_the_clean_up_even_of_a_thread() -> None:
+    """The thread cannot be cancelled: it ends half a second after the signal, and only then does `run` raise."""
+    code = (
+        "import os, signal, threading, time, anyio.to_thread, tripod\n"
+        "def work():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(0.5)\n"
+        "    print('worked')\n"
+        "async def main():\n"
+        "    try: await anyio.to_thread.run_sync(work)\n"
+        "    finally: print('cleaned up')\n"
+        "try: tripod.run(main())\n"
+        "except KeyboardInterrupt: print('interrupted')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.split()) == (0, ["worked", "cleaned", "up", "interrupted"])

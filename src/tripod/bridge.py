@@ -10,7 +10,11 @@ import asyncio
 import atexit
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterator
-from typing import Any, TypeVar
+from concurrent.futures import wait
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from anyio import CancelScope
 
 T = TypeVar("T")
 
@@ -38,7 +42,7 @@ def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end and return its result.
 
-    Ctrl-C cancels the coroutine and waits for its clean-up before KeyboardInterrupt rises.
+    Ctrl-C cancels the coroutine and waits for its clean-up before KeyboardInterrupt rises; a second one does not wait.
 
     Raises:
         RuntimeError: called from the bridge's own loop, where it would wait for itself; `await` there instead.
@@ -47,12 +51,13 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     if _running_loop() is loop:
         coroutine.close()
         raise RuntimeError("tripod.run was called from a coroutine that tripod.run is running; use 'await' there")
-    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    scopes: list[CancelScope] = []
+    future = asyncio.run_coroutine_threadsafe(_in_scope(coroutine, scopes), loop)
     try:
         return future.result()
     except KeyboardInterrupt:
-        future.cancel()
-        asyncio.run_coroutine_threadsafe(_settled(), loop).result(timeout=5.0)
+        loop.call_soon_threadsafe(_cancel, scopes, loop)
+        wait([future])
         raise
 
 
@@ -75,9 +80,21 @@ async def _next(iterator: AsyncIterator[T]) -> T:
     return await anext(iterator)
 
 
-async def _settled() -> None:
-    """One turn of the loop after a cancellation, so that the cancelled task's `finally` blocks have run."""
-    await asyncio.sleep(0)
+async def _in_scope(coroutine: Coroutine[Any, Any, T], scopes: list[CancelScope]) -> T:
+    """A scope of anyio's, unlike `Task.cancel`, does not leave behind the threads that work for the coroutine."""
+    from anyio import CancelScope
+
+    with CancelScope() as scope:
+        scopes.append(scope)
+        return await coroutine
+    raise asyncio.CancelledError
+
+
+def _cancel(scopes: list[CancelScope], loop: asyncio.AbstractEventLoop) -> None:
+    if scopes:
+        scopes[0].cancel()
+    else:
+        loop.call_soon(_cancel, scopes, loop)  # the coroutine has not begun
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
