@@ -48,7 +48,7 @@ def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end and return its result.
 
-    Ctrl-C cancels the coroutine and waits for its clean-up before KeyboardInterrupt rises.
+    Ctrl-C cancels the coroutine and waits for its clean-up before KeyboardInterrupt rises; a second one does not wait.
 
     Raises:
         RuntimeError: called from the bridge's own loop, where it would wait for itself; `await` there instead.
@@ -70,7 +70,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     except KeyboardInterrupt:
         if not outcome.done():
             loop.call_soon_threadsafe(lambda: tasks[0].cancel())
-            wait((outcome,))  # a second Ctrl-C does not wait
+            wait((outcome,))
         raise
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +71,32 @@ def test_the_version_is_printed(tripod: Command) -> None:
 
 def test_an_unknown_command_is_a_wrong_call(tripod: Command) -> None:
     assert tripod("frobnicate").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "package"), [(["generate", "model", "Once"], "torch"), (["search", "KB", "dome"], ""), (["ask", "KB", "dome?"], "")]
+)
+def test_without_the_packages_of_the_engine_the_rest_works_and_says_so(
+    handbook: Path, tmp_path: Path, arguments: list[str], package: str
+) -> None:
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('torch', 'safetensors', 'tokenizers'): raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "import importlib.util as util\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, package=None: None if name in ('torch', 'safetensors', 'tokenizers') else find(name, package)\n"
+        "from tripod.cli.app import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = [str(handbook) if argument == "KB" else argument for argument in arguments]
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=120)
+    if package:
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"needs the package '{package}'" in done.stderr
+        assert "pip install 'tripod[engine]'" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert "by words only: torch is not installed" in done.stderr

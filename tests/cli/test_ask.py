@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, python_m_tripod
 
 QUESTION = "What happens if the motor does not answer within ninety seconds?"
 
@@ -150,3 +150,47 @@ def test_a_cached_index_of_another_embedder_is_made_anew(tripod: Command, handbo
     assert outcome.code == 0
     assert "the siren is switched on" in outcome.out
     assert "making the cached index anew" in outcome.err
+
+
+def test_a_terminal_without_unicode_gets_every_answer(handbook: Path, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("The caf\u00e9 is open until midnight \U0001f600.", encoding="utf-8")
+    ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    for arguments in (["ask", "Until when is the caf\u00e9 open?"], ["search", "caf\u00e9"]):
+        plain = python_m_tripod(arguments[0], tmp_path / "docs", arguments[1], **ascii_only)
+        assert plain.code == 0, plain.err
+        assert "caf\\xe9 is open until midnight \\U0001f600" in plain.out
+        as_json = python_m_tripod(arguments[0], tmp_path / "docs", arguments[1], "--json", **ascii_only)
+        assert "The caf\u00e9 is open until midnight \U0001f600." in json.dumps(json.loads(as_json.out), ensure_ascii=False)
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_a_way_out(
+    tripod: Command, handbook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    outcome = tripod("ask", handbook, QUESTION)
+    assert outcome.code == 2
+    assert "set XDG_CACHE_HOME to a folder that can be written" in outcome.err
+
+
+def test_notes_are_lines_without_blank_ones_between(tripod: Command, handbook: Path) -> None:
+    assert "" not in tripod("ask", handbook, QUESTION).err.splitlines()
+
+
+def test_names_that_look_like_markup_do_not_end_the_progress_bar(tripod: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes stderr for a terminal then
+    (tmp_path / "docs" / "a[").mkdir(parents=True)
+    (tmp_path / "docs" / "a[" / "b].md").write_text("Text.")
+    assert tripod("index", tmp_path / "docs", "--into", tmp_path / "kb.db").code == 0
+
+
+def test_words_that_are_not_utf_8_are_a_wrong_call(tripod: Command, handbook: Path, tmp_path: Path) -> None:
+    outcome = tripod("search", handbook, "dome \udcff")
+    assert outcome.code == 2
+    assert "was it read as UTF-8" in outcome.err
+    (tmp_path / "\udcff").mkdir()
+    (tmp_path / "\udcff" / "a.md").write_text("Text.")
+    outcome = tripod("ask", tmp_path / "\udcff", "Why?")
+    assert outcome.code == 2
+    assert "is not UTF-8" in outcome.err

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,10 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tripod
-from tripod.documents import Document, Passage
+from tripod.documents import Document, Passage, Section
 from tripod.errors import ConfigError, NotFoundError, RequestError, StoreError
+from tripod.retrieval import sqlite_store
 from tripod.retrieval.converters.plain_text import PlainText
 from tripod.retrieval.index import Index
+from tripod.retrieval.sqlite_store import SqliteStore
 from tripod.retrieval.sync import SyncProgress, SyncReport
 
 if TYPE_CHECKING:
@@ -594,3 +598,31 @@ def test_a_reader_during_a_sync_sees_every_source_old_or_new(database: Path, tmp
         return mixed_views
 
     assert tripod.run(go()) > 0  # the reader did look while the sync was half done
+
+
+def test_what_asyncio_cancels_disturbs_nobody_else(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`asyncio.wait_for` leaves the thread that works for it at work."""
+
+    def slowly(method: Callable[..., Any]) -> Callable[..., Any]:
+        def work(*arguments: Any) -> Any:
+            time.sleep(0.2)
+            return method(*arguments)
+
+        return work
+
+    async def go() -> None:
+        async with Index(database, embedder=None) as index:
+            await index.add([Document(source="a", text="stone")])
+            monkeypatch.setattr(SqliteStore, "_document", slowly(SqliteStore._document))
+            monkeypatch.setattr(sqlite_store, "asdict", slowly(sqlite_store.asdict))  # called inside of the writer's transaction
+            for slow in (index.document("a"), index.add([Document(source="b", text="river", sections=(Section(0, 5),))])):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(slow, 0.1)
+                assert await index.search("stone")
+                await index.add([Document(source="c", text="copper")])
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(index.document("a"), 0.1)
+        async with Index(database, embedder=None) as index:
+            assert await index.sources() == ["a", "b", "c"]
+
+    asyncio.run(go())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Set TRIPOD_DEBUG=1 for the traceback of an error.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr: a quotation mark must not end a command in a Latin-1 terminal
     try:
         app(args=list(arguments) if arguments is not None else None)
     except KeyboardInterrupt:

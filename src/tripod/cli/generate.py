@@ -35,9 +35,13 @@ def generate(
 
 
 async def _generate(model: str, prompt: str, sampling: SamplingParams) -> Finished:
-    from tripod.engine.engine import Engine
-    from tripod.errors import EngineError
+    from tripod.errors import EngineError, MissingExtraError
     from tripod.trace import Delta
+
+    try:
+        from tripod.engine.engine import Engine
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "engine", "tripod generate") from error
 
     async with Engine.load(model) as engine:
         async for event in engine.stream(prompt, sampling):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ def cached_index_path(folder: Path) -> Path:
     from platformdirs import user_cache_path
 
     resolved = folder.resolve()
-    digest = hashlib.sha256(str(resolved).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(os.fsencode(resolved)).hexdigest()[:12]
     return user_cache_path("tripod", appauthor=False) / "indexes" / f"{resolved.name or 'root'}-{digest}.db"
 
 
@@ -51,22 +52,29 @@ async def open_index(target: Path) -> AsyncIterator[Index]:
 async def open_cached_index(path: Path, *, converters: Sequence[Converter] | None = None) -> AsyncIterator[Index]:
     """An index that lives in the cache. One that cannot be used any more is made anew, as the next sync fills it again.
 
-    Args:
-        path: in a folder that is made if absent.
-        converters: how files become documents; None for all that we have.
+    Raises:
+        ConfigError: the cache cannot be written.
     """
     from tripod.retrieval.converters.registry import CONVERTERS
     from tripod.retrieval.index import Index
 
-    converters = CONVERTERS if converters is None else converters
-    path.parent.mkdir(parents=True, exist_ok=True)
+    def index_at_path() -> Index:
+        return Index(path, converters=CONVERTERS if converters is None else converters)
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the index cannot be kept in {path.parent}: {error.strerror}; set XDG_CACHE_HOME to a folder that can be written, "
+            "or say where: tripod index FOLDER --into KB.DB"
+        ) from None
     note(f"index: {path}")
     async with AsyncExitStack() as opened:
         try:
-            index = await opened.enter_async_context(Index(path, converters=converters))
+            index = await opened.enter_async_context(index_at_path())
         except StoreError as error:
             note(f"making the cached index anew: {error}")
             for suffix in ("", "-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
-            index = await opened.enter_async_context(Index(path, converters=converters))
+            index = await opened.enter_async_context(index_at_path())
         yield index

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 async def sync_with_progress(index: Index, folder: Path, *, exclude: Sequence[str] = ()) -> SyncReport:
     """Bring an index up to date, showing how far it is and how long it will still take. What failed is named on stderr.
 
-    The bar is there only on a terminal and only while there is work; into a pipe goes a line at the end.
+    The bar is there only on a terminal and only while there is work.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -27,9 +27,10 @@ async def sync_with_progress(index: Index, folder: Path, *, exclude: Sequence[st
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[source]}", style="dim"),
+        TextColumn("{task.fields[source]}", style="dim", markup=False),
     )
-    with Progress(*columns, console=stderr(), transient=True, expand=True) as bar:
+    console = stderr()
+    with Progress(*columns, console=console, transient=True, expand=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("indexing", total=None, visible=False, source="")
 
         def show(progress: SyncProgress) -> None:

@@ -26,8 +26,9 @@ def stderr() -> Console:
 
 def note(text: str) -> None:
     """Something for the person, not for the pipe."""
-    stderr().print(text, style="dim", markup=False)
+    stderr().print(text.encode(errors="backslashreplace").decode(), style="dim", markup=False)
 
 
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(value, ensure_ascii=not is_unicode, indent=2))

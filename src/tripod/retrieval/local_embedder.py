@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tripod.engine.encode import Encoder
     from tripod.protocols import Vectors
 
-
+_NEEDED = ("torch", "safetensors", "tokenizers")
 # What decides, beside the weights, which vector a text gets: pooling, longest input, prompts, tokenizer.
 _SETTINGS = ("tokenizer.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 
@@ -62,8 +62,9 @@ class LocalEmbedder:
 
 def find_default_embedder() -> tuple[LocalEmbedder | None, str | None]:
     """MiniLM if this machine has it, or the reason why not, with what to do. Never reaches the network."""
-    if find_spec("torch") is None:
-        return None, "torch is not installed; run: pip install 'tripod[engine]'"
+    missing = [package for package in _NEEDED if find_spec(package) is None]
+    if missing:
+        return None, f"{missing[0]} is not installed; run: pip install 'tripod[engine]'"
     from tripod.engine.default_encoder import HUB_ID, locate_default_encoder
 
     try:

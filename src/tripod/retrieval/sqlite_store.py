@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -103,8 +104,10 @@ class SqliteStore:
         self.embedder = embedder
         self._reader: sqlite3.Connection | None = None
         self._writer: sqlite3.Connection | None = None
-        self._reading = anyio.CapacityLimiter(1)  # one thread at a time uses a connection
-        self._writing = anyio.CapacityLimiter(1)
+        # One thread at a time uses a connection. The limiters keep others from waiting in threads; the locks hold for a thread
+        # too whose caller asyncio has cancelled, which leaves it at work.
+        self._reading, self._writing = anyio.CapacityLimiter(1), anyio.CapacityLimiter(1)
+        self._reader_lock, self._writer_lock = threading.Lock(), threading.Lock()
         self._matrix: _Matrix | None = None
         self._reader = self._open_reader()
 
@@ -126,10 +129,14 @@ class SqliteStore:
         return await self._read(lambda reader: self._search(reader, words, vector, k, wanted), [])
 
     async def aclose(self) -> None:
-        for limiter, connection in ((self._reading, self._reader), (self._writing, self._writer)):
-            if connection is not None:
-                await anyio.to_thread.run_sync(connection.close, limiter=limiter)
-        self._reader = self._writer = None
+        await anyio.to_thread.run_sync(self._close, limiter=self._writing)
+
+    def _close(self) -> None:
+        with self._reader_lock, self._writer_lock:
+            for connection in (self._reader, self._writer):
+                if connection is not None:
+                    connection.close()
+            self._reader = self._writer = None
 
     # Reading
 
@@ -137,15 +144,16 @@ class SqliteStore:
         """What `read` makes of one moment of the index; `when_empty` while nothing was ever written."""
 
         def in_thread() -> T:
-            try:
-                if self._reader is None:
-                    self._reader = self._open_reader()
-                if self._reader is None:
-                    return when_empty
-                with _transaction(self._reader, "BEGIN"):
-                    return read(self._reader)
-            except sqlite3.DatabaseError as error:
-                raise StoreError(f"{self.path} cannot be read: {error}; if it is damaged, delete it and make the index anew") from error
+            with self._reader_lock:
+                try:
+                    if self._reader is None:
+                        self._reader = self._open_reader()
+                    if self._reader is None:
+                        return when_empty
+                    with _transaction(self._reader, "BEGIN"):
+                        return read(self._reader)
+                except sqlite3.DatabaseError as error:
+                    raise StoreError(f"{self.path} cannot be read: {error}; if it is damaged, delete it and make the index anew") from error
 
         return await anyio.to_thread.run_sync(in_thread, limiter=self._reading)
 
@@ -276,13 +284,14 @@ class SqliteStore:
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        try:
-            if self._writer is None:
-                self._writer = self._open_writer()
-            with _transaction(self._writer, "BEGIN IMMEDIATE"):
-                yield self._writer
-        except sqlite3.DatabaseError as error:
-            raise StoreError(self._writing_failed(error)) from error
+        with self._writer_lock:
+            try:
+                if self._writer is None:
+                    self._writer = self._open_writer()
+                with _transaction(self._writer, "BEGIN IMMEDIATE"):
+                    yield self._writer
+            except sqlite3.DatabaseError as error:
+                raise StoreError(self._writing_failed(error)) from error
 
     def _writing_failed(self, error: sqlite3.DatabaseError) -> str:
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:

@@ -90,11 +90,13 @@ async def sync(
     cannot be read at all (permissions, a network disk, a package that is not installed) is listed too, and keeps what the index has of it.
 
     Raises:
-        ConfigError: there is no such folder, or not one file in it that can be read; an index is not emptied because a
+        ConfigError: no such folder, a path that is not UTF-8, or not one file in it that can be read; an index is not emptied because a
             disk is not mounted.
         StoreError: the index mirrors another folder, which still exists.
     """
     root = str(folder.resolve())
+    if root.encode(errors="replace").decode() != root:
+        raise ConfigError(f"the path {root!r} is not UTF-8, and an index could not remember it; rename the folder")
     found = await anyio.to_thread.run_sync(lambda: scan(folder, suffixes=converters, exclude=exclude))
     if not found.files:
         ignored = ", ".join(f"{reason}: {count}" for reason, count in found.ignored.items()) or "it is empty"
