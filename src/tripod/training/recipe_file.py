@@ -159,12 +159,12 @@ def _build(kind: type, content: object, path: str, problems: list[Problem]) -> o
         problems.append((path or "recipe", f"{content!r}; expected keys and values"))
         return _ABSENT
     hints = get_type_hints(kind)
-    before = len(problems)
     for key in content:
         if key not in hints:
             near = get_close_matches(str(key), hints, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(hints)}"
             problems.append((_join(path, str(key)), f"is not a field{hint}"))
+    before = len(problems)  # an unknown key does not keep the others from being checked together
     values: dict[str, object] = {}
     for item in fields(kind):
         inner = _join(path, item.name)
