@@ -21,6 +21,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -30,7 +31,6 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-import tripod
 from tripod.errors import CheckpointError
 from tripod.models import gpt_neox, llama
 from tripod.models.checkpoint import read_tensors
@@ -198,7 +198,12 @@ def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Of the programs that the bits of a run may depend on."""
-    return {"tripod": tripod.__version__, "torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
+    return {
+        "tripod": metadata.version("tripod"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
 
 
 def _bytes(tensor: Tensor) -> memoryview:
