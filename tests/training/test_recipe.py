@@ -126,6 +126,7 @@ def test_a_change_may_leave_out_the_path_where_the_name_is_clear(make_recipe: Ma
         ("optimizer.learning_rate=1", r"optimizer.learning_rate: is not a field; known: lr, "),
         ("optimizer.lr=fast", r"optimizer.lr: 'fast'; expected a number"),
         ("num_steps=1.5", r"num_steps: 1.5; expected a whole number"),
+        ("data.prefixes=[a, 3]", r"data.prefixes\[1\]: 3; expected a text"),
         ("num_steps=true", r"num_steps: True; expected a whole number"),
         ("num_steps", r"a change is written as path=value"),
         ("num_steps.x=1", r"num_steps is a value and has nothing inside"),

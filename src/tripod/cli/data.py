@@ -177,12 +177,15 @@ def batch(
 
 
 def _batch_of_run(folder: Path, step: int, part: slice) -> tuple[BatchView, int]:
+    from tripod.errors import ConfigError
     from tripod.text.tokenizer import load_tokenizer
     from tripod.training.data.batch_view import view_batch
     from tripod.training.data.document_table import DocumentTable, table_paths
     from tripod.training.run import Run
 
     run = Run.open(folder)
+    if not 0 <= step < run.recipe.num_steps:  # the order may go on behind the end of the run
+        raise ConfigError(f"step {step} was asked for; {folder} trains steps 0 to {run.recipe.num_steps - 1}")
     order, data = run.order(), run.recipe.data
     prefixes = [Path(prefix) for prefix in data.prefixes]
     has_tables = all(path.is_file() for prefix in prefixes for path in table_paths(prefix))

@@ -164,7 +164,6 @@ def _build(kind: type, content: object, path: str, problems: list[Problem]) -> o
             near = get_close_matches(str(key), hints, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(hints)}"
             problems.append((_join(path, str(key)), f"is not a field{hint}"))
-    before = len(problems)  # an unknown key does not keep the others from being checked together
     values: dict[str, object] = {}
     for item in fields(kind):
         inner = _join(path, item.name)
@@ -172,7 +171,8 @@ def _build(kind: type, content: object, path: str, problems: list[Problem]) -> o
             values[item.name] = _convert(hints[item.name], content[item.name], inner, problems)
         elif item.default is MISSING and item.default_factory is MISSING:
             problems.append((inner, "is required"))
-    if len(problems) > before:
+            values[item.name] = _ABSENT
+    if _ABSENT in values.values():
         for name, value in values.items():  # what could be read is still checked, so that one look tells everything
             if isinstance(value, Checked):
                 problems += value.problems(_join(path, name))
@@ -209,7 +209,8 @@ def _convert(hint: Any, value: object, path: str, problems: list[Problem]) -> ob
         if not isinstance(value, list | tuple):
             problems.append((path, f"{value!r}; expected a list"))
             return _ABSENT
-        return tuple(_convert(get_args(option)[0], item, f"{path}[{number}]", problems) for number, item in enumerate(value))
+        items = [_convert(get_args(option)[0], item, f"{path}[{number}]", problems) for number, item in enumerate(value)]
+        return _ABSENT if _ABSENT in items else tuple(items)
     if option is float and isinstance(value, str):  # YAML 1.1 takes 3e-4, without a point, for a text
         try:
             return float(value)
