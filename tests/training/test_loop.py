@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,8 +14,10 @@ import tripod
 from tests.training.conftest import MakeRecipe
 from tripod.engine.engine import Engine
 from tripod.errors import ConfigError, TokenizerError, TrainingError
+from tripod.models.load import load_language_model
 from tripod.sampling import SamplingParams
 from tripod.training import gradients, loop
+from tripod.training.data.rows import write_rows
 from tripod.training.loop import StepReport, train
 from tripod.training.metrics import read_metrics
 from tripod.training.recipe import Recipe
@@ -82,6 +85,30 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(make_recipe: MakeRecip
         return [{key: value for key, value in record.items() if key != "seconds"} for record in read_metrics(Path(run) / "metrics.jsonl")]
 
     assert measured(recipe.run) == measured(unbroken.run)
+
+
+def test_a_llama_is_trained_by_the_same_loop(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(("model.architecture=llama", "model.num_kv_heads=1", "model.is_tied=true", "num_steps=40"))
+    result = train(recipe)
+    assert result.last is not None
+    assert result.last.loss < 3.0
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(result.run.checkpoint(40), dtype=torch.float32)
+    tokens = torch.from_numpy(result.run.order().batch_at(0).astype("int64"))
+    ours = load_language_model(result.run.checkpoint(40))
+    expected = torch.nn.functional.cross_entropy(theirs(tokens[:, :-1]).logits.flatten(0, 1), tokens[:, 1:].flatten())
+    assert gradients.mean_loss(ours, tokens, micro_rows=4, precision="fp32").item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_rows_written_in_their_order_train_the_same_weights(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(("num_steps=3",))
+    packed = train(recipe).run
+    write_rows(packed.order().rows, 12, tmp_path / "rows", np.dtype("<u2"))
+    data = replace(recipe.data, prefixes=(str(tmp_path / "rows"),), is_preshuffled=True)
+    rows = train(elsewhere(replace(recipe, data=data), "rows-run")).run
+    assert state_files(rows.folder, 3) == state_files(packed.folder, 3)
+    with pytest.raises(ConfigError, match="has 12 rows of 16 targets; the recipe needs 16 of 16"):
+        train(elsewhere(replace(recipe, data=data, num_steps=4), "too-long"))
 
 
 def test_seeds_are_apart(make_recipe: MakeRecipe) -> None:

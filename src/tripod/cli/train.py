@@ -26,6 +26,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint; begin if there is none.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe, and say what it would train and keep.")] = False,
     device: Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Of the processor. The bits depend on it; 1 is quickest for the smallest models.")
+    ] = None,
     sample: Annotated[str | None, typer.Option("--sample", metavar="PROMPT", help="Let each checkpoint go on from this text.")] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that tokenise, where the recipe names texts.")] = 1,
 ) -> None:
@@ -46,6 +49,8 @@ def train(
     from tripod.training.gradients import compute_dtype
     from tripod.training.loop import train as run_recipe
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     with _work_shown() as progress:
         _prepare(read, workers, progress)
     peak_flops = measure_gemm_peak(torch.device(device), compute_dtype(read.precision))

@@ -197,7 +197,7 @@ def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Of the programs that the bits of a run may depend on."""
+    """What the bits of a run may depend on besides its recipe and its data: programs, processor, threads."""
     return {
         "tripod": metadata.version("tripod"),
         "torch": torch.__version__,
