@@ -34,6 +34,10 @@ class DatasetError(ConfigError):
     """Training data cannot be used: absent, truncated, of another format, or not what its list of hashes says."""
 
 
+class TrainingError(TripodError):
+    """A run cannot go on: its loss or its gradients are not numbers any more. The checkpoints before are whole."""
+
+
 class StoreError(TripodError):
     """An index file cannot be opened, is not one of ours, or was made by another embedder or pipeline."""
 

@@ -22,7 +22,7 @@ def test_help_names_every_command_and_is_quick() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert outcome.code == 0
-    for command in ("ask", "index", "search", "generate", "chat", "serve", "doctor", "demo"):
+    for command in ("ask", "index", "search", "generate", "chat", "serve", "train", "data", "tokenizer", "doctor", "demo"):
         assert f" {command} " in outcome.out
     # Of one core's time, which is what a user waits for on a machine with a free core; the wall clock would measure the other tests too.
     assert min(seconds) < 0.3

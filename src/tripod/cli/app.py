@@ -13,12 +13,14 @@ import typer
 from tripod import __version__
 from tripod.cli.ask import ask
 from tripod.cli.chat import chat
+from tripod.cli.data import data, tokenizer
 from tripod.cli.demo import demo
 from tripod.cli.doctor import doctor
 from tripod.cli.generate import generate
 from tripod.cli.index import index
 from tripod.cli.search import search
 from tripod.cli.serve import serve
+from tripod.cli.train import train
 from tripod.errors import ConfigError, RequestError, StoreError, TripodError
 
 app = typer.Typer(
@@ -28,8 +30,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, index, search, generate, chat, serve, doctor, demo):
+for command in (ask, index, search, generate, chat, serve, train, doctor, demo):
     app.command()(command)
+app.add_typer(data, name="data")
+app.add_typer(tokenizer, name="tokenizer")
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from typing import Literal, TypeAlias, assert_never
 
 import torch
 from torch import nn
 
 from tripod.models.gpt_neox import GPTNeoX, GPTNeoXConfig
 from tripod.models.llama import Llama, LlamaConfig
+
+Initialization: TypeAlias = Literal["small-wang", "normal-scaled"]
+
+_OUTPUT_SIDE = (".attention.output.weight", ".mlp.down.weight")  # the matrices that write into the residual stream
 
 
 def random_language_model(config: LlamaConfig | GPTNeoXConfig, seed: int, *, dtype: torch.dtype = torch.float32) -> Llama | GPTNeoX:
@@ -27,3 +33,48 @@ def random_language_model(config: LlamaConfig | GPTNeoXConfig, seed: int, *, dty
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
     return model.to(dtype).eval().requires_grad_(False)
+
+
+def initial_language_model(config: LlamaConfig | GPTNeoXConfig, seed: int, scheme: Initialization) -> Llama | GPTNeoX:
+    """A float32 model to train, on the CPU. Matrices are normal with `standard_deviation`, norms ones, biases zeros.
+
+    Each tensor has a generator of its own, seeded by `seed` and its name: its values depend neither on the device that trains it
+    nor on which other tensors there are or on who draws them first.
+    """
+    with torch.device("meta"):
+        model = Llama(config) if isinstance(config, LlamaConfig) else GPTNeoX(config)
+    model = model.to_empty(device="cpu")
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+            generator = torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+            nn.init.normal_(parameter, std=standard_deviation(name, config, scheme), generator=generator)
+        elif name.endswith(".bias"):
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.ones_(parameter)
+    return model.train()
+
+
+def standard_deviation(name: str, config: LlamaConfig | GPTNeoXConfig, scheme: Initialization) -> float:
+    """Of the matrix `name` of our models. D hidden size, L layers.
+
+    small-wang: sqrt(2 / (5 D)) ("small init", Nguyen & Salazar 2019, arXiv:1910.05895), and 2 / (L sqrt(D)) for the matrices that write
+    into the residual stream (Wang & Komatsuzaki 2021, GPT-J): Pythia up to 2.8b.
+    normal-scaled: 0.02, and 0.02 / sqrt(2 L) for those (Radford et al. 2019, GPT-2; Megatron): Pythia 6.9b and 12b.
+    """
+    is_output_side = name.endswith(_OUTPUT_SIDE)
+    match scheme:
+        case "small-wang":
+            return 2.0 / (config.num_layers * math.sqrt(config.hidden_size)) if is_output_side else math.sqrt(0.4 / config.hidden_size)
+        case "normal-scaled":
+            return 0.02 / math.sqrt(2.0 * config.num_layers) if is_output_side else 0.02
+        case _:
+            assert_never(scheme)
+
+
+def num_parameters(config: LlamaConfig | GPTNeoXConfig) -> int:
+    """Of a model of these sizes; nothing is allocated."""
+    with torch.device("meta"):
+        model = Llama(config) if isinstance(config, LlamaConfig) else GPTNeoX(config)
+    return sum(parameter.numel() for parameter in model.parameters())
