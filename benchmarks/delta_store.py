@@ -138,10 +138,10 @@ def measure(run: Path, scratch: Path, arguments: argparse.Namespace) -> None:
     print(f"{setting['processor']}, {setting['versions']}, commit {commit}; level {arguments.level}, group {arguments.group}")
     for title, files in SETS.items():
         total = {name: sum(sizes[file][name] for file in files) for name in sizes[files[0]]}
+        share = {name: f"{num_bytes / total['plain']:.3f}" for name, num_bytes in total.items()}
         print(
-            f"{title}: {total['raw'] / 1e6:.1f} MB; of plain zstd ({total['plain'] / 1e6:.1f} MB): store {total['store'] / total['plain']:.3f}, "
-            f"entropy floor {total['floor'] / total['plain']:.3f}, whole files at level {arguments.level} "
-            f"{total['plain_at_level'] / total['plain']:.3f}"
+            f"{title}: {total['raw'] / 1e6:.1f} MB; of plain zstd ({total['plain'] / 1e6:.1f} MB): store {share['store']}, "
+            f"entropy floor {share['floor']}, whole files at level {arguments.level} {share['plain_at_level']}"
         )
         ratios = [ours / theirs for theirs, ours in times[title].values()]
         milliseconds = np.array(list(times[title].values())) * 1e3

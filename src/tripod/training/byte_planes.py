@@ -65,7 +65,8 @@ class PlanePacker:
 def _compressor(level: int) -> ZstdCompressor:
     zstandard = import_zstandard()
     parameters = zstandard.ZstdCompressionParameters.from_level(level, min_match=_MIN_MATCH, write_checksum=1)
-    return zstandard.ZstdCompressor(compression_params=parameters)
+    compressor: ZstdCompressor = zstandard.ZstdCompressor(compression_params=parameters)
+    return compressor
 
 
 def decompressor() -> ZstdDecompressor:
@@ -74,7 +75,8 @@ def decompressor() -> ZstdDecompressor:
     Raises:
         MissingExtraError: zstandard is not installed.
     """
-    return import_zstandard().ZstdDecompressor()
+    unpacker: ZstdDecompressor = import_zstandard().ZstdDecompressor()
+    return unpacker
 
 
 def import_zstandard() -> Any:

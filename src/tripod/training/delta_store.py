@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -42,10 +41,17 @@ _SMALL = 4096  # bytes: below, a tensor is one frame without reference; its few 
 _NEARLY = 1.03  # ways whose entropy is within this factor of the best are tried by packing
 _WORTH = 128  # a reference must save one part in so many of a plane: it makes reading longer
 _TORCH_DTYPES = {
-    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64", "BOOL": "bool"},
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "C64": "complex64",
+    "BOOL": "bool",
     **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
     **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
-    **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"},
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
 }
 
 
@@ -188,8 +194,10 @@ class DeltaStore:
         stored = self._tensors(step, file)
         if name not in stored:
             raise ConfigError(f"{file} of step {step} has no tensor {name!r}; it has {', '.join(sorted(stored)[:6])}, ...")
-        raw = self._raw(step, file, name)
+        raw = self._raw(step, file, name, is_thorough=False)
         dtype = getattr(torch, _TORCH_DTYPES[stored[name].dtype])
+        if not len(raw):  # which torch does not view as another dtype
+            return torch.empty(stored[name].shape, dtype=dtype)
         return torch.from_numpy(raw).view(dtype).reshape(stored[name].shape)
 
     def tensors(self, step: int, file: str = WEIGHTS) -> dict[str, Tensor]:
@@ -199,7 +207,7 @@ class DeltaStore:
     def restore(self, step: int, folder: Path) -> None:
         """Write a checkpoint's folder again, every file byte for byte as it was: it serves and resumes.
 
-        The folder appears when it is whole and every hash has been checked.
+        The folder appears when it is whole and the SHA-256 of everything has been checked.
 
         Raises:
             ConfigError: the store has no such step, or `folder` exists.
@@ -214,10 +222,10 @@ class DeltaStore:
                 with durable_file(partial / path) as stream:
                     stream.write(self._content(step, path, stored).data)
                     for name in stored.tensors or ():  # in the order of their bytes
-                        stream.write(self._raw(step, path, name).data)
+                        stream.write(self._raw(step, path, name, is_thorough=True).data)
 
     def verify(self, *, progress: Progress = no_progress) -> None:
-        """Read everything back and check every hash.
+        """Read everything back and check its SHA-256.
 
         Raises:
             CheckpointError: at the first thing that is damaged, naming step and tensor.
@@ -227,7 +235,7 @@ class DeltaStore:
             for path, stored in self.index(step).files.items():
                 self._content(step, path, stored)
                 for name in stored.tensors or ():
-                    self._raw(step, path, name)
+                    self._raw(step, path, name, is_thorough=True)
         progress("verify", len(self._steps), len(self._steps))
 
     def size(self, file: str | None = None, steps: Sequence[int] | None = None) -> StoreSize:
@@ -269,6 +277,7 @@ class DeltaStore:
         for name, layout in file.tensors.items():
             raw = file.raw(name)
             item_bytes = ITEM_BYTES[layout.dtype]
+            frames: tuple[Frame, ...]
             if len(raw) < _SMALL:
                 frames = (_add_frame(writer, packer, np.concatenate(split(raw, item_bytes))),)
             else:
@@ -293,6 +302,11 @@ class DeltaStore:
         plane = self._read(step, frame, step, name)
         while frame.reference is not None:
             at = frame.reference
+            if at not in self._steps:
+                raise CheckpointError(
+                    f"step {step} of {self.path}: tensor {name} of {path} needs {self._path(at).name}, which is absent; "
+                    "restore that file from a copy"
+                )
             frame = self._tensors(at, path)[name].frames[place]
             part = self._read(at, frame, step, name)
             if len(part) != len(plane):
@@ -300,17 +314,17 @@ class DeltaStore:
             plane = np.bitwise_xor(plane, part, out=plane if plane.flags.writeable else None)
         return plane
 
-    def _raw(self, step: int, path: str, name: str) -> NDArray[np.uint8]:
-        """The bytes of a tensor, checked."""
+    def _raw(self, step: int, path: str, name: str, *, is_thorough: bool) -> NDArray[np.uint8]:
+        """The bytes of a tensor, checked by their CRC-32; when thorough, also by their SHA-256, which takes longer than reading them."""
         stored = self._tensors(step, path)[name]
         item_bytes = ITEM_BYTES[stored.dtype]
         raw: NDArray[np.uint8] = np.empty(math.prod(stored.shape) * item_bytes, np.uint8)
         planes: Sequence[NDArray[np.uint8]] = [self._plane(step, path, name, place) for place in range(len(stored.frames))]
         if sum(map(len, planes)) == len(raw):
             if len(planes) != item_bytes:
-                planes = planes[0].reshape(item_bytes, -1)
+                planes = np.split(planes[0], item_bytes)
             merge(planes, raw)
-            if zlib.crc32(raw.data) == stored.crc32:
+            if zlib.crc32(raw.data) == stored.crc32 and not (is_thorough and hashlib.sha256(raw.data).hexdigest() != stored.sha256):
                 return raw
         raise CheckpointError(
             f"step {step} of {self.path}: tensor {name} of {path} does not have the hash that it was added with; "
