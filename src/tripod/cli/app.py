@@ -18,6 +18,7 @@ from tripod.cli.generate import generate
 from tripod.cli.index import index
 from tripod.cli.search import search
 from tripod.cli.serve import serve
+from tripod.cli.suite import suite
 from tripod.errors import ConfigError, RequestError, StoreError, TripodError
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 for command in (ask, index, search, generate, chat, serve, doctor, demo):
     app.command()(command)
+app.add_typer(suite, name="suite")
 
 
 def _print_version(wanted: bool) -> None:

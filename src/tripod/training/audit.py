@@ -352,20 +352,21 @@ class _Walk:
             {step: math.sqrt(sum(distances[name][step] for name in complete)) for step in steps}
             for distances, steps in ((self._near, self._steps[1:]), (self._far, self._steps[2:]))
         )
-        found, explained = self._of_path(whole_near, whole_far, ())
+        found, explained = self._of_path(whole_near, whole_far, None, ())
         single: dict[tuple[Kind, tuple[int, ...]], list[str]] = defaultdict(list)
         for name in sorted(self._matrices & self._near.keys()):
             near, far = ({step: math.sqrt(square) for step, square in distances[name].items()} for distances in (self._near, self._far))
-            for finding in self._of_path(near, far, (name,))[0]:
-                if finding.kind is not Kind.JUMP or len(finding.steps) == 1:
-                    single[finding.kind, finding.steps].append(name)
+            for finding in self._of_path(near, far, whole_near, (name,))[0]:
+                single[finding.kind, finding.steps].append(name)
         for (_, steps), names in sorted(single.items(), key=lambda item: item[0][1]):
             if not explained & set(steps):
                 detail = "off the path that they take at the steps around it, while other tensors are on theirs"
                 found.append(Finding(kind=Kind.FOREIGN_TENSORS, steps=steps, tensors=tuple(names), detail=detail))
         return found
 
-    def _of_path(self, near: Mapping[int, float], far: Mapping[int, float], names: tuple[str, ...]) -> tuple[list[Finding], set[int]]:
+    def _of_path(
+        self, near: Mapping[int, float], far: Mapping[int, float], whole_near: Mapping[int, float] | None, names: tuple[str, ...]
+    ) -> tuple[list[Finding], set[int]]:
         """Of one path: what is found, and the steps whose distances it explains."""
         steps = self._steps
         found: list[Finding] = []
@@ -385,33 +386,34 @@ class _Walk:
                 detail = f"{way / max(far[c], 1e-300):.1f} times as far from step {a} to {c} by way of it as without"
                 found.append(Finding(kind=Kind.STRANGER, steps=(b,), tensors=names, detail=detail))
                 explained |= {b, c}
-        for step, z, factor in _jumps(steps, near, explained):
+        for step, z, factor in _jumps(steps, near, whole_near, explained):
             detail = f"{factor:.1f} times as far from the step before as its neighbours from theirs (robust z-score {z:.1f})"
             found.append(Finding(kind=Kind.JUMP, steps=(step,), tensors=names, detail=detail))
             explained.add(step)
         return found, explained
 
 
-def _jumps(steps: Sequence[int], near: Mapping[int, float], explained: set[int]) -> list[tuple[int, float, float]]:
+def _jumps(
+    steps: Sequence[int], near: Mapping[int, float], whole_near: Mapping[int, float] | None, explained: set[int]
+) -> list[tuple[int, float, float]]:
     """Steps whose distance to the one before stands out: step, robust z-score, and how many times the neighbours' distance it is.
 
-    Distances are compared as log d - log(gap) / 2: on a random path d grows by the root of the number of updates, on a straight one by
-    the number itself, and neighbours on both sides cancel what the root misses.
+    The distance d of all weights is compared as log d - log(gap) / 2: on a random path d grows by the root of the number of updates,
+    on a straight one by the number itself, and neighbours on both sides cancel what the root misses. The distance of one tensor is
+    compared as its share of that of all, which is free of gap and learning rate.
     """
-    usable = [
-        (step, math.log(near[step]) - 0.5 * math.log(step - before))
-        for before, step in pairwise(steps)
-        if step in near and near[step] > 0 and step not in explained
-    ]
+    usable = []
+    for before, step in pairwise(steps):
+        expected = math.sqrt(step - before) if whole_near is None else whole_near.get(step, 0.0)
+        if near.get(step, 0.0) > 0 and expected > 0 and step not in explained:
+            usable.append((step, math.log(near[step] / expected)))
     if len(usable) < 2 * _NEIGHBOURS:
         return []
     rates = np.array([rate for _, rate in usable])
-    residuals = np.array(
-        [
-            rates[place] - np.median(np.delete(rates[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS + 1], min(place, _NEIGHBOURS)))
-            for place in range(len(rates))
-        ]
-    )
+    residuals = np.empty_like(rates)
+    for place, rate in enumerate(rates):
+        around = [*rates[max(0, place - _NEIGHBOURS) : place], *rates[place + 1 : place + 1 + _NEIGHBOURS]]
+        residuals[place] = rate - np.median(around)
     spread = max(1.4826 * float(np.median(np.abs(residuals - np.median(residuals)))), 1e-3)
     scores = (residuals - np.median(residuals)) / spread
     return [
