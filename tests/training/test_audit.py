@@ -84,6 +84,14 @@ def test_two_swapped_steps_are_found(copied_series: Path, first: int, second: in
     assert [(finding.kind, finding.steps) for finding in audit(copied_series).findings] == [(Kind.SWAPPED, (first, second))]
 
 
+def test_two_distant_steps_in_each_others_place_are_both_strangers(copied_series: Path) -> None:
+    without_manifests(copied_series)
+    (copied_series / "step8").rename(copied_series / "aside")
+    (copied_series / "step48").rename(copied_series / "step8")
+    (copied_series / "aside").rename(copied_series / "step48")
+    assert [(finding.kind, finding.steps) for finding in audit(copied_series).findings] == [(Kind.STRANGER, (8,)), (Kind.STRANGER, (48,))]
+
+
 def test_a_folder_with_a_manifest_of_another_step_is_found(copied_series: Path) -> None:
     shutil.rmtree(copied_series / "step40")
     shutil.copytree(copied_series / "step48", copied_series / "step40")
