@@ -101,7 +101,7 @@ def main() -> None:
         "command": " ".join(["python -m benchmarks.index_maps", *sys.argv[1:]]),
         "commit": commit,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "processor": _processor(),
+        "processor": processor(),
         "versions": {"python": platform.python_version(), "numpy": version("numpy")},
         "num_documents": arguments.documents,
     }
@@ -126,7 +126,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _processor() -> str:
+def processor() -> str:
     names = Path("/proc/cpuinfo")
     if names.is_file():
         for line in names.read_text().splitlines():

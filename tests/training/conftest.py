@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from tests.training.checkpoint_series import copied_series, half_series, trained_series
 from tripod.text.byte_level import write_byte_tokenizer
 from tripod.training.data.build import build_dataset
 from tripod.training.recipe import Recipe
 from tripod.training.recipe_file import recipe_from
+
+__all__ = ["copied_series", "half_series", "trained_series"]  # fixtures
 
 MakeRecipe = Callable[..., Recipe]
 

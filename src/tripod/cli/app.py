@@ -20,6 +20,7 @@ from tripod.cli.generate import generate
 from tripod.cli.index import index
 from tripod.cli.search import search
 from tripod.cli.serve import serve
+from tripod.cli.suite import suite
 from tripod.cli.train import train
 from tripod.errors import ConfigError, RequestError, StoreError, TripodError
 
@@ -34,6 +35,7 @@ for command in (ask, index, search, generate, chat, serve, train, doctor, demo):
     app.command()(command)
 app.add_typer(data, name="data")
 app.add_typer(tokenizer, name="tokenizer")
+app.add_typer(suite, name="suite")
 
 
 def _print_version(wanted: bool) -> None:
