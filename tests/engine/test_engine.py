@@ -209,6 +209,19 @@ def test_scores_and_prompt_logprobs_equal_log_softmax_of_the_plain_way(
         assert [top.token_id for top in entry.top] == expected[position - 1].argsort(descending=True)[:2].tolist()
 
 
+def test_a_prompt_is_scored_in_pieces_as_it_is_at_once(model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = tokenizer.encode("the quick brown fox")
+
+    async def use(engine: Engine) -> Any:
+        return await engine.score(prompt[:2], prompt[2:])
+
+    monkeypatch.setattr("tripod.engine.execution.runner._SCORED_ROWS", 4)
+    score, _ = with_engine(model, tokenizer, ROOMY, use)
+    expected = plain_logits(model, prompt).double().log_softmax(-1)
+    wanted = [float(expected[i - 1, prompt[i]]) for i in range(2, len(prompt))]
+    assert score.logprobs == pytest.approx(wanted, abs=1e-5)  # float32 logits
+
+
 @pytest.mark.parametrize("max_tokens", [0, 2])
 def test_a_prompt_of_one_token_has_one_entry_that_follows_nothing(model: LanguageModel, tokenizer: Tokenizer, max_tokens: int) -> None:
     async def use(engine: Engine) -> list[Event]:
