@@ -138,10 +138,11 @@ def test_fallback_asks_the_next_model(way: Way, error: Exception) -> None:
 
 
 @both_ways
-def test_fallback_does_not_repeat_a_bad_request_elsewhere(way: Way) -> None:
+@pytest.mark.parametrize("error", [RequestError("bad"), ConfigError("bad key")])
+def test_fallback_does_not_repeat_a_bad_request_elsewhere(way: Way, error: Exception) -> None:
     second = ScriptedModel(["second"])
-    with pytest.raises(RequestError, match="bad"):
-        asyncio.run(way(Fallback((ScriptedModel([RequestError("bad")]), second))))
+    with pytest.raises(type(error), match="bad"):
+        asyncio.run(way(Fallback((ScriptedModel([error]), second))))
     assert second.prompts == []
 
 
@@ -164,6 +165,38 @@ def test_timeout_stops_a_model_that_hangs(way: Way) -> None:
     with pytest.raises(ModelTimeoutError, match=r"within 0\.05 s"):
         asyncio.run(way(Timeout(model, seconds=0.05)))
     assert model.was_cancelled
+
+
+class Drips:
+    """Says a word every 20 ms, for a second."""
+
+    async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
+        return await fold(self.stream(prompt, sampling))
+
+    async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncGenerator[Event, None]:
+        for _ in range(50):
+            await asyncio.sleep(0.02)
+            yield Delta(text="drip")
+
+
+@both_ways
+def test_timeout_is_for_the_whole_answer_and_not_for_each_word(way: Way) -> None:
+    with pytest.raises(ModelTimeoutError):
+        asyncio.run(way(Timeout(Drips(), seconds=0.2)))
+
+
+@pytest.mark.parametrize("wrap", [Retrying, lambda model: Fallback((model,)), lambda model: Timeout(model, seconds=60.0)])
+def test_closing_a_wrapper_closes_the_stream_inside_at_once(wrap: Callable[[ChatModel], ChatModel]) -> None:
+    async def leave() -> None:
+        script = ScriptedModel(["one two three"])
+        events = wrap(script).stream(QUESTION, PARAMS)
+        assert isinstance(events, AsyncGenerator)
+        await anext(events)
+        assert script.num_running == 1
+        await events.aclose()
+        assert script.num_running == 0  # not some time later, when the garbage collector comes by
+
+    asyncio.run(leave())
 
 
 def test_the_time_that_a_reader_takes_does_not_count() -> None:

@@ -187,7 +187,9 @@ def test_scores_and_prompt_logprobs_equal_log_softmax_of_the_plain_way(
     async def use(engine: Engine) -> tuple[Any, Any, list[Event]]:
         crowd = [asyncio.create_task(engine.generate(other, greedy(20))) for other in PROMPTS[:6]]
         score = await engine.score(prompt, continuation)
-        best = await engine.score(prompt, plain_greedy(model, prompt, 4))
+        greedily = plain_greedy(model, prompt, 4)
+        best = await engine.score(prompt, greedily)
+        assert not (await engine.score(prompt, [*greedily, (plain_greedy(model, [*prompt, *greedily], 1)[0] + 1) % 256])).is_greedy
         events = [event async for event in engine.stream(prompt, greedy(2, prompt_logprobs=2))]
         await asyncio.gather(*crowd)
         return score, best, events
@@ -207,6 +209,19 @@ def test_scores_and_prompt_logprobs_equal_log_softmax_of_the_plain_way(
         assert (entry.token_id, entry.token_bytes) == (prompt[position], bytes([prompt[position]]))
         assert entry.logprob == pytest.approx(float(expected[position - 1, prompt[position]]), abs=1e-5)
         assert [top.token_id for top in entry.top] == expected[position - 1].argsort(descending=True)[:2].tolist()
+
+
+def test_a_prompt_is_scored_in_pieces_as_it_is_at_once(model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = tokenizer.encode("the quick brown fox")
+
+    async def use(engine: Engine) -> Any:
+        return await engine.score(prompt[:2], prompt[2:])
+
+    monkeypatch.setattr("tripod.engine.execution.runner._SCORED_ROWS", 4)
+    score, _ = with_engine(model, tokenizer, ROOMY, use)
+    expected = plain_logits(model, prompt).double().log_softmax(-1)
+    wanted = [float(expected[i - 1, prompt[i]]) for i in range(2, len(prompt))]
+    assert score.logprobs == pytest.approx(wanted, abs=1e-5)  # float32 logits
 
 
 @pytest.mark.parametrize("max_tokens", [0, 2])
@@ -487,6 +502,20 @@ def test_a_failed_step_ends_the_running_requests_and_the_engine_goes_on(
 
     with caplog.at_level(logging.CRITICAL):
         with_engine(Failing(model), tokenizer, ROOMY, use)
+
+
+def test_a_failed_step_spares_the_queue(
+    model: LanguageModel, tokenizer: Tokenizer, greedy_answers: dict[str, list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def use(engine: Engine) -> None:
+        doomed, *waiting = await asyncio.gather(
+            engine.generate([1, 77, 3], greedy(4)), *(engine.generate(prompt, greedy(24)) for prompt in PROMPTS[:3]), return_exceptions=True
+        )
+        assert isinstance(doomed, EngineError)
+        assert [list(reply.token_ids) for reply in waiting] == [greedy_answers[prompt] for prompt in PROMPTS[:3]]
+
+    with caplog.at_level(logging.CRITICAL):
+        with_engine(Failing(model), tokenizer, EngineConfig(kv_tokens=2048, max_num_requests=1), use)
 
 
 def test_a_failure_before_anyone_runs_ends_the_queue_instead_of_repeating_forever(

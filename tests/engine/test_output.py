@@ -78,8 +78,9 @@ def test_a_stop_string_in_the_last_token_is_a_stop_not_a_length(tokenizer: Token
     assert (text_of(events), finish_of(events).finish_reason) == ("x ", "stop")
 
 
-def test_stop_strings_count_only_after_min_tokens(tokenizer: Tokenizer) -> None:
-    events = play(tokenizer, b"a.b.c.d", SamplingParams(stop=(".",), min_tokens=3))
+@pytest.mark.parametrize("min_tokens", [2, 3])
+def test_stop_strings_count_only_after_min_tokens(tokenizer: Tokenizer, min_tokens: int) -> None:
+    events = play(tokenizer, b"a.b.c.d", SamplingParams(stop=(".",), min_tokens=min_tokens))
     assert text_of(events) == "a.b"
     assert tokens_of(events) == b"a.b."
 

@@ -56,6 +56,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"top_k": 1},
     {"top_k": 5},
     {"top_k": 10_000},
+    {"top_k": 2**70},  # no tensor holds it
     {"top_p": 0.6},
     {"top_p": 0.05},
     {"min_p": 0.2},

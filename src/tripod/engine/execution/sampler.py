@@ -142,7 +142,6 @@ def _rank_threshold(scaled: Tensor, requests: Sequence[Request]) -> Tensor:
         total = torch.where(complete, (weight * kept_by_k).sum(-1, keepdim=True), scaled.double().exp().sum(-1, keepdim=True))
         before = weight.cumsum(dim=-1) - weight  # of more likely tokens
         kept = kept_by_k & ((before < top_p * total) | (top_p >= 1.0))
-        kept[:, 0] = True
         is_open = kept[:, -1:] & ~complete & (top_p < 1.0)  # the nucleus may reach beyond the candidates
         if num_candidates == vocab_size or not bool(is_open.any()):
             lowest = torch.where(kept, best, math.inf).amin(dim=-1, keepdim=True)
