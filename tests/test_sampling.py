@@ -29,6 +29,16 @@ from tripod.sampling import GREEDY, SamplingParams
         ("stop", ("",)),
         ("logit_bias", {7: 101.0}),
         ("logit_bias", {7: math.nan}),
+        ("seed", "a"),
+        ("seed", 1.5),
+        ("logprobs", 2.5),
+        ("max_tokens", "5"),
+        ("top_k", True),
+        ("temperature", "0.5"),
+        ("stop", "END"),
+        ("stop", (3,)),
+        ("stop_token_ids", ("a",)),
+        ("logit_bias", {"a": 1.0}),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
@@ -43,3 +53,7 @@ def test_the_ends_of_every_range_are_allowed() -> None:
     assert params.is_greedy
     assert GREEDY.is_greedy
     assert not SamplingParams(temperature=0.01).is_greedy
+
+
+def test_equal_parameters_have_equal_hashes() -> None:
+    assert hash(SamplingParams(logit_bias={1: 2.0}, seed=3)) == hash(SamplingParams(logit_bias={1: 2.0}, seed=3))

@@ -55,7 +55,7 @@ class Document:
     sections: tuple[Section, ...] = ()
     pages: tuple[Page, ...] = ()
     lines: tuple[Line, ...] = ()  # only where `text` was extracted from a file with lines, such as HTML
-    metadata: Metadata = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         spans: tuple[Section | Page, ...] = (*self.sections, *self.pages)
@@ -93,7 +93,7 @@ class Passage:
     section: str = ""  # the title of the section that it was cut from
     page: int | None = None  # the page of its first character, where the source has pages
     line: int | None = None  # the line of the file that its first character came from, from 1; None where there are pages
-    metadata: Metadata = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=dict, hash=False)
     score: float | None = None  # set by a search: larger is better; comparable within one result list only
 
     @property

@@ -95,7 +95,7 @@ class Reply:
     model: str = ""
     token_ids: tuple[int, ...] = ()  # empty where a server does not tell
     logprobs: tuple[TokenLogprob, ...] = ()  # empty unless asked for
-    extra: Mapping[str, Any] = field(default_factory=dict)  # what a server said beyond the standard
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # what a server said beyond the standard
 
     @property
     def text(self) -> str:

@@ -20,7 +20,7 @@ class SamplingParams:
         RequestError: a value is out of its range; `param` names the field.
     """
 
-    logit_bias: Mapping[int, float] = field(default_factory=dict)  # added to the logits of these token ids
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)  # added to the logits of these token ids
     repetition_penalty: float = 1.0  # > 1 discourages tokens of prompt and output (Keskar et al. 2019, arXiv:1909.05858)
     presence_penalty: float = 0.0  # subtracted once from every token of the output
     frequency_penalty: float = 0.0  # subtracted for each occurrence in the output
@@ -38,6 +38,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None  # the same for the prompt
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if value is not None and not (low <= value <= high and math.isfinite(value)):
@@ -58,11 +59,30 @@ class SamplingParams:
                     f"logit_bias[{token_id}]={bias!r} is out of range; give a number between -100 and 100", param="logit_bias"
                 )
 
+    def _check_types(self) -> None:
+        """A wrong type is refused here, where it was given, and not in the midst of a step that others share."""
+        for name in _WHOLE_NUMBERS:
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                raise RequestError(f"{name}={value!r} is not a whole number", param=name)
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise RequestError(f"{name}={value!r} is not a number", param=name)
+        if not isinstance(self.stop, tuple) or not all(isinstance(text, str) for text in self.stop):
+            raise RequestError(f"stop={self.stop!r} is not a tuple of strings; give for example stop=('END',)", param="stop")
+        if not isinstance(self.stop_token_ids, tuple) or not all(isinstance(token_id, int) for token_id in self.stop_token_ids):
+            raise RequestError(f"stop_token_ids={self.stop_token_ids!r} is not a tuple of token ids", param="stop_token_ids")
+        if not all(isinstance(token_id, int) and isinstance(bias, int | float) for token_id, bias in self.logit_bias.items()):
+            raise RequestError(f"logit_bias={self.logit_bias!r} does not map token ids to numbers", param="logit_bias")
+
     @property
     def is_greedy(self) -> bool:
         return self.temperature == 0.0
 
 
+_WHOLE_NUMBERS = ("top_k", "seed", "max_tokens", "min_tokens", "logprobs", "prompt_logprobs")
+_NUMBERS = ("repetition_penalty", "presence_penalty", "frequency_penalty", "temperature", "top_p", "min_p")
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("repetition_penalty", 0.0, math.inf),
     ("presence_penalty", -2.0, 2.0),

@@ -67,7 +67,7 @@ class Span:
     name: str
     start_s: float
     duration_s: float
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict, hash=False)
     children: tuple[Span, ...] = ()
 
     def walk(self) -> Iterator[Span]:

@@ -305,6 +305,20 @@ def test_many_streams_over_few_places_all_end(model: LanguageModel, tokenizer: T
 # --- refusals: before any work
 
 
+def test_a_text_that_no_tokens_could_shorten_enough_is_refused_before_it_is_tokenised(
+    model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use(engine: Engine) -> None:
+        longest = 256 * 4  # characters: one token a byte, and four characters that normalisation may make one
+        engine.check_length(longest)
+        with monkeypatch.context() as patch:
+            patch.delattr(type(tokenizer), "encode")  # so that tokenising would fail otherwise
+            with pytest.raises(ContextLengthError, match=r"1028 characters, more than 257 tokens; at most 256 fit"):
+                engine.stream("x" * (longest + 4), greedy(1))
+
+    with_engine(model, tokenizer, ROOMY, use)
+
+
 def test_too_long_is_refused_at_the_call_with_the_numbers(model: LanguageModel, tokenizer: Tokenizer) -> None:
     async def use(engine: Engine) -> None:
         assert engine.max_context == 256

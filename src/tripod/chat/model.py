@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from tripod.chat.closing import closing
 from tripod.chat.http import HttpChatModel
 from tripod.chat.local import LocalChatModel
-from tripod.chat.render import check_chat_template
+from tripod.chat.render import PLAIN, template_file
 from tripod.errors import ConfigError, MissingExtraError
 from tripod.messages import Message, Reply
 from tripod.prompts import Prompt
@@ -29,7 +29,7 @@ class Model:
         model: the name that the server at the URL knows; None takes its only one.
         api_key: for the server at the URL.
         api_key_env: the environment variable that holds the key.
-        chat_template: for a model in this process: "plain" where it has no template of its own.
+        chat_template: for a model in this process: "plain" where it has no template of its own, or the path of a Jinja file.
         config: for a model in this process: how the engine runs it.
 
     Raises:
@@ -58,11 +58,11 @@ class Model:
                 kind = "a server at a URL" if self._is_remote else "a model in this process"
                 shown = name if name == "api_key" else f"{name}={value!r}"
                 raise ConfigError(f"{shown} does not apply to {kind} ({address}); leave it out")
-        check_chat_template(chat_template)
+        self._template_file = template_file(chat_template)
         self._model = model
         self._api_key = api_key
         self._api_key_env = api_key_env
-        self._chat_template = chat_template
+        self._chat_template = PLAIN if chat_template == PLAIN else None
         self._config = config
         self._inner: HttpChatModel | LocalChatModel | None = None
         self._loading: asyncio.Future[HttpChatModel | LocalChatModel] | None = None  # goes on when whoever began it gives up
@@ -119,6 +119,7 @@ class Model:
             from tripod.engine.engine import Engine, EngineConfig
         except ModuleNotFoundError as error:
             raise MissingExtraError(error.name or "torch", "engine", f"running {self.address} in this process") from error
-        engine = await asyncio.to_thread(Engine.load, self.address, config=self._config or EngineConfig())
+        config = self._config or EngineConfig()
+        engine = await asyncio.to_thread(Engine.load, self.address, config=config, chat_template=self._template_file)
         await self._resources.enter_async_context(engine)
         return LocalChatModel(engine, chat_template=self._chat_template)

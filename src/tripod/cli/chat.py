@@ -18,7 +18,10 @@ def chat(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, run@stepN, org/name[@revision], or http://host/v1.")],
     system: Annotated[str, typer.Option("--system", help="An instruction that stands above the conversation.")] = "",
     chat_template: Annotated[
-        str | None, typer.Option("--chat-template", help="'plain' for a model that comes without a chat template.")
+        str | None,
+        typer.Option(
+            "--chat-template", metavar="plain|FILE", help="For a model without a chat template, or instead of its own: a Jinja file."
+        ),
     ] = None,
     temperature: Annotated[float, typer.Option("--temperature")] = 0.7,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1)] = 512,

@@ -19,7 +19,10 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
     embedder: Annotated[str | None, typer.Option("--embedder", metavar="E", help="An encoder for /v1/embeddings.")] = None,
     chat_template: Annotated[
-        str | None, typer.Option("--chat-template", metavar="F", help="'plain' for a model that comes without a chat template.")
+        str | None,
+        typer.Option(
+            "--chat-template", metavar="plain|FILE", help="For a model without a chat template, or instead of its own: a Jinja file."
+        ),
     ] = None,
     kv_tokens: Annotated[int | None, typer.Option("--kv-tokens", min=1, help="Size of the key/value pool in tokens.")] = None,
 ) -> None:
@@ -42,6 +45,7 @@ async def _serve(
 ) -> None:
     from contextlib import AsyncExitStack
 
+    from tripod.chat.render import template_file
     from tripod.cli.terminal import note
     from tripod.errors import MissingExtraError
 
@@ -55,6 +59,7 @@ async def _serve(
         raise MissingExtraError(error.name or "torch", "serve", "tripod serve") from error
 
     port = listener.getsockname()[1]
+    own_template = template_file(chat_template)
     note(f"loading {model}")
     if embedder is None and is_encoder(locate(model)):
         app = build_app(None, embedder=Encoder.load(locate(model)), embedder_name=model)
@@ -62,9 +67,11 @@ async def _serve(
         await serve_app(app, listener)
         return
     async with AsyncExitStack() as resources:
-        engine = await resources.enter_async_context(Engine.load(model, config=EngineConfig(kv_tokens=kv_tokens)))
+        engine = await resources.enter_async_context(
+            Engine.load(model, config=EngineConfig(kv_tokens=kv_tokens), chat_template=own_template)
+        )
         encoder = Encoder.load(locate(embedder)) if embedder is not None else None
-        app = build_app(engine, embedder=encoder, embedder_name=embedder or "", chat_template=chat_template)
+        app = build_app(engine, embedder=encoder, embedder_name=embedder or "", chat_template=None if own_template else chat_template)
         note(f"serving {model} at http://{host}:{port}/v1 (Ctrl-C ends)")
         await serve_app(app, listener)
 

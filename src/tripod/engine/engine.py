@@ -10,6 +10,8 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -20,7 +22,7 @@ from tripod.engine.execution.runner import Runner, StepResult
 from tripod.engine.output import RequestOutput
 from tripod.engine.policy.policy import Policy, PolicyConfig
 from tripod.engine.policy.request import Request, Stage
-from tripod.errors import EngineError, NotFoundError, RequestError, TripodError
+from tripod.errors import ContextLengthError, EngineError, NotFoundError, RequestError, TripodError
 from tripod.messages import FinishReason, Reply
 from tripod.models.language_model import LanguageModel
 from tripod.sampling import SamplingParams
@@ -28,6 +30,8 @@ from tripod.text.tokenizer import Tokenizer, check_fits, load_tokenizer
 from tripod.trace import Event, Finished, fold
 
 logger = logging.getLogger(__name__)
+
+_NORMALIZED_CHARACTERS = 4  # at most so many become one: three letters of a Korean syllable do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,12 +142,19 @@ class Engine:
 
     @classmethod
     def load(
-        cls, address: str, *, config: EngineConfig = EngineConfig(), dtype: torch.dtype = torch.float32, device: str = "cpu"
+        cls,
+        address: str,
+        *,
+        config: EngineConfig = EngineConfig(),
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        chat_template: Path | None = None,
     ) -> Engine:
         """Open a model by its address and start an engine on it. Blocks while weights are read.
 
         Args:
             address: a folder, `run@stepN`, `org/name@revision`, or a llama2.c file; see `tripod.models.locate`.
+            chat_template: a Jinja file to use instead of the template beside the model.
 
         Raises:
             CheckpointError: no usable checkpoint is there.
@@ -154,7 +165,8 @@ class Engine:
 
         path = locate(address)
         model = load_language_model(path, dtype=dtype, device=device)
-        return cls(model, load_tokenizer(path if path.is_dir() else path.parent), config, name=address)
+        tokenizer = load_tokenizer(path if path.is_dir() else path.parent, chat_template=chat_template)
+        return cls(model, tokenizer, config, name=address)
 
     @property
     def max_context(self) -> int:
@@ -200,7 +212,10 @@ class Engine:
             OverloadedError: the queue is full.
             EngineError: the engine is closed, or failed while it ran this request.
         """
-        prompt_ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        if isinstance(prompt, str):
+            self.check_length(len(prompt))
+            prompt = self.tokenizer.encode(prompt)
+        prompt_ids = prompt
         return self._events(self._request(prompt_ids, sampling, request_id))
 
     async def generate(self, prompt: str | Sequence[int], sampling: SamplingParams, *, request_id: str | None = None) -> Reply:
@@ -230,6 +245,27 @@ class Engine:
                     is_greedy=all(entry.logprob >= entry.top[0].logprob for entry in entries),
                 )
         raise EngineError("a request for scores ended without any")
+
+    def check_length(self, num_characters: int) -> None:
+        """Refuse a text that is too long whatever its tokens are, before the work of finding them.
+
+        A text that passes may still be too long.
+
+        Raises:
+            ContextLengthError: it has more characters than `max_context` of the longest tokens, times what normalisation may take away.
+        """
+        num_tokens = num_characters // (self._longest_token * _NORMALIZED_CHARACTERS)
+        if num_tokens > self.max_context:
+            raise ContextLengthError(
+                f"the prompt has {num_characters} characters, more than {num_tokens} tokens; at most {self.max_context} fit. Shorten it",
+                param="prompt",
+            )
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """Bytes, so at least its characters."""
+        tokenizer = self.tokenizer
+        return max(len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size) if i not in tokenizer.special_ids)
 
     def abort(self, request_id: str) -> None:
         """End a request between two steps; its stream ends with finish reason "abort".

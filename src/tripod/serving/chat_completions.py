@@ -30,6 +30,7 @@ async def chat_completions(request: Request) -> Response:
     sampling = body.to_sampling()
     messages = body.to_messages()
     num_characters = sum(len(message.text) for message in messages)
+    engine.check_length(num_characters)
     try:
         ids = await in_thread_if_long(num_characters, prompt_ids, messages, engine.tokenizer, served.chat_template)
     except ConfigError as error:  # whoever started the server can repair it; whoever asks can use the other endpoint

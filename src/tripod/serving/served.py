@@ -94,6 +94,7 @@ async def tokenize(engine: Engine, prompts: Sequence[str | list[int]]) -> list[t
     ids: list[tuple[int, ...]] = []
     for prompt in prompts:
         if isinstance(prompt, str):
+            engine.check_length(len(prompt))
             ids.append(tuple(await in_thread_if_long(len(prompt), engine.tokenizer.encode, prompt)))
         else:
             for token_id in prompt:
