@@ -63,6 +63,8 @@ class Store(Protocol):
         self, text: str | None, vector: Vectors | None, *, k: int, where: Where | None = None
     ) -> list[Passage]: ...  # BM25 for a text, dot product for a vector [dim], fused for both; seen at one moment
 
+    async def count(self, words: Sequence[str]) -> list[int]: ...  # for each word the number of passages that hold it
+
 
 class Converter(Protocol):
     """Reads one kind of file into a document with exact offsets."""

@@ -10,6 +10,7 @@ import pytest
 
 import tripod
 from tripod.chat.scripted import ScriptedModel
+from tripod.documents import Document
 from tripod.errors import CitationError, ConfigError
 from tripod.rag.answer import Answer
 from tripod.rag.ask import ask
@@ -122,3 +123,16 @@ def test_an_instruction_in_a_document_gives_no_number_that_was_not_given(tmp_pat
 def test_an_empty_question_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="empty"):
         answer_to("  ", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["TemporaryDirectory", "base64"])
+def test_a_name_that_the_index_keeps_as_one_word_is_known(name: str, tmp_path: Path) -> None:
+    async def play() -> Answer:
+        async with Index(tmp_path / "kb.db", embedder=None) as index:
+            await index.add(
+                [Document(source="a", text=f"A {name} is removed at the end of the block."), Document(source="b", text="Rivers.")]
+            )
+            return await ask(f"When is {name} removed?", index)
+
+    evidence = next(span for span in tripod.run(play()).trace if span.name == "extract").attributes["evidence"]
+    assert evidence.known == 1.0

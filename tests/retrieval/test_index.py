@@ -316,6 +316,16 @@ def test_bm25_scores_by_hand(database: Path) -> None:
     tripod.run(go())
 
 
+def test_words_are_counted_in_all_their_forms(database: Path) -> None:
+    async def go() -> None:
+        async with Index(database, embedder=None) as index:
+            assert await index.count(["bee", "ant"]) == [0, 0]  # nothing was written yet
+            await index.add(Document(source=str(i), text=text) for i, text in enumerate(["red ants, red ant", "red bee", "cat", "the and"]))
+            assert await index.count(["bees", "ant", "red", "dog", "the", "?", '"x" OR red', "RED"]) == [1, 1, 2, 0, 1, 0, 2, 2]
+
+    tripod.run(go())
+
+
 def test_ties_are_broken_by_place_whatever_the_order_of_indexing(tmp_path: Path) -> None:
     async def order(name: str, sources: list[str]) -> list[str]:
         async with Index(tmp_path / name, embedder=HASH) as index:

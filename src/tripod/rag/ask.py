@@ -142,7 +142,10 @@ async def _extract(question: str, passages: Sequence[Passage], index: Index) -> 
     if not found:
         return None
     asked = question_terms(question)
-    counts = {term: len(await index.search(word, k=_COUNTED, mode="bm25")) for term, word in asked.items()}
+    # The index knows `TemporaryDirectory` as one word, and we as two; what was just read occurs in it at any rate.
+    read = {candidate.number: candidate.context for candidate in found}.values()
+    in_index = await index.count(list(asked.values()))
+    counts = {term: max(number, sum(term in context for context in read)) for term, number in zip(asked, in_index, strict=True)}
     similarities: list[float] | None = None
     if index.embedder is not None:
         query = await index.embedder.embed([question], kind="query")

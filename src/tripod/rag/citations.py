@@ -19,7 +19,11 @@ _CODE = re.compile(
 )
 _NUMBERS = r"\d+(?:\s*[-\u2013]\s*\d+)?"
 _MARKER = re.compile(rf"(?<!\\)\[\s*(?:passages?\s+)?({_NUMBERS}(?:\s*[,;]\s*{_NUMBERS})*)\s*\](?!\(|:\s*\S+://)", re.IGNORECASE)
-_QUOTED = re.compile(r'\u201c([^\u201c\u201d]+)\u201d|(?<![\w"])"(?=\S)([^"]*(?:"\w[\w.()]*"[^"]*)*)(?<=\S)"(?!\w)')
+_QUOTED = re.compile(
+    r"\u201c((?:[^\u201c\u201d]|\u201c[^\u201c\u201d]*\u201d)+)\u201d"  # with quotation marks inside
+    r'|\u201c([^\u201c\u201d"]+)"|\u201e([^\u201e\u201c\u201d]+)[\u201c\u201d]|\xab([^\xab\xbb]+)\xbb'  # of mixed and other make
+    r'|(?<![\w"])"(?=\S)([^"]*(?:"\w[\w.()]*"[^"]*)*)(?<=\S)"(?!\w)'
+)
 _NAME_BEFORE = re.compile(r"(?:[\w.\]]|\w\([^()]*\))+$")
 
 
@@ -34,7 +38,7 @@ def cite(text: str, passages: Sequence[Passage], *, question: str = "") -> tuple
     """The citations of `text`, in its order: for each marker the statement before it, and for each quotation its place in the source.
 
     A marker is `[2]`, `[1, 3]` or `[1-3]` outside code. An index that belongs to a name (`argv[0]`) is none, nor is a list of numbers that
-    stands in the question or in a passage.
+    stands in the question or in a passage, nor what a true quotation repeats.
 
     Args:
         text: the generated answer.
@@ -47,6 +51,10 @@ def cite(text: str, passages: Sequence[Passage], *, question: str = "") -> tuple
     """
     code = [match.span() for match in _CODE.finditer(text)]
     markers = list(_markers(text, code, [question, *(passage.text for passage in passages)]))
+    for start, end in _quotations(text, code, ()):
+        inside = [marker for marker in markers if start <= marker.start and marker.end <= end]
+        if inside and any(find_quotation(text[start:end], passage.text) for passage in passages):
+            markers = [marker for marker in markers if marker not in inside]  # words of the passage
     for marker in markers:
         for number in marker.numbers:
             if not 1 <= number <= len(passages):
@@ -57,7 +65,7 @@ def cite(text: str, passages: Sequence[Passage], *, question: str = "") -> tuple
         for number in marker.numbers:
             passage = passages[number - 1]
             citations.append(support(start, end, number, passage, (0, len(passage.text)), is_quotation=False))
-    for start, end in _quotations(text, code):
+    for start, end in _quotations(text, code, markers):
         citations.extend(_check_quotation(text, start, end, markers, passages, question))
     return tuple(sorted(citations, key=lambda citation: (citation.start, citation.end, citation.number)))
 
@@ -109,10 +117,14 @@ def _statements(text: str, markers: Sequence[_Marker]) -> Iterator[tuple[int, in
             yield *statement, marker
 
 
-def _quotations(text: str, code: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def _quotations(text: str, code: Sequence[tuple[int, int]], markers: Sequence[_Marker]) -> Iterator[tuple[int, int]]:
+    """What stands between quotation marks, without the markers at its end."""
     for match in _QUOTED.finditer(text):
-        group = 1 if match[1] is not None else 2
-        start, end = _trim(text, *match.span(group))
+        assert match.lastindex is not None
+        start, end = _trim(text, *match.span(match.lastindex))
+        for marker in reversed(markers):
+            if start < marker.start and marker.end <= end and not _words(text[marker.end : end]):
+                start, end = _trim(text, start, marker.start)
         if not _lies_in(start, code) and len(_words(text[start:end])) >= MIN_QUOTED_WORDS:
             yield start, end
 

@@ -172,6 +172,10 @@ class Index:
             vector = (await self.embedder.embed([q], kind="query"))[0]
         return await self.store.search(None if mode == "dense" else q, vector, k=k, where=where)
 
+    async def count(self, words: Sequence[str]) -> list[int]:
+        """For each word the number of passages that hold it, in any of its forms: what is in few of them tells most."""
+        return await self.store.count(words)
+
     async def document(self, source: str) -> Document:
         """The text that the passages of a source were cut from, as it was when it was indexed.
 

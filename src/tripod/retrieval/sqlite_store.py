@@ -128,6 +128,9 @@ class SqliteStore:
         wanted = condition(where) if where else None
         return await self._read(lambda reader: self._search(reader, words, vector, k, wanted), [])
 
+    async def count(self, words: Sequence[str]) -> list[int]:
+        return await self._read(lambda reader: [_num_matches(reader, terms(word)) for word in words], [0] * len(words))
+
     async def aclose(self) -> None:
         await anyio.to_thread.run_sync(self._close, limiter=self._writing)
 
@@ -409,11 +412,19 @@ def _statements(script: str) -> Iterator[str]:
             statement = ""
 
 
+def _num_matches(reader: sqlite3.Connection, words: list[str]) -> int:
+    """How many passages hold any of the words."""
+    if not words:
+        return 0
+    [number] = reader.execute("SELECT count(*) FROM words WHERE words MATCH ?", (expression(words),)).fetchone()
+    return int(number)
+
+
 def _bm25_bound(reader: sqlite3.Connection, words: list[str], num_passages: int) -> float:
     """What BM25 would give to a passage that repeated every word of the query without end."""
     bound = 0.0
     for word in words:
-        [num_matches] = reader.execute("SELECT count(*) FROM words WHERE words MATCH ?", (expression([word]),)).fetchone()
+        num_matches = _num_matches(reader, [word])
         # FTS5's idf, which is never below this small number. A word that stands nowhere counts too: it was asked for.
         bound += max(math.log((num_passages - num_matches + 0.5) / (num_matches + 0.5)), 1e-6) * (_K1 + 1)
     return bound
