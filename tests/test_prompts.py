@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from tripod.errors import RequestError
 from tripod.messages import Message, ToolCall, assistant, system, user
 from tripod.prompts import Part, Prompt
 
@@ -37,3 +40,8 @@ def test_a_prompt_prints_every_word_that_a_model_will_read() -> None:
 
 def test_a_string_is_a_question() -> None:
     assert Prompt.of("What is a block?").parts == (Part("What is a block?", "user", "question"),)
+
+
+def test_an_empty_conversation_is_refused() -> None:
+    with pytest.raises(RequestError, match="no message"):
+        Prompt.of([])

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from tripod.errors import RequestError
 from tripod.messages import Message, Role, ToolCall
 
 Kind = Literal["system", "tool", "passage", "history", "question", "text"]
@@ -34,12 +35,19 @@ class Prompt:
 
     @staticmethod
     def of(source: str | Prompt | Iterable[Message]) -> Prompt:
-        """A question, a conversation or a prompt, as a prompt."""
+        """A question, a conversation or a prompt, as a prompt.
+
+        Raises:
+            RequestError: the conversation has no turn.
+        """
         if isinstance(source, Prompt):
             return source
         if isinstance(source, str):
             return Prompt((Part(source, kind="question"),))
-        return Prompt(tuple(_part(message) for message in source))
+        parts = tuple(_part(message) for message in source)
+        if not parts:
+            raise RequestError("the conversation has no message, so there is nothing to answer; give at least one", param="messages")
+        return Prompt(parts)
 
     @property
     def messages(self) -> tuple[Message, ...]:

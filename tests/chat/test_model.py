@@ -101,13 +101,25 @@ def test_a_model_without_a_template_says_how_to_choose_one(tmp_path: Path) -> No
     asyncio.run(ask())
 
 
+def test_a_template_may_come_from_a_file(tmp_path: Path) -> None:
+    template = tmp_path / "mine.jinja"
+    template.write_text("{% for message in messages %}<{{ message.content }}>{% endfor %}")
+
+    async def ask() -> None:
+        async with Model(write_tiny(tmp_path / "tiny"), chat_template=str(template)) as model:
+            reply = await model.complete([user("Hi")], GREEDY)
+            assert reply.usage.prompt_tokens == len(b"<Hi>")
+
+    asyncio.run(ask())
+
+
 @pytest.mark.parametrize(
     ("address", "options", "named"),
     [
         ("runs/tiny", {"model": "x"}, "model='x'"),
         ("runs/tiny", {"api_key": "x"}, "api_key"),
         ("http://localhost:1/v1", {"chat_template": "plain"}, "chat_template='plain'"),
-        ("runs/tiny", {"chat_template": "fancy"}, "'fancy' is unknown"),
+        ("runs/tiny", {"chat_template": "fancy"}, "'fancy' is neither 'plain' nor a file"),
     ],
 )
 def test_an_option_that_does_not_apply_is_refused(address: str, options: dict[str, str], named: str) -> None:

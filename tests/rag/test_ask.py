@@ -86,6 +86,18 @@ def test_a_generated_answer_cites_what_it_was_given(tmp_path: Path) -> None:
     assert str(model.prompts[0]) == answer.trace[2].attributes["prompt"]
 
 
+def test_a_model_is_given_the_length_of_its_answer(tmp_path: Path) -> None:
+    model = ScriptedModel(["It is closed by the wind and by rain and by the duty engineer [1]."])
+
+    async def play() -> Answer:
+        async with handbook(tmp_path) as index:
+            return await ask("When does the dome close?", index, model=model, max_tokens=4)
+
+    answer = tripod.run(play())
+    assert answer.usage.completion_tokens == 4
+    assert any("cut off after 4 tokens" in note for note in answer.notes)
+
+
 def test_a_model_may_abstain(tmp_path: Path) -> None:
     answer = answer_to("When does the dome close?", tmp_path, ScriptedModel([f"{ABSTENTION} Sorry."]))
     assert (answer.kind, answer.text, answer.citations) == ("abstained", ABSTENTION, ())

@@ -234,6 +234,11 @@ def test_an_empty_folder_is_refused_and_the_index_is_kept(database: Path, docs: 
     assert search(database, "mutex", mode="bm25")
 
 
+def test_one_pattern_is_not_taken_for_a_list_of_letters(database: Path, docs: Path) -> None:
+    with pytest.raises(ConfigError, match=r"exclude='drafts' is one string.*\['drafts'\]"):
+        sync(database, docs, exclude="drafts")
+
+
 def test_an_index_mirrors_one_folder(database: Path, docs: Path, tmp_path: Path) -> None:
     sync(database, docs)
     other = write(tmp_path / "other", x="x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from tripod.chat.closing import closing
@@ -38,7 +39,7 @@ class Model:
 
     def __init__(
         self,
-        address: str,
+        address: str | Path,
         *,
         model: str | None = None,
         api_key: str | None = None,
@@ -46,8 +47,8 @@ class Model:
         chat_template: str | None = None,
         config: EngineConfig | None = None,
     ) -> None:
-        self.address = address
-        self._is_remote = address.startswith(("http://", "https://"))
+        self.address = str(address)
+        self._is_remote = self.address.startswith(("http://", "https://"))
         options: dict[str, object] = (
             {"chat_template": chat_template, "config": config}
             if self._is_remote

@@ -16,9 +16,16 @@ def ask(
     question: Annotated[str, typer.Argument(help="In words.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Let a model write the answer: a folder, org/name, or http://host/v1#name."),
+        typer.Option("--model", "-m", help="Let a model write the answer: a folder, run@stepN, org/name[@revision], or http://host/v1."),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many passages to read.")] = 6,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of the model's answer.")] = 512,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(
+            "--chat-template", metavar="plain|FILE", help="For a model without a chat template, or instead of its own: a Jinja file."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
     """Ask a folder of documents. The answer cites file, line and section, or says that the documents do not answer.
@@ -28,19 +35,22 @@ def ask(
     import tripod
     from tripod.cli.terminal import print_json
 
-    answer = tripod.run(_ask(documents, question, model, k))
+    answer = tripod.run(_ask(documents, question, model, k, max_tokens, chat_template))
     if as_json:
         print_json(answer_json(answer))
     else:
         print_answer(answer)
 
 
-async def _ask(documents: Path, question: str, model: str | None, k: int) -> Answer:
+async def _ask(documents: Path, question: str, model: str | None, k: int, max_tokens: int, chat_template: str | None) -> Answer:
     import tripod
     from tripod.cli.open_index import open_index
 
     async with open_index(documents) as index:
-        return await tripod.ask(question, index, model=model, k=k)
+        if model is None:
+            return await tripod.ask(question, index, k=k)
+        async with tripod.Model(model, chat_template=chat_template) as opened:
+            return await tripod.ask(question, index, model=opened, k=k, max_tokens=max_tokens)
 
 
 def print_answer(answer: Answer) -> None:

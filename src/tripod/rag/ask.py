@@ -23,13 +23,18 @@ if TYPE_CHECKING:
     from tripod.retrieval.index import Index
 
 EXTRACTIVE_NOTE = "no language model was used: these are sentences of the documents, quoted"
-_MAX_ANSWER_TOKENS = 512
 _DEPTH = 4  # times as many passages are looked at as are read
 _COUNTED = 200  # occurrences beyond this many do not make a word commoner
 
 
 async def ask(
-    question: str, index: Index, *, model: ChatModel | str | None = None, k: int = 6, min_confidence: float = THRESHOLD
+    question: str,
+    index: Index,
+    *,
+    model: ChatModel | str | None = None,
+    k: int = 6,
+    min_confidence: float = THRESHOLD,
+    max_tokens: int = 512,
 ) -> Answer:
     """Answer a question from the documents of an index, or say that they do not answer it.
 
@@ -43,6 +48,7 @@ async def ask(
         model: a chat model, an address for `tripod.Model` (opened and closed here), or None.
         k: how many passages to read.
         min_confidence: 0 to 1. The default was chosen on held-out questions, see benchmarks/abstention.py; 0 never abstains on its account.
+        max_tokens: of an answer that a model writes. Prompt and answer together must fit the model.
 
     Raises:
         CitationError: the model cites a passage that it was not given or quotes what is not there; the message holds its text.
@@ -77,8 +83,8 @@ async def ask(
         from tripod.chat.model import Model
 
         async with Model(model) as opened:
-            return await _generate(base, index, opened, recorder)
-    return await _generate(base, index, model, recorder)
+            return await _generate(base, index, opened, recorder, max_tokens)
+    return await _generate(base, index, model, recorder, max_tokens)
 
 
 def _worth_reading(found: Sequence[Passage], k: int) -> tuple[Passage, ...]:
@@ -88,12 +94,12 @@ def _worth_reading(found: Sequence[Passage], k: int) -> tuple[Passage, ...]:
     return tuple(found[index] for index in order[:k])
 
 
-async def _generate(base: Answer, index: Index, model: ChatModel, recorder: Recorder) -> Answer:
+async def _generate(base: Answer, index: Index, model: ChatModel, recorder: Recorder, max_tokens: int) -> Answer:
     with recorder.span("prompt") as attributes:
         prompt = qa(base.question, base.passages)
         attributes["prompt"] = str(prompt)
     with recorder.span("generate") as attributes:
-        reply = await model.complete(prompt, replace(GREEDY, max_tokens=_MAX_ANSWER_TOKENS))
+        reply = await model.complete(prompt, replace(GREEDY, max_tokens=max_tokens))
         attributes.update(model=reply.model, usage=reply.usage, timings=reply.timings, finish_reason=reply.finish_reason)
     text = reply.text.strip()
     answered = replace(base, model=reply.model, usage=reply.usage)

@@ -114,8 +114,10 @@ class Index:
 
         Raises:
             ConfigError: there is no such folder, or nothing in it that can be read.
-            StoreError: the index mirrors another folder, or another process is writing into it.
+            StoreError: the index mirrors another folder, or another process holds it for long; two syncs at once take turns, a source each.
         """
+        if isinstance(exclude, str):
+            raise ConfigError(f"exclude={exclude!r} is one string, of which each letter would be a pattern; give a list: [{exclude!r}]")
         async with self._syncing:
             try:
                 return await sync(
