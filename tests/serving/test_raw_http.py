@@ -8,6 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -19,7 +20,7 @@ from tripod.engine.engine import Engine
 from tripod.errors import EngineError, OverloadedError
 from tripod.sampling import SamplingParams
 from tripod.serving.app import build_app
-from tripod.trace import Event
+from tripod.trace import Event, Finished
 
 CHAT: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 6, "temperature": 0}
 COMPLETION: dict[str, Any] = {"model": NAME, "prompt": "Hi", "max_tokens": 6, "temperature": 0}
@@ -191,6 +192,28 @@ def test_a_failure_before_the_first_token_has_its_status(engine: Engine, stream:
         response = httpx.post(f"{server.url}/completions", json={**COMPLETION, "stream": stream}, trust_env=False)
         assert response.status_code == 500
         assert response.json()["error"]["type"] == "server_error"
+
+
+class Aborting:
+    """The engine, except that somebody beside the server aborts every request."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def stream(self, prompt: str | Sequence[int], sampling: SamplingParams) -> AsyncIterator[Event]:
+        async for event in self._engine.stream(prompt, sampling):
+            yield replace(event, finish_reason="abort") if isinstance(event, Finished) else event
+
+
+def test_an_answer_that_was_cut_by_an_abort_is_not_sent_as_whole(engine: Engine) -> None:
+    with live_server(build_app(Aborting(engine))) as server:  # type: ignore[arg-type]  # all that the app uses is there
+        assert httpx.post(f"{server.url}/completions", json=COMPLETION, trust_env=False).status_code == 500
+        streamed = httpx.post(f"{server.url}/completions", json={**COMPLETION, "stream": True}, trust_env=False)
+        assert "[DONE]" not in streamed.text
+        assert "server_error" in frames_of(streamed)[-1]
 
 
 @pytest.mark.parametrize("stream", [False, True])
