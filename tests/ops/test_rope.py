@@ -12,7 +12,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from tripod.errors import ConfigError, ShapeError
 from tripod.models.rope_config import rope_from_hf, rope_to_hf
-from tripod.ops.rope import Llama3Scaling, Rope, RopeConfig, inverse_frequencies, rotate
+from tripod.ops.rope import Llama3Scaling, Rope, RopeConfig, YarnScaling, inverse_frequencies, rotate
 
 KINDS: dict[str, dict[str, Any]] = {
     "linear": {"rope_type": "linear", "factor": 4.0},
@@ -117,3 +117,10 @@ def test_angles_of_other_tokens_are_refused() -> None:
     cos, sin = Rope(RopeConfig(rotary_dim=8), max_positions=9)(torch.arange(5))
     with pytest.raises(ShapeError, match="cos has shape"):
         rotate(torch.zeros(4, 2, 8), cos, sin)
+
+
+def test_the_original_context_may_stand_beside_the_scaling() -> None:
+    config = {"rope_scaling": {"type": "yarn", "factor": 4.0}, "original_max_position_embeddings": 512}
+    scaling = rope_from_hf(config, head_dim=64, max_positions=2048).scaling
+    assert isinstance(scaling, YarnScaling)
+    assert scaling.original_max_positions == 512

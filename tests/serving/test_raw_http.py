@@ -8,6 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -19,7 +20,7 @@ from tripod.engine.engine import Engine
 from tripod.errors import EngineError, OverloadedError
 from tripod.sampling import SamplingParams
 from tripod.serving.app import build_app
-from tripod.trace import Event
+from tripod.trace import Event, Finished
 
 CHAT: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 6, "temperature": 0}
 COMPLETION: dict[str, Any] = {"model": NAME, "prompt": "Hi", "max_tokens": 6, "temperature": 0}
@@ -81,6 +82,14 @@ def test_a_chat_stream_is_framed_and_ended_as_the_api_says(http: httpx.Client) -
     assert bodies[-1]["usage"]["completion_tokens"] > 0
 
 
+def test_no_chunk_is_sent_for_a_piece_of_a_character(http: httpx.Client) -> None:
+    body = {**CHAT, "max_tokens": 96, "ignore_eos": True, "stream": True}
+    *chunks, _ = frames_of(http.post("/v1/chat/completions", json=body))
+    deltas = [json.loads(chunk)["choices"][0]["delta"] for chunk in chunks]
+    assert len(deltas) < 96, "the tiny model says random bytes, of which some wait for others"
+    assert all(delta["content"] for delta in deltas[1:-1])
+
+
 def test_chunks_have_no_usage_unless_it_is_asked_for(http: httpx.Client) -> None:
     for path, body in (("/v1/chat/completions", CHAT), ("/v1/completions", COMPLETION)):
         *chunks, done = frames_of(http.post(path, json={**body, "stream": True}))
@@ -128,6 +137,12 @@ def test_a_body_of_another_type_is_a_400_that_names_the_header(http: httpx.Clien
     response = http.post("/v1/completions", data={"model": NAME})
     assert response.status_code == 400
     assert "Content-Type: application/json" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "application/vnd.api+json", "APPLICATION/JSON"])
+def test_json_has_several_names(http: httpx.Client, content_type: str) -> None:
+    response = http.post("/v1/completions", content=json.dumps(COMPLETION), headers={"content-type": content_type})
+    assert response.status_code == 200
 
 
 def test_an_unknown_path_and_a_wrong_method_have_the_same_shape(http: httpx.Client) -> None:
@@ -191,6 +206,28 @@ def test_a_failure_before_the_first_token_has_its_status(engine: Engine, stream:
         response = httpx.post(f"{server.url}/completions", json={**COMPLETION, "stream": stream}, trust_env=False)
         assert response.status_code == 500
         assert response.json()["error"]["type"] == "server_error"
+
+
+class Aborting:
+    """The engine, except that somebody beside the server aborts every request."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def stream(self, prompt: str | Sequence[int], sampling: SamplingParams) -> AsyncIterator[Event]:
+        async for event in self._engine.stream(prompt, sampling):
+            yield replace(event, finish_reason="abort") if isinstance(event, Finished) else event
+
+
+def test_an_answer_that_was_cut_by_an_abort_is_not_sent_as_whole(engine: Engine) -> None:
+    with live_server(build_app(Aborting(engine))) as server:  # type: ignore[arg-type]  # all that the app uses is there
+        assert httpx.post(f"{server.url}/completions", json=COMPLETION, trust_env=False).status_code == 500
+        streamed = httpx.post(f"{server.url}/completions", json={**COMPLETION, "stream": True}, trust_env=False)
+        assert "[DONE]" not in streamed.text
+        assert "server_error" in frames_of(streamed)[-1]
 
 
 @pytest.mark.parametrize("stream", [False, True])

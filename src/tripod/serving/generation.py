@@ -38,9 +38,7 @@ def choices_of(prompts: Sequence[Sequence[int]], sampling: SamplingParams, num_c
 
 
 def _with_seed(sampling: SamplingParams, offset: int) -> SamplingParams:
-    if sampling.seed is None or not offset:
-        return sampling
-    return replace(sampling, seed=(sampling.seed + offset + 2**63) % 2**64 - 2**63)  # stays an int64
+    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + offset)
 
 
 def total_usage(finished: Sequence[Finished], num_choices: int) -> Usage:

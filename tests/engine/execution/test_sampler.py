@@ -112,6 +112,16 @@ def test_a_nucleus_larger_than_the_first_candidates_is_found_whole(top_p: float,
     assert expected.sum() > 256 or top_k == 300
 
 
+def test_a_neighbour_s_top_k_takes_nothing_from_a_request_without_one() -> None:
+    kept = truncate(_logits(2, vocab_size=2000), [make_request(), make_request(top_k=3)]).isfinite().sum(dim=-1)
+    assert kept.tolist() == [2000, 3]
+
+
+def test_the_smallest_draw_is_the_first_token_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tripod.engine.execution.sampler.uniform", lambda seed, index: 0.0)
+    assert sample(torch.tensor([[0.0, 1.0, 3.0, 3.0]]), [make_request(top_k=2)]) == [2]
+
+
 def test_the_penalties_can_move_the_greedy_choice_and_leave_the_logits_untouched() -> None:
     logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
     requests = [
