@@ -8,7 +8,7 @@ from pathlib import Path
 from tripod.chat.render import prompt_ids
 from tripod.messages import user
 from tripod.text.byte_level import write_byte_tokenizer
-from tripod.text.tokenizer import load_tokenizer
+from tripod.text.load_tokenizer import load_tokenizer
 
 BOS = 256  # <|endoftext|>, as in `write_byte_tokenizer`
 

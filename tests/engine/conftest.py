@@ -15,7 +15,8 @@ from tripod.models.llama import LlamaConfig
 from tripod.ops.attention import causal_attention
 from tripod.ops.rope import RopeConfig
 from tripod.text.byte_level import write_byte_tokenizer
-from tripod.text.tokenizer import Tokenizer, load_tokenizer
+from tripod.text.load_tokenizer import load_tokenizer
+from tripod.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session", autouse=True)

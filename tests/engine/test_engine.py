@@ -26,7 +26,8 @@ from tripod.ops.attention import Attend
 from tripod.ops.rope import RopeConfig
 from tripod.sampling import SamplingParams
 from tripod.text.byte_level import write_byte_tokenizer
-from tripod.text.tokenizer import Tokenizer, load_tokenizer
+from tripod.text.load_tokenizer import load_tokenizer
+from tripod.text.tokenizer import Tokenizer
 from tripod.trace import Delta, Event, Finished
 
 ROOMY = EngineConfig(kv_tokens=8192)

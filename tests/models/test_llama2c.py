@@ -14,7 +14,7 @@ from tripod.errors import CheckpointError
 from tripod.models.llama2c import load_llama2c
 from tripod.models.load import load_language_model
 from tripod.ops.attention import causal_attention
-from tripod.text.tokenizer import load_tokenizer
+from tripod.text.load_tokenizer import load_tokenizer
 
 SHA256 = "b0a507e7ad0f626624f17112325e66691f9076d622e1d3274d103d00299f2696"
 

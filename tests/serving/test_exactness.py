@@ -15,7 +15,7 @@ from tests.serving.tiny import NAME, open_tiny
 from tripod.engine.engine import Engine, EngineConfig
 from tripod.models.load import load_language_model
 from tripod.serving.app import build_app
-from tripod.text.tokenizer import load_tokenizer
+from tripod.text.load_tokenizer import load_tokenizer
 
 STARTS = [
     "Tom and",

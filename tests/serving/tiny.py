@@ -11,7 +11,7 @@ from tripod.models.load import load_language_model
 from tripod.models.save import save_checkpoint
 from tripod.ops.rope import RopeConfig
 from tripod.text.byte_level import VOCAB_SIZE, write_byte_tokenizer
-from tripod.text.tokenizer import load_tokenizer
+from tripod.text.load_tokenizer import load_tokenizer
 
 NAME = "tiny"
 MAX_CONTEXT = 512

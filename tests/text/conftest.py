@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tripod.text.byte_level import write_byte_tokenizer
-from tripod.text.tokenizer import Tokenizer, load_tokenizer
+from tripod.text.load_tokenizer import load_tokenizer
+from tripod.text.tokenizer import Tokenizer
 
 FILES = {
     "pythia": ("tokenizers/pythia-20B_tokenizer.json", "tokenizer.json"),

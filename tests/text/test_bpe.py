@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tripod.errors import ConfigError
 from tripod.text.bpe import train_tokenizer
-from tripod.text.tokenizer import Tokenizer, load_tokenizer
+from tripod.text.load_tokenizer import load_tokenizer
+from tripod.text.tokenizer import Tokenizer
 
 TEXTS = ["low lower lowest", "new newer newest", "wide wider widest"] * 4
 

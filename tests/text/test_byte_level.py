@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tripod.messages import assistant, system, user
 from tripod.text.byte_level import CHAR_OF_BYTE, write_byte_tokenizer
-from tripod.text.tokenizer import load_tokenizer, require_chat_template
+from tripod.text.load_tokenizer import load_tokenizer
 
 
 def test_the_id_of_a_byte_is_the_byte(tmp_path: Path) -> None:
@@ -37,12 +37,14 @@ def test_transformers_reads_the_same_tokenizer(tmp_path: Path) -> None:
     expected = theirs.apply_chat_template(
         [{"role": m.role, "content": m.text} for m in conversation], tokenize=False, add_generation_prompt=True
     )
-    assert require_chat_template(ours).render(conversation) == expected
+    assert ours.chat_template is not None
+    assert ours.chat_template.render(conversation) == expected
 
 
 def test_a_turn_of_the_template_is_chatml(tmp_path: Path) -> None:
     write_byte_tokenizer(tmp_path)
-    template = require_chat_template(load_tokenizer(tmp_path))
+    template = load_tokenizer(tmp_path).chat_template
+    assert template is not None
     assert template.render([user("Hi")]) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 

@@ -13,7 +13,8 @@ from tripod.errors import ConfigError, RequestError
 from tripod.messages import Message, ToolCall, assistant, system, user
 from tripod.text.byte_level import write_byte_tokenizer
 from tripod.text.chat_template import ChatTemplate
-from tripod.text.tokenizer import load_tokenizer, require_chat_template
+from tripod.text.load_tokenizer import load_tokenizer
+from tripod.text.tokenizer import Tokenizer
 
 CHATML = """{% for message in messages %}
     {% if loop.first and messages[0].role != 'system' %}
@@ -230,9 +231,14 @@ def _folder_with(tmp_path: Path, config: str) -> Path:
     return tmp_path
 
 
+def template_of(tokenizer: Tokenizer) -> ChatTemplate:
+    assert tokenizer.chat_template is not None
+    return tokenizer.chat_template
+
+
 def test_named_templates_are_chosen_by_whether_tools_are_given(tmp_path: Path) -> None:
     templates = '[{"name": "tool_use", "template": "with {{ tools | length }}"}, {"name": "default", "template": "plain"}]'
-    template = require_chat_template(load_tokenizer(_folder_with(tmp_path, f'{{"chat_template": {templates}}}')))
+    template = template_of(load_tokenizer(_folder_with(tmp_path, f'{{"chat_template": {templates}}}')))
     assert template.render([user("x")]) == "plain"
     assert template.render([user("x")], tools=TOOLS) == "with 1"
 
@@ -240,22 +246,17 @@ def test_named_templates_are_chosen_by_whether_tools_are_given(tmp_path: Path) -
 def test_a_template_file_wins_over_the_configuration_and_knows_its_special_tokens(tmp_path: Path) -> None:
     folder = _folder_with(tmp_path, '{"chat_template": "from the config", "bos_token": {"content": "<|im_start|>"}}')
     (folder / "chat_template.jinja").write_text("{{ bos_token }} from the file", encoding="utf-8")
-    assert require_chat_template(load_tokenizer(folder)).render([]) == "<|im_start|> from the file"
+    assert template_of(load_tokenizer(folder)).render([]) == "<|im_start|> from the file"
 
 
 def test_a_template_that_the_caller_passes_wins_over_all(tmp_path: Path) -> None:
     folder = _folder_with(tmp_path / "model", '{"chat_template": "from the config"}')
     own = tmp_path / "own.jinja"
     own.write_text("own", encoding="utf-8")
-    assert require_chat_template(load_tokenizer(folder, chat_template=own)).render([]) == "own"
+    assert template_of(load_tokenizer(folder, chat_template=own)).render([]) == "own"
 
 
 def test_a_template_file_that_is_absent_is_a_clear_error(tmp_path: Path) -> None:
     write_byte_tokenizer(tmp_path)
     with pytest.raises(ConfigError, match=r"none\.jinja cannot be read"):
         load_tokenizer(tmp_path, chat_template=tmp_path / "none.jinja")
-
-
-def test_without_a_template_the_error_tells_how_to_pass_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--chat-template FILE"):
-        require_chat_template(load_tokenizer(_folder_with(tmp_path, "{}")))

@@ -18,7 +18,8 @@ from tokenizers import decoders, models
 from tests.text.conftest import FILES
 from tripod.errors import TokenizerError
 from tripod.text.hf_tokenizer import HfTokenizer
-from tripod.text.tokenizer import Tokenizer, load_tokenizer
+from tripod.text.load_tokenizer import load_tokenizer
+from tripod.text.tokenizer import Tokenizer
 
 RealTokenizer = Callable[[str], Tokenizer]
 LAW = settings(max_examples=200, deadline=None)

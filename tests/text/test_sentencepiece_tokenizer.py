@@ -11,8 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.text.conftest import SENTENCEPIECE
+from tripod.text.load_tokenizer import load_tokenizer
 from tripod.text.sentencepiece_tokenizer import SentencePieceTokenizer
-from tripod.text.tokenizer import Tokenizer, load_tokenizer
+from tripod.text.tokenizer import Tokenizer
 
 RealTokenizer = Callable[[str], Tokenizer]
 LAW = settings(max_examples=200, deadline=None)

@@ -15,8 +15,9 @@ from tripod.errors import TokenizerError
 from tripod.text.byte_level import write_byte_tokenizer
 from tripod.text.hf_tokenizer import HfTokenizer
 from tripod.text.llama2c_tokenizer import Llama2cTokenizer
+from tripod.text.load_tokenizer import load_tokenizer
 from tripod.text.sentencepiece_tokenizer import SentencePieceTokenizer
-from tripod.text.tokenizer import Tokenizer, check_fits, load_tokenizer
+from tripod.text.tokenizer import Tokenizer, check_fits
 
 RealTokenizer = Callable[[str], Tokenizer]
 
@@ -195,7 +196,7 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, file: str, pa
 import sys, pathlib
 sys.modules[{package!r}] = None
 from tripod.errors import MissingExtraError
-from tripod.text.tokenizer import load_tokenizer
+from tripod.text.load_tokenizer import load_tokenizer
 try:
     load_tokenizer(pathlib.Path({str(tmp_path)!r}))
 except MissingExtraError as error:

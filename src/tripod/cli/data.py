@@ -178,7 +178,7 @@ def batch(
 
 def _batch_of_run(folder: Path, step: int, part: slice) -> tuple[BatchView, int]:
     from tripod.errors import ConfigError
-    from tripod.text.tokenizer import load_tokenizer
+    from tripod.text.load_tokenizer import load_tokenizer
     from tripod.training.data.batch_view import view_batch
     from tripod.training.data.document_table import DocumentTable, table_paths
     from tripod.training.run import Run
@@ -198,7 +198,7 @@ def _remote_batch(index_url: str, tokens_url: str | None, tokenizer: Path | None
     import httpx
 
     from tripod.errors import ConfigError
-    from tripod.text.tokenizer import load_tokenizer
+    from tripod.text.load_tokenizer import load_tokenizer
     from tripod.training.data.batch_view import view_batch
     from tripod.training.data.order import DataOrder
     from tripod.training.data.remote import open_remote_rows

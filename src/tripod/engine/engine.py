@@ -26,7 +26,8 @@ from tripod.errors import ContextLengthError, EngineError, NotFoundError, Reques
 from tripod.messages import FinishReason, Reply
 from tripod.models.language_model import LanguageModel
 from tripod.sampling import SamplingParams
-from tripod.text.tokenizer import Tokenizer, check_fits, load_tokenizer
+from tripod.text.load_tokenizer import load_tokenizer
+from tripod.text.tokenizer import Tokenizer, check_fits
 from tripod.trace import Event, Finished, fold
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tripod.errors import ConfigError, MissingExtraError
 from tripod.text.byte_level import END_OF_TEXT
-from tripod.text.tokenizer import Tokenizer, load_tokenizer
+from tripod.text.load_tokenizer import load_tokenizer
+from tripod.text.tokenizer import Tokenizer
 
 
 def train_tokenizer(

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tripod.errors import TrainingError
 from tripod.models.initialize import initial_language_model
-from tripod.text.tokenizer import check_fits, load_tokenizer
+from tripod.text.load_tokenizer import load_tokenizer
+from tripod.text.tokenizer import check_fits
 from tripod.training.checkpoint import Position, load_training_checkpoint, save_training_checkpoint
 from tripod.training.data.order import DataOrder, check_fingerprint
 from tripod.training.data.progress import Progress, no_progress

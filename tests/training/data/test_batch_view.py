@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tripod.text.byte_level import write_byte_tokenizer
-from tripod.text.tokenizer import Tokenizer, load_tokenizer
+from tripod.text.load_tokenizer import load_tokenizer
+from tripod.text.tokenizer import Tokenizer
 from tripod.training.data.batch_view import view_batch
 from tripod.training.data.build import build_dataset
 from tripod.training.data.document_table import DocumentTable

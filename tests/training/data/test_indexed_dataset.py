@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tripod.errors import DatasetError
-from tripod.text.tokenizer import load_tokenizer
+from tripod.text.load_tokenizer import load_tokenizer
 from tripod.training.data.indexed_dataset import IndexedDataset, index_path, inspect, token_dtype, token_path
 from tripod.training.data.indexed_dataset_writer import IndexedDatasetWriter, exclusive_byte_offsets, merge
 

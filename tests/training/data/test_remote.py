@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.training.data.conftest import WriteDocuments
 from tripod.errors import ConfigError, DatasetError
 from tripod.text.byte_level import write_byte_tokenizer
-from tripod.text.tokenizer import load_tokenizer
+from tripod.text.load_tokenizer import load_tokenizer
 from tripod.training.data import remote
 from tripod.training.data.batch_view import view_batch
 from tripod.training.data.index_maps import OrderSpec, open_index_maps

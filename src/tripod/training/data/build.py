@@ -15,7 +15,8 @@ import numpy as np
 
 from tripod.errors import ConfigError
 from tripod.text.byte_level import END_OF_TEXT
-from tripod.text.tokenizer import Tokenizer, load_tokenizer
+from tripod.text.load_tokenizer import load_tokenizer
+from tripod.text.tokenizer import Tokenizer
 from tripod.training.data.document_table import DocumentTableWriter
 from tripod.training.data.indexed_dataset import token_dtype
 from tripod.training.data.indexed_dataset_writer import IndexedDatasetWriter
