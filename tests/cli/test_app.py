@@ -100,3 +100,9 @@ def test_without_the_packages_of_the_engine_the_rest_works_and_says_so(
     else:
         assert done.returncode == 0, done.stderr
         assert "by words only: torch is not installed" in done.stderr
+
+
+def test_what_is_not_the_calls_fault_ends_with_1(tripod: Command, handbook: Path) -> None:
+    outcome = tripod("ask", handbook, "When does the dome close?", "--model", "http://127.0.0.1:9/v1#absent")
+    assert outcome.code == 1
+    assert "no server answers" in outcome.err

@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Command, python_m_tripod
+from tests.rag.passages import passage
+from tripod.cli.ask import source_lines
+from tripod.cli.open_index import cached_index_path
+from tripod.rag.answer import Answer
+from tripod.rag.citations import cite
 
 QUESTION = "What happens if the motor does not answer within ninety seconds?"
 
@@ -63,9 +68,9 @@ def test_an_index_is_made_kept_and_searched(tripod: Command, handbook: Path, tmp
             continue
         found = json.loads(outcome.out)
         assert len(found) == 2
-        for passage in found:
-            assert set(passage) == {"source", "start", "end", "text", "score"}
-            assert (handbook / passage["source"]).read_text(encoding="utf-8")[passage["start"] : passage["end"]] == passage["text"]
+        for hit in found:
+            assert set(hit) == {"source", "start", "end", "text", "score"}
+            assert (handbook / hit["source"]).read_text(encoding="utf-8")[hit["start"] : hit["end"]] == hit["text"]
     assert tripod("ask", kb, QUESTION).code == 0
 
 
@@ -135,7 +140,6 @@ def test_a_cached_index_of_another_embedder_is_made_anew(tripod: Command, handbo
     pytest.importorskip("torch")
     import tripod as package
     from tests.cli.letters import LetterEmbedder
-    from tripod.cli.open_index import cached_index_path
     from tripod.retrieval.index import Index
 
     path = cached_index_path(handbook)
@@ -194,3 +198,20 @@ def test_words_that_are_not_utf_8_are_a_wrong_call(tripod: Command, handbook: Pa
     outcome = tripod("ask", tmp_path / "\udcff", "Why?")
     assert outcome.code == 2
     assert "is not UTF-8" in outcome.err
+
+
+def test_a_place_is_shown_once_and_that_of_a_quotation_alone() -> None:
+    given = passage("Some words.\nA block is freed late.", source="a.md", start=0, line=1, section="")
+    text = "They say \u201cA block is freed late\u201d [1]. And again [1]."
+    answer = Answer(question="?", text=text, kind="generated", citations=cite(text, [given]), passages=(given,))
+    assert source_lines(answer) == ["[1] a.md:2"]
+
+
+def test_the_log_of_a_cached_index_that_is_made_anew_goes_with_it(tripod: Command, handbook: Path) -> None:
+    path = cached_index_path(handbook)
+    path.parent.mkdir(parents=True)
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).write_bytes(b"not what it was" * 1000)
+    outcome = tripod("ask", handbook, QUESTION)
+    assert outcome.code == 0, outcome.err
+    assert "the siren is switched on" in outcome.out

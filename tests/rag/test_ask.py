@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pytest
 
 import tripod
 from tripod.chat.scripted import ScriptedModel
-from tripod.documents import Document
+from tripod.documents import Document, Passage
 from tripod.errors import CitationError, ConfigError
+from tripod.messages import Reply
+from tripod.prompts import Prompt
 from tripod.rag.answer import Answer
 from tripod.rag.ask import ask
+from tripod.rag.extractive import THRESHOLD
 from tripod.rag.prompts import ABSTENTION
 from tripod.retrieval.index import Index
+from tripod.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from tripod.protocols import Vectors
 
 HANDBOOK = Path(__file__).parents[1] / "data" / "handbook"
 
@@ -148,3 +158,85 @@ def test_a_name_that_the_index_keeps_as_one_word_is_known(name: str, tmp_path: P
 
     evidence = next(span for span in tripod.run(play()).trace if span.name == "extract").attributes["evidence"]
     assert evidence.known == 1.0
+
+
+def test_what_is_found_but_does_not_answer_is_abstained_from(tmp_path: Path) -> None:
+    question = "Which astronomer of the nineteenth century closed the dome of Florence cathedral?"
+    answer = answer_to(question, tmp_path)
+    assert answer.passages
+    assert (answer.kind, answer.citations) == ("abstained", ())
+    assert 0.0 < answer.confidence < THRESHOLD
+
+    async def boldly() -> Answer:
+        async with handbook(tmp_path) as index:
+            return await ask(question, index, min_confidence=0.0)
+
+    assert tripod.run(boldly()).kind == "extractive"
+
+
+def test_passages_without_a_sentence_are_read_last(tmp_path: Path) -> None:
+    async def play() -> Answer:
+        async with Index(tmp_path / "kb.db", embedder=None) as index:
+            await index.add([Document(source=f"list{i}", text="dome, dome, dome, wind") for i in range(4)])
+            await index.add([Document(source="prose", text="On the island the dome closes whenever the wind is very strong.")])
+            return await ask("When does the dome close in the wind?", index, k=2)
+
+    assert [passage.source for passage in tripod.run(play()).passages] == ["prose", "list0"]
+
+
+def test_an_answer_that_was_cut_off_says_so(tmp_path: Path) -> None:
+    class Cut(ScriptedModel):
+        async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
+            return replace(await super().complete(prompt, sampling), finish_reason="length")
+
+    answer = answer_to("When does the dome close?", tmp_path, Cut(["In strong wind [1], and"]))
+    assert any("was cut off after" in note for note in answer.notes)
+
+
+@pytest.mark.parametrize("model", [None, ScriptedModel(["In wind [1]."])])
+def test_a_source_that_changes_while_it_is_answered_is_an_error(tmp_path: Path, model: ScriptedModel | None) -> None:
+    async def play() -> Answer:
+        async with Index(tmp_path / "kb.db", embedder=None) as index:
+            await index.add([Document(source="a", text="The dome closes in strong wind.")])
+            search = index.search
+
+            async def search_and_change(*arguments: Any, **options: Any) -> list[Passage]:
+                found = await search(*arguments, **options)
+                await index.add([Document(source="a", text="The roof is opened in weak wind.")])
+                return found
+
+            index.search = search_and_change  # type: ignore[method-assign]
+            return await ask("When does the dome close?", index, model=model)
+
+    with pytest.raises(CitationError, match="but the index holds"):
+        tripod.run(play())
+
+
+def test_the_line_of_an_extracted_text_is_that_of_the_file(tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.html").write_text("<h1>Dome</h1>\n\n\n<p>It is round.</p>\n\n\n\n<p>The dome closes\nin strong wind.</p>")
+
+    async def play() -> Answer:
+        async with Index(tmp_path / "kb.db", embedder=None) as index:
+            await index.sync(folder)
+            return await ask("When does the dome close?", index)
+
+    assert tripod.run(play()).citations[0].line == 8
+
+
+def test_the_vectors_choose_among_sentences_of_equal_words(tmp_path: Path) -> None:
+    class Pointing:
+        """Knows one direction: texts that speak of storms, and the question."""
+
+        fingerprint, dim = "pointing", 2
+
+        async def embed(self, texts: Sequence[str], *, kind: Literal["query", "passage"]) -> Vectors:
+            return np.array([[1.0, 0.0] if kind == "query" or "gale" in text else [0.0, 1.0] for text in texts], dtype=np.float32)
+
+    async def play() -> Answer:
+        async with Index(tmp_path / "kb.db", embedder=Pointing()) as index:
+            await index.add([Document(source="a", text="The dome closes in the morning. The dome closes in every gale. The dome is red.")])
+            return await ask("How is the dome closed?", index)
+
+    assert tripod.run(play()).text.startswith("\u201cThe dome closes in every gale.")

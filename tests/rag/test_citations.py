@@ -125,6 +125,16 @@ def test_a_name_in_quotation_marks_is_no_quotation() -> None:
     assert [citation.is_quotation for citation in cite(text, GIVEN)] == [False]
 
 
+def test_a_quotation_is_not_charged_to_the_marker_of_a_later_sentence() -> None:
+    text = "They say \u201cLocks are not reentrant\u201d. Blocks are freed at the end [1]."
+    assert [(citation.number, citation.is_quotation) for citation in cite(text, GIVEN)] == [(2, True), (1, False)]
+
+
+def test_a_third_statement_of_a_sentence_begins_where_the_second_ends() -> None:
+    text = "Blocks are freed [1], locks are not [2], and blocks are blocks [1]."
+    assert supported(text, cite(text, GIVEN))[1:] == [("locks are not", 2), ("and blocks are blocks", 1)]
+
+
 def test_quotation_marks_inside_a_quotation_are_seen() -> None:
     text = '"The "with" statement releases a lock." [2]'
     quotation = next(citation for citation in cite(text, GIVEN) if citation.is_quotation)

@@ -69,6 +69,29 @@ def test_different_words_stay_apart(words: str) -> None:
     assert len({stem(word) for word in words.split()}) == 2
 
 
+def test_a_list_in_disguise_is_not_chosen() -> None:
+    assert chosen("When is a block freed?", passage(f"A block is freed when {'it or ' * 40}ends. A block is freed late.")) == [
+        "A block is freed late."
+    ]
+
+
+def test_notes_of_changes_come_last_unless_the_question_is_about_versions() -> None:
+    text = "Changed in version 3: The block is freed when the last request ends. The block is freed when requests end at last."
+    assert chosen("When is the block freed?", passage(text))[0].startswith("The block")
+    assert chosen("In which version is the block freed when the last request ends?", passage(text))[0].startswith("Changed")
+
+
+def test_what_says_the_same_twice_is_said_once() -> None:
+    text = "A block is freed when its last request ends. A block is freed when its last request has ended. Red is red."
+    assert len(chosen("When is a block freed?", passage(text))) == 1
+
+
+def test_the_function_that_the_question_names_is_preferred() -> None:
+    named = passage("Run the tasks and return their results at once.", section="asyncio.tasks.gather")
+    other = passage("Run the tasks and return their results at the end.", section="asyncio.tasks.wait", source="b.md")
+    assert chosen("How does asyncio.gather run tasks?", other, named)[0].endswith("at once.")
+
+
 def test_identifiers_are_taken_apart() -> None:
     assert terms("__exit__ lru_cache TemporaryDirectory HTTPServer") == [
         stem(word) for word in ("exit", "lru", "cache", "temporary", "directory", "http", "server")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -97,6 +98,112 @@ def test_a_touched_file_is_unchanged_and_a_change_of_the_same_size_and_time_is_s
     (docs / "pool.md").write_text("# Pools\n\nBlocks return to the loop.")
     os.utime(docs / "pool.md", ns=(fresh, fresh))
     assert outcome(sync(database, docs)) == (0, 1, 0, 1, 0)
+
+
+@pytest.fixture
+def old_docs(docs: Path) -> Path:
+    """Files of yesterday: their times are trusted, so that they are not read again."""
+    for path in docs.iterdir():
+        os.utime(path, (time.time() - 86_400,) * 2)
+    return docs
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read."""
+    names: list[str] = []
+    read_bytes = Path.read_bytes
+
+    def note_and_read(path: Path) -> bytes:
+        names.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", note_and_read)
+    return names
+
+
+def test_an_old_file_is_not_read_again_unless_it_lacks_vectors_or_was_moved(database: Path, old_docs: Path, reads: list[str]) -> None:
+    for embedder, folder, expected in [
+        (None, old_docs, 2),
+        (None, old_docs, 0),
+        (HASH, old_docs, 2),
+        (HASH, old_docs, 0),
+        (None, old_docs, 0),
+        (HASH, old_docs.with_name("moved"), 2),
+        (HASH, old_docs.with_name("moved"), 0),
+    ]:
+        if not folder.exists():
+            old_docs.rename(folder)
+        reads.clear()
+        sync(database, folder, embedder)
+        assert len(reads) == expected, (embedder, folder)
+
+
+def test_a_file_that_grows_while_it_is_read_is_read_again(database: Path, old_docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = old_docs / "lock.md"
+    listed = path.stat()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: b"# Locks, of which only this much was written yet")
+        sync(database, old_docs)
+    monkeypatch.setattr("tripod.retrieval.sync._BATCH_PASSAGES", 1)
+    path.write_bytes(b"# Locks, of which only this much was written YET")  # as long as what was read, at the time that was listed
+    os.utime(path, ns=(listed.st_mtime_ns, listed.st_mtime_ns))
+    sync(database, old_docs)
+    assert "YET" in search(database, "locks", k=1)[0].text
+
+
+def test_a_file_that_is_too_large_is_named_and_not_read(
+    database: Path, docs: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tripod.retrieval.sync.MAX_FILE_BYTES", 100)
+    write(docs, large="x" * 101)
+    report = sync(database, docs)
+    assert report.failed == (("large.md", "it has 101 bytes, and at most 100 are read; split it"),)
+    assert "large.md" not in reads
+
+
+def test_the_embedder_reads_the_title_of_the_section_too(database: Path, docs: Path) -> None:
+    seen: list[str] = []
+
+    class Noting(HashEmbedder):
+        async def embed(self, texts: Sequence[str], *, kind: Literal["query", "passage"]) -> Vectors:
+            seen.extend(texts)
+            return await super().embed(texts, kind=kind)
+
+    sync(database, docs, Noting())
+    assert seen == ["Locks\n# Locks\n\nA mutex is freed by its owner.", "Pools\n# Pools\n\nBlocks return to the pool."]
+
+
+def test_many_added_documents_are_embedded_some_at_a_time(database: Path) -> None:
+    sizes: list[int] = []
+
+    class Counting(HashEmbedder):
+        async def embed(self, texts: Sequence[str], *, kind: Literal["query", "passage"]) -> Vectors:
+            sizes.append(len(texts))
+            return await super().embed(texts, kind=kind)
+
+    async def go() -> int:
+        async with Index(database, embedder=Counting()) as index:
+            await index.add(Document(source=str(i), text="stone") for i in range(600))
+            return len(await index.sources())
+
+    assert tripod.run(go()) == 600
+    assert sizes == [256, 256, 88]
+
+
+def test_syncs_of_one_index_go_one_after_the_other(database: Path, docs: Path) -> None:
+    async def go() -> list[SyncReport]:
+        reports: list[SyncReport] = []
+        async with Index(database, embedder=HASH) as index, anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(lambda: _append(reports, index.sync(docs)))
+        return reports
+
+    assert [outcome(report) for report in tripod.run(go())] == [(2, 0, 0, 0, 0), (0, 0, 0, 2, 0)]
+
+
+async def _append(reports: list[SyncReport], sync: Coroutine[Any, Any, SyncReport]) -> None:
+    reports.append(await sync)
 
 
 def test_passages_say_where_they_stand(database: Path, docs: Path) -> None:
@@ -317,6 +424,21 @@ def test_bm25_scores_by_hand(database: Path) -> None:
             [best] = await index.search("bees")  # stemmed
             assert (best.source, best.score) == ("1", pytest.approx(0.8473, abs=1e-4))
             assert [passage.source for passage in await index.search("red bee")] == ["1", "0"]
+
+    tripod.run(go())
+
+
+def test_a_hybrid_score_by_hand(database: Path) -> None:
+    # Of "bee" and "fly", one passage of four holds "bee": BM25 is its idf, ln(3.5 / 1.5), as above. At most it could be 2.2 times
+    # that for "bee" and 2.2 ln(4.5 / 0.5) for "fly". Half of that share and half of the cosine are the score.
+    async def go() -> None:
+        async with Index(database, embedder=HASH) as index:
+            texts = ["red ant", "red bee", "cat dog", "elk fox"]
+            await index.add(Document(source=str(i), text=text) for i, text in enumerate(texts))
+            [best, *_] = await index.search("bee fly")
+            passage, query = await HASH.embed(["red bee"], kind="passage"), await HASH.embed(["bee fly"], kind="query")
+            share = math.log(3.5 / 1.5) / (2.2 * (math.log(3.5 / 1.5) + math.log(4.5 / 0.5)))
+            assert (best.source, best.score) == ("1", pytest.approx(0.5 * share + 0.5 * float(passage[0] @ query[0]), abs=1e-5))
 
     tripod.run(go())
 

@@ -113,6 +113,23 @@ def test_a_page_of_many_articles_takes_no_time_for_each_pair_of_them() -> None:
     assert time.process_time() - started_s < 3.0  # in steps of all articles for each it is 6 s and more
 
 
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<p>a</p> <p>b</p>", "a\n\nb"),  # no space at the start of a line
+        ("<script>x</script >\n<p>a</p><script>y</script type=z><p>b</p>", "a\n\nb"),
+        ("<p>a<script src=x/></script><nav/>b</p>", "ab"),
+        ('<!-- <meta charset="koi8-r"> --><p>\u2019</p>', "\u2019"),
+    ],
+)
+def test_what_only_looks_like_something_else(page: str, text: str) -> None:
+    assert convert(page).text.strip("\n") == text
+
+
+def test_latin_1_means_windows_1252() -> None:
+    assert convert(b'<meta charset="iso-8859-1"><p>\x93word\x94</p>').text.strip() == "\u201cword\u201d"
+
+
 def test_a_guessed_encoding_is_recorded() -> None:
     document = convert(b"<p>caf\xe9</p>")
     assert document.text.strip() == "café"

@@ -103,6 +103,14 @@ def test_comments_can_be_left_to_the_maintainers() -> None:
     assert [section.title for section in document.sections] == ["pkg.mod", "pkg.mod.Outer", "pkg.mod.Outer.method", "pkg.mod.inner"]
 
 
+def test_comments_of_other_columns_are_other_comments() -> None:
+    source = (
+        "# The first of the comments here.\nif x:\n    pass\n# The second of the comments here.\n    # The third of the comments here.\n"
+    )
+    document = PythonSource().convert(source.encode(), "a.py")
+    assert len(document.sections) == 3
+
+
 def test_a_file_without_docs_has_nothing_to_index() -> None:
     document = PythonSource().convert(b"x = 1\n", "a.py")
     assert split(document, max_tokens=100) == []
