@@ -24,6 +24,10 @@ _DOCUMENT = """\
 The retry wrapper waits as long as the server asked for, and then asks again.
 It gives up after three attempts.
 
+# Syncing
+
+A sync compares the folder with what the index holds.
+
 # Blocks
 
 Blocks of the cache are freed when the request that owns them ends.
