@@ -178,7 +178,13 @@ def test_passages_without_a_sentence_are_read_last(tmp_path: Path) -> None:
     async def play() -> Answer:
         async with Index(tmp_path / "kb.db", embedder=None) as index:
             await index.add([Document(source=f"list{i}", text="dome, dome, dome, wind") for i in range(4)])
-            await index.add([Document(source="prose", text="On the island the dome closes whenever the wind is very strong.")])
+            await index.add(
+                [
+                    Document(
+                        source="prose", text="Nobody on the island goes out whenever the wind is very strong, and so it has always been."
+                    )
+                ]
+            )
             return await ask("When does the dome close in the wind?", index, k=2)
 
     assert [passage.source for passage in tripod.run(play()).passages] == ["prose", "list0"]

@@ -584,6 +584,18 @@ def test_vectors_that_another_embedder_brought_meanwhile_are_not_compared(databa
     tripod.run(go())
 
 
+def test_the_first_vectors_decide_whose_index_it_is(database: Path) -> None:
+    async def go() -> None:
+        async with Index(database, embedder=HASH) as first, Index(database, embedder=OtherEmbedder()) as second:
+            await second.store.remove("nothing")  # its writer has seen that nobody owns the index yet
+            await first.add([Document(source="a", text="stone")])
+            with pytest.raises(StoreError, match=r"made with the embedder 'hash-of-words"):
+                await second.add([Document(source="b", text="stone")])
+            assert await first.sources() == ["a"]
+
+    tripod.run(go())
+
+
 def test_an_index_that_was_filled_without_vectors_meanwhile_is_searched_by_words(database: Path) -> None:
     async def go() -> None:
         async with Index(database, embedder=HASH) as index, Index(database, embedder=None) as other:

@@ -116,7 +116,7 @@ def test_a_page_of_many_articles_takes_no_time_for_each_pair_of_them() -> None:
 @pytest.mark.parametrize(
     ("page", "text"),
     [
-        ("<p>a</p> <p>b</p>", "a\n\nb"),  # no space at the start of a line
+        ("<p>a</p><p> b</p>", "a\n\nb"),  # no space at the start of a line
         ("<script>x</script >\n<p>a</p><script>y</script type=z><p>b</p>", "a\n\nb"),
         ("<p>a<script src=x/></script><nav/>b</p>", "ab"),
         ('<!-- <meta charset="koi8-r"> --><p>\u2019</p>', "\u2019"),

@@ -147,11 +147,6 @@ class _Reader(HTMLParser):
         elif tag in ("main", "article") or ("role", "main") in attrs:
             self.main_tag, self.main_depth, self.main_start = tag, 1, self.length
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in self.unread:  # <script/> has no end to wait for
-            self.handle_starttag(tag, attrs)
-            self.handle_endtag(tag)
-
     def handle_endtag(self, tag: str) -> None:
         if self.skipping:
             if tag == self.skipping[-1]:
