@@ -117,3 +117,26 @@ except KeyboardInterrupt:
 """
     finished = _interpreter(code)
     assert (finished.stdout.split("\n"), finished.stderr) == (["cleaned up", "interrupted", ""], "")
+
+
+def test_ctrl_c_waits_for_a_thread_that_cannot_be_cancelled() -> None:
+    code = """
+import os, signal, time
+import anyio.to_thread
+from tripod.bridge import run
+
+def work():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.5)
+    print("worked")
+
+async def main():
+    await anyio.to_thread.run_sync(work)
+
+try:
+    run(main())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    finished = _interpreter(code)
+    assert (finished.stdout.split("\n"), finished.stderr) == (["worked", "interrupted", ""], "")

@@ -71,7 +71,19 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         if not outcome.done():
             loop.call_soon_threadsafe(lambda: tasks[0].cancel())
             wait((outcome,))
+        _wait_for_threads(loop)
         raise
+
+
+def _wait_for_threads(loop: asyncio.AbstractEventLoop) -> None:
+    """Threads that still work for a cancelled coroutine cannot be stopped, and the program must not end under them.
+
+    anyio tells its worker threads to stop when the task that they worked for has ended; they do after what they are at.
+    """
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()  # so that they have been told
+    for thread in threading.enumerate():
+        if getattr(thread, "stopping", False):
+            thread.join()
 
 
 def _hand_over(task: asyncio.Task[T], outcome: Future[T]) -> None:
