@@ -185,8 +185,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="folder that holds squad-dev/ and docs-rst-flask/")
     parser.add_argument("--questions", type=int, default=80, help="of each title (default 80)")
     arguments = parser.parse_args()
-    results = tripod.run(run(arguments.data, arguments.questions))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    results = tripod.run(run(arguments.data, arguments.questions))
     results |= {
         "command": f"python -m benchmarks.abstention --data FOLDER --questions {arguments.questions}",
         "commit": commit,
