@@ -129,7 +129,7 @@ def test_a_crash_at_any_point_leaves_this_one_absent_and_the_earlier_whole(recip
 
 
 def test_an_exception_leaves_nothing(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_sync_folder", lambda folder: 1 / 0)
+    monkeypatch.setattr(checkpoint, "sync_folder", lambda folder: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save(recipe)
     assert list(Path(recipe.run).iterdir()) == []

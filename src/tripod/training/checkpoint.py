@@ -39,6 +39,7 @@ from tripod.models.llama import Llama
 from tripod.models.load import match_tensors
 from tripod.models.names import NameTable
 from tripod.models.save import save_checkpoint
+from tripod.training.durable import sync_folder
 from tripod.training.loss_scale import LossScale
 from tripod.training.optimizer import AdamW
 
@@ -128,9 +129,9 @@ def save_training_checkpoint(
             git_commit=_git_commit(),
         )
         _write(partial / MANIFEST, json.dumps({"format": _FORMAT, **asdict(manifest)}, indent=1).encode() + b"\n")
-        _sync_folder(partial)
+        sync_folder(partial)
         partial.rename(target)
-        _sync_folder(run)
+        sync_folder(run)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -225,14 +226,6 @@ def _write(path: Path, content: bytes) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @cache
