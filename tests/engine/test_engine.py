@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tests.engine.conftest import PROMPTS, make_model, plain_greedy, plain_logits
 from tripod.engine.engine import Engine, EngineConfig, EngineStats
+from tripod.engine.step_loop import Stream
 from tripod.errors import ContextLengthError, EngineError, NotFoundError, OverloadedError, RequestError
 from tripod.messages import Reply
 from tripod.models.gpt_neox import GPTNeoXConfig
@@ -469,16 +470,15 @@ def test_an_abort_by_another_thread_cannot_overtake_the_request(
     model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def use(engine: Engine) -> Reply:
-        post = engine._post
+        add = engine._loop.add
         other = threading.Thread(target=engine.abort, args=("mine",))
 
-        def post_while_another_aborts(change: Callable[[], None]) -> bool:
-            if other.ident is None:
-                other.start()
-                other.join(timeout=0.1)
-            return post(change)
+        def add_while_another_aborts(stream: Stream) -> bool:
+            other.start()
+            other.join(timeout=0.1)
+            return add(stream)
 
-        monkeypatch.setattr(engine, "_post", post_while_another_aborts)
+        monkeypatch.setattr(engine._loop, "add", add_while_another_aborts)
         return await engine.generate("a", greedy(200), request_id="mine")
 
     reply, _ = with_engine(model, tokenizer, ROOMY, use)
@@ -538,7 +538,7 @@ def test_a_failure_before_anyone_runs_ends_the_queue_instead_of_repeating_foreve
 ) -> None:
     async def use(engine: Engine) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(engine._policy, "plan", lambda: 1 // 0)
+            patch.setattr(engine._loop.policy, "plan", lambda: 1 // 0)
             with pytest.raises(EngineError, match="ZeroDivisionError"):
                 await asyncio.wait_for(engine.generate("a", greedy(1)), timeout=10)
         assert (await engine.generate("a", greedy(1))).usage.completion_tokens == 1
@@ -627,7 +627,7 @@ def test_an_idle_engine_reclaims_and_reports_lost_blocks(
 ) -> None:
     async def main() -> None:
         async with Engine(model, tokenizer, ROOMY, name="test") as engine:
-            engine._policy.blocks.allocate(40)  # the planted defect: 3 blocks that nobody will release
+            engine._loop.policy.blocks.allocate(40)  # the planted defect: 3 blocks that nobody will release
             await engine.generate("a", greedy(2))
             while engine.stats().leaked_blocks == 0:
                 await asyncio.sleep(0.005)
