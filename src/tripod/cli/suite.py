@@ -1,7 +1,8 @@
-"""`tripod suite`: series of checkpoints: audit, pack, restore."""
+"""`tripod suite`: families of runs and their series of checkpoints: run, audit, pack, restore."""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,58 @@ import typer
 if TYPE_CHECKING:
     from tripod.training.data.progress import Progress
 
-suite = typer.Typer(help="Series of checkpoints: audit them, pack them into a delta store, restore any step.", no_args_is_help=True)
+suite = typer.Typer(
+    help="Families of runs: train them, audit their checkpoints, pack them into a delta store, restore any step.", no_args_is_help=True
+)
+
+
+@suite.command()
+def run(
+    path: Annotated[Path, typer.Argument(metavar="SUITE.YAML", help="A recipe with a section `suite`, such as recipes/tiny.yaml.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="Change a field of every run, or of the suite: --set suite.seeds=[1,2]"),
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time, which share the processor's threads.")] = 1,
+    device: Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of each run; the bits depend on it.")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that tokenise, where the recipe names texts.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every recipe, and list the runs.")] = False,
+) -> None:
+    """Train every size with every seed; go on with what is unfinished.
+
+    Ctrl-C and SIGTERM let each run save a checkpoint; the same command goes on from there, bit for bit. What a run says is kept in its
+    train.log. Ends with 1 when a run failed.
+    """
+    from tripod.cli.suite_run import SuiteRun, threads_each
+    from tripod.cli.terminal import note, stdout
+    from tripod.cli.train import prepare_recipe
+    from tripod.training.run import Run
+    from tripod.training.suite import read_suite
+
+    members = read_suite(path, changes or ())
+    if not dry_run:
+        for member in members:
+            Run.resume(member.recipe)  # refuses what cannot go on, before any work
+        for member in members:
+            prepare_recipe(member.recipe, workers)
+    options = ["--device", device]
+    if threads is not None or jobs > 1:
+        options += ["--threads", str(threads or threads_each(jobs))]
+    work = SuiteRun(members, jobs=jobs, options=options)
+    if dry_run:
+        stdout().print(work.table())
+        return
+    received = work.run()
+    stdout().print(work.table())
+    for name, reason in work.failures().items():
+        note(f"{name}: {reason}")
+    if work.failures():
+        raise typer.Exit(1)
+    if received is not None:
+        note("stopped and saved; the same command goes on")
+        if received is signal.SIGINT:
+            raise typer.Exit(130)
 
 
 @suite.command()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from tripod.errors import ConfigError
 from tripod.training.checkpoint_rule import CheckpointRule
+from tripod.training.intervention import InterventionRecipe
 from tripod.training.loss_scale import LossScaling
 from tripod.training.schedule import Schedule, ScheduleKind
 
@@ -249,6 +250,14 @@ class ValidationRecipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BranchRecipe:
+    """Where a run left another; written by `tripod train --branch`."""
+
+    parent: str  # run@stepN, whose weights and optimizer state it began with
+    control: str | None = None  # the run from there without the interventions; None: this is one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """All of a run but the machine.
 
@@ -269,6 +278,8 @@ class Recipe:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the matrix products; weights and optimizer are float32
     loss_scaling: LossScaling = field(default_factory=LossScaling)  # of fp16
     dropout: float = 0.0  # share of the numbers dropped behind the embedding and behind each attention and MLP
+    interventions: tuple[InterventionRecipe, ...] = ()  # what changes in the rows, one after the other
+    branch: BranchRecipe | None = None  # None: it began with initial weights
 
     def __post_init__(self) -> None:
         raise_problems(list(self._problems()), "the recipe")
@@ -295,6 +306,12 @@ class Recipe:
             yield "data.source.vocab_size", f"{self.data.source.vocab_size} is beyond model.vocab_size={self.model.vocab_size}"
         if self.validation is not None and self.data.split is None and not self.data.valid_prefixes:
             yield "validation", "asked for without data; give data.split or data.valid_prefixes"
+        for number, intervention in enumerate(self.interventions):
+            yield from intervention.problems(f"interventions[{number}]")
+            if intervention.from_step >= self.num_steps:
+                yield f"interventions[{number}].from_step", f"{intervention.from_step}; the run has num_steps={self.num_steps}"
+            if intervention.rows_per_step > self.batch.rows:
+                yield f"interventions[{number}].rows_per_step", f"{intervention.rows_per_step}; a step has batch.rows={self.batch.rows}"
         if not 0 <= self.dropout < 1:
             yield "dropout", f"{self.dropout}; must be from 0 to below 1"
 
