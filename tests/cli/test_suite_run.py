@@ -63,25 +63,19 @@ def test_a_suite_is_trained_and_what_is_complete_is_left(tripod: Command, suite:
 
 
 def test_a_run_that_fails_stops_no_other_and_its_reason_is_told(tripod: Command, suite: Path) -> None:
-    changed = suite.read_text().replace("narrow: {}", "narrow: {optimizer: {lr: 1e30}}")
-    suite.write_text(changed)
-    done = tripod("suite", "run", suite, "--threads", "1")
+    suite.write_text(suite.read_text().replace("narrow: {}", "narrow: {optimizer: {lr: 1e30}}"))
+    done = tripod("suite", "run", suite, "--jobs", "2")
     assert done.code == 1
     assert re.search(r"narrow +failed", done.out)
     assert re.search(r"wide +complete +6/6", done.out)
     assert "narrow: error: the loss of step" in done.err
-
-
-def test_another_recipe_under_the_name_of_a_run_is_refused_before_any_work(tripod: Command, suite: Path) -> None:
-    assert tripod("suite", "run", suite, "--set", "suite.sizes={wide: {model: {hidden_size: 64}}}", "--set", "num_steps=1").code == 0
-    refused = tripod("suite", "run", suite, "--set", "lr=0.5")
+    refused = tripod("suite", "run", suite, "--set", "suite.sizes={wide: {model: {hidden_size: 64}}}", "--set", "lr=0.5")
     assert refused.code == 2
     assert "optimizer.lr: 0.01 before, 0.5 now" in refused.err
-    assert "training" not in refused.err
+    assert "training" not in refused.err  # before any work
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_saves_every_run_and_the_same_command_goes_on(suite: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_ctrl_c_saves_every_run_and_the_same_command_goes_on(suite: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tripod", "suite", "run", str(suite), "--jobs", "2", "--set", "num_steps=100000"]
     command += ["--set", "checkpoints.every=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}) as process:
@@ -89,9 +83,9 @@ def test_a_signal_saves_every_run_and_the_same_command_goes_on(suite: Path, tmp_
         deadline_s = time.monotonic() + 60
         while time.monotonic() < deadline_s and not all(path.is_file() and path.read_bytes().count(b"\n") > 10 for path in metrics):
             time.sleep(0.05)
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
+    assert process.returncode == 130, err
     for name in ("narrow", "wide"):
         stopped = re.search(rf"{name} +stopped +(\d+)/100000", out)
         assert stopped, out
@@ -111,3 +105,25 @@ def test_the_runs_end_with_the_process_that_began_them(suite: Path, tmp_path: Pa
     while time.monotonic() < deadline_s and "stopped and saved" not in log.read_text():
         time.sleep(0.05)
     assert "stopped and saved" in log.read_text()
+
+
+def test_a_branch_and_its_control_are_trained_shown_and_compared(tripod: Command, suite: Path, tmp_path: Path) -> None:
+    recipe = ("--set", f"run={tmp_path}/parent", "--set", "validation={every: 6}", "--set", "data.split='90,10,0'", "--set", "num_steps=6")
+    assert tripod("train", suite, *recipe).code == 0
+    (tmp_path / "moved.yaml").write_text("interventions: [{kind: swap, words: {river: harbour, lantern: lamp}}]", encoding="utf-8")
+    trained = tripod("train", "--branch", f"{tmp_path}/parent@step4", tmp_path / "moved.yaml")
+    assert trained.code == 0, trained.err
+    assert re.search(r"swap: 8 rows, 100\.00% changed, [\d.]+% of their tokens; .*river -> harbour: \d+", trained.out)
+    assert "parent-moved: complete at step 6 of 6" in trained.out
+    assert "parent-step4-control: complete at step 6 of 6" in trained.out
+    shown = tripod("data", "batch", tmp_path / "parent-moved", "4")
+    assert re.search(r"\(\d+ words swapped\)\n.*(harbour|lamp)", shown.out), shown.out
+    assert "harbour" not in tripod("data", "batch", tmp_path / "parent-moved", "3").out
+    (tmp_path / "probe.txt").write_text("A lamp hangs by the harbour.\nThe harbour.\n", encoding="utf-8")
+    options = ("--texts", f"harbour={tmp_path}/probe.txt", "--plot", tmp_path / "plot.svg")
+    compared = tripod("suite", "compare", tmp_path / "parent-moved", *options)
+    assert compared.code == 0, compared.err
+    assert re.search(r"harbour +4 +\d\.\d+ +\d\.\d+ +\+0\.0000", compared.out)
+    assert re.search(r"harbour +6 +\d\.\d+ +\d\.\d+ +-\d\.\d{4}", compared.out)
+    assert "intervals over texts, one pair of runs" in compared.err
+    assert (tmp_path / "plot.svg").is_file()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 LOG = "train.log"
+_PATIENCE_S = 2.0
 State = Literal["waiting", "training", "complete", "stopped", "failed"]
 _STYLES = {"waiting": "dim", "training": "bold", "complete": "green", "stopped": "yellow", "failed": "red"}
 
@@ -58,7 +59,10 @@ class SuiteRun:
         return all(work.state == "complete" for work in self._works)
 
     def run(self) -> signal.Signals | None:
-        """Train until all runs have ended. SIGINT and SIGTERM let each save and end; the first of them is returned."""
+        """Train until all runs have ended. SIGINT and SIGTERM let each save and end; the first of them is returned.
+
+        Another, seconds later, ends them at once.
+        """
         with _signals_noted() as received, self._shown():
             while True:
                 for work in self._works:
@@ -68,9 +72,9 @@ class SuiteRun:
                 if received:
                     for work in running:
                         assert work.process is not None
-                        work.process.send_signal(signal.SIGTERM if len(received) == 1 else signal.SIGKILL)
+                        work.process.send_signal(signal.SIGKILL if _is_urgent(received) else signal.SIGTERM)
                     if not running:
-                        return received[0]
+                        return received[0][0]
                 else:
                     waiting = [work for work in self._works if work.state == "waiting"]
                     for work in waiting[: max(0, self._jobs - len(running))]:
@@ -153,16 +157,24 @@ class SuiteRun:
 
 
 @contextmanager
-def _signals_noted() -> Iterator[list[signal.Signals]]:
-    """Within the block Ctrl-C and SIGTERM are noted, not obeyed."""
-    received: list[signal.Signals] = []
-    watched = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda given, _: received.append(signal.Signals(given))) for number in watched}
+def _signals_noted() -> Iterator[list[tuple[signal.Signals, float]]]:
+    """Within the block Ctrl-C and SIGTERM are noted with their times, not obeyed."""
+    received: list[tuple[signal.Signals, float]] = []
+
+    def receive(number: int, _: object) -> None:
+        received.append((signal.Signals(number), time.monotonic()))
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_urgent(received: Sequence[tuple[signal.Signals, float]]) -> bool:
+    """`timeout` and some supervisors send a signal to a process and to its group, so two at one time are one."""
+    return received[-1][1] - received[0][1] > _PATIENCE_S
 
 
 def _last_line(path: Path) -> str:

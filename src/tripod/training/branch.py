@@ -17,6 +17,7 @@ from tripod.errors import ConfigError
 from tripod.training.checkpoint import FORMAT, MANIFEST, checkpoint_folder, read_manifest, steps_of_run
 from tripod.training.data.atomic_file import atomic_file
 from tripod.training.data.interventions import ChangeReport, change_report
+from tripod.training.data.order import check_fingerprint
 from tripod.training.durable import durable_file, durable_folder
 from tripod.training.metrics import FILE_NAME as METRICS
 from tripod.training.metrics import read_metrics
@@ -108,6 +109,9 @@ def begin_branch(recipe: Recipe, parent: Path, step: int) -> Run:
     if not steps_of_run(folder):
         source = checkpoint_folder(parent, step)
         manifest = read_manifest(source)
+        inherited = recipe_from(manifest.recipe).interventions
+        # Other numbers of epochs are other orders: then the rows up to here would not be those that the parent read.
+        check_fingerprint(manifest.order_fingerprint, open_recipe_order(replace(recipe, interventions=inherited)).fingerprint)
         order = open_recipe_order(recipe)
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(folder / METRICS) as stream:
