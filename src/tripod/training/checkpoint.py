@@ -49,7 +49,7 @@ WEIGHTS = "model.safetensors"
 FORMAT = 1
 _STEP = re.compile(r"step(0|[1-9][0-9]*)")
 _PARTIAL = ".partial-step"
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer*.json",
     "tokenizer.model",
     "spiece.model",
@@ -117,7 +117,7 @@ def save_training_checkpoint(
     partial.mkdir(parents=True)
     try:
         save_checkpoint(model, partial)
-        for pattern in _TOKENIZER_FILES:
+        for pattern in TOKENIZER_FILES:
             for file in sorted(tokenizer.glob(pattern)):
                 _write(partial / file.name, file.read_bytes())
         _write(partial / OPTIMIZER, to_safetensors({name: tensor.cpu().contiguous() for name, tensor in state.items()}))

@@ -46,6 +46,7 @@ class ModelRecipe:
     rotary_fraction: float | None = None  # of a head; a quarter in gpt_neox, all in llama
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
+    is_parallel: bool = True  # of gpt_neox: attention and MLP side by side, not one after the other
     is_tied: bool = False
     initialization: Literal["small-wang", "normal-scaled"] = "small-wang"  # see `tripod.models.initialize`
 
@@ -67,6 +68,8 @@ class ModelRecipe:
             yield f"{path}.num_kv_heads", f"{self.num_kv_heads}; gpt_neox has as many as num_heads={self.num_heads}"
         if self.num_kv_heads is not None and (self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads):
             yield f"{path}.num_kv_heads", f"{self.num_kv_heads} does not divide num_heads={self.num_heads}"
+        if self.architecture == "llama" and not self.is_parallel:
+            yield f"{path}.is_parallel", "false; llama has its attention before its MLP in any case, so leave it out"
         if self.norm_eps <= 0:
             yield f"{path}.norm_eps", f"{self.norm_eps}; must be positive"
 
@@ -81,24 +84,30 @@ class ModelRecipe:
 
     def config(self) -> GPTNeoXConfig | LlamaConfig:
         """The configuration of `tripod.models`."""
+        return self.neox_config() if self.architecture == "gpt_neox" else self.llama_config()
+
+    def neox_config(self) -> GPTNeoXConfig:
         from tripod.models.gpt_neox import GPTNeoXConfig
+        from tripod.ops.rope import RopeConfig
+
+        return GPTNeoXConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size or 4 * self.hidden_size,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            max_positions=self.max_positions,
+            rope=RopeConfig(rotary_dim=self.rotary_dim, theta=self.rope_theta),
+            norm_eps=self.norm_eps,
+            hidden_act=self.hidden_act,
+            is_parallel=self.is_parallel,
+            is_tied=self.is_tied,
+        )
+
+    def llama_config(self) -> LlamaConfig:
         from tripod.models.llama import LlamaConfig
         from tripod.ops.rope import RopeConfig
 
-        rope = RopeConfig(rotary_dim=self.rotary_dim, theta=self.rope_theta)
-        if self.architecture == "gpt_neox":
-            return GPTNeoXConfig(
-                vocab_size=self.vocab_size,
-                hidden_size=self.hidden_size,
-                intermediate_size=self.intermediate_size or 4 * self.hidden_size,
-                num_layers=self.num_layers,
-                num_heads=self.num_heads,
-                max_positions=self.max_positions,
-                rope=rope,
-                norm_eps=self.norm_eps,
-                hidden_act=self.hidden_act,
-                is_tied=self.is_tied,
-            )
         return LlamaConfig(
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
@@ -108,7 +117,7 @@ class ModelRecipe:
             num_kv_heads=self.num_kv_heads or self.num_heads,
             head_dim=self.hidden_size // self.num_heads,
             max_positions=self.max_positions,
-            rope=rope,
+            rope=RopeConfig(rotary_dim=self.rotary_dim, theta=self.rope_theta),
             norm_eps=self.norm_eps,
             is_tied=self.is_tied,
         )

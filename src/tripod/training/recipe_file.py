@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tripod.errors import ConfigError, MissingExtraError
+from tripod.training.neox_config import is_neox_config, neox_recipe
 from tripod.training.presets import PRESETS
 from tripod.training.recipe import Checked, Problem, Recipe, raise_problems
 
@@ -17,7 +18,7 @@ _ABSENT = object()
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe from YAML.
+    """Read a recipe from YAML, or from a configuration file of GPT-NeoX.
 
     A `preset: NAME` at the top stands for that preset's whole content, in `model` for its model alone; what the file says itself goes
     before it.
@@ -32,6 +33,10 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     content = read_content(path)
     content.pop("suite", None)  # what a suite varies about this recipe; see `tripod.training.suite`
+    if is_neox_config(content):
+        problems: list[Problem] = []
+        given = [named for override in overrides if (named := _full_path(override.partition("=")[0], problems))]
+        content = neox_recipe(content, name=path.stem, source=str(path), given=given)
     return recipe_from(content, overrides, source=str(path))
 
 
@@ -90,7 +95,19 @@ def parse_yaml(text: str, source: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not YAML: {error}") from error
+        raise ConfigError(f"{source} is not YAML: {error}{_missing_comma(text, error)}") from error
+
+
+def _missing_comma(text: str, error: Any) -> str:
+    """Where a comma is missing between lines in braces, the parser points behind it, at the next line; so we name the line before."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None or "expected ','" not in str(error.problem):
+        return ""
+    for number in range(mark.line - 1, -1, -1):
+        line = text.splitlines()[number].partition("#")[0].strip()
+        if line:
+            return f"\n  line {number + 1} has no comma at its end: {line}\n  put one there"
+    return ""
 
 
 def _copy(value: Any) -> Any:
@@ -133,13 +150,9 @@ def _override(content: dict[str, Any], override: str, problems: list[Problem]) -
     if not equals:
         problems.append((override, "a change is written as path=value, such as optimizer.lr=3e-4"))
         return
-    leaves = _paths(Recipe, "")
-    if "." not in path and path not in {*leaves, "preset"}:
-        found = [leaf for leaf in leaves if leaf.rpartition(".")[2] == path]
-        if len(found) > 1:
-            problems.append((path, f"stands for several: {', '.join(found)}; write one of them"))
-            return
-        path = found[0] if found else path
+    path = _full_path(path, problems)
+    if not path:
+        return
     *parents, last = path.split(".")
     inner = content
     for parent in parents:
@@ -148,6 +161,18 @@ def _override(content: dict[str, Any], override: str, problems: list[Problem]) -
             problems.append((path, f"{parent} is a value and has nothing inside"))
             return
     inner[last] = parse_yaml(text, override)
+
+
+def _full_path(path: str, problems: list[Problem]) -> str:
+    """A name without a dot may stand for the only field of that name; empty, with a problem, if it stands for several."""
+    leaves = _paths(Recipe, "")
+    if "." in path or path in {*leaves, "preset"}:
+        return path
+    found = [leaf for leaf in leaves if leaf.rpartition(".")[2] == path]
+    if len(found) > 1:
+        problems.append((path, f"stands for several: {', '.join(found)}; write one of them"))
+        return ""
+    return found[0] if found else path
 
 
 def _replaced_none(content: dict[str, Any], key: str) -> dict[str, Any]:
