@@ -59,6 +59,15 @@ class StepLoop:
         """End a request between two steps, by finish reason "abort"; changes nothing if it has ended."""
         self._post(lambda: self._abort(request))
 
+    def call(self, work: Callable[[], None]) -> bool:
+        """Run something between two steps. False: the engine is closed, it will not run."""
+        return self._post(work)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether steps are still taken, or would be if there were work."""
+        return self._thread.is_alive() and not self._is_closing
+
     def close(self) -> None:
         """Stop after the current step, and return when the thread has ended. Every open stream ends with an EngineError."""
         with self._wake:
