@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,8 +17,8 @@ import pytest
 
 from tests.serving.live_server import LiveServer, live_server
 from tests.serving.test_raw_http import frames_of, is_idle, long_request, sample, wait_until
-from tests.serving.tiny import NAME
-from tripod.engine.engine import Engine
+from tests.serving.tiny import NAME, open_tiny
+from tripod.engine.engine import Engine, EngineConfig
 from tripod.serving.app import build_app
 from tripod.serving.config import ServerConfig
 
@@ -156,6 +157,40 @@ def test_what_cannot_be_waited_for_ends_with_an_error_event_and_not_with_a_cut_s
     assert wait_until(lambda: is_idle(engine))
 
 
+# --- health
+
+
+def test_a_hang_turns_health_red_within_its_time_and_its_end_turns_it_green(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    def status(path: str = "/health") -> int:
+        return http.get(path).status_code
+
+    with live_server(build_app(engine, config=ServerConfig(stall_timeout_s=0.5))) as server, client(server) as http:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            with hung(engine):
+                time.sleep(0.6)
+                assert status() == 200  # nobody waits for anything
+                connection.sendall(long_request("/v1/completions", prompt="Hi"))
+                began = time.monotonic()
+                assert wait_until(lambda: status() == 503)
+                assert 0.5 <= time.monotonic() - began < 5.0
+                assert status("/health/live") == status("/health/ready") == 503
+                assert "no token came" in http.get("/health").json()["status"]
+                assert "go_on.wait" in caplog.text  # where it hangs
+            assert wait_until(lambda: status() == 200)
+        assert wait_until(lambda: is_idle(engine))
+
+
+def test_an_engine_that_has_ended_is_not_healthy(tiny_folder: Path) -> None:
+    engine = open_tiny(tiny_folder, EngineConfig())
+    with live_server(build_app(engine)) as server, client(server) as http:
+        assert http.get("/health/live").status_code == 200
+        asyncio.run(engine.aclose())
+        for path in ("/health", "/health/live", "/health/ready"):
+            assert http.get(path).status_code == 503
+        assert http.get("/health").json()["status"] == "the engine has ended"
+        assert http.post("/v1/completions", json=COMPLETION).status_code == 500
+
+
 # --- connections
 
 
@@ -215,6 +250,9 @@ def test_every_answer_says_how_it_was_made(server: LiveServer) -> None:
         made = http.post("/v1/completions", json={**COMPLETION, "n": 2}).json()["tripod"]
         elapsed_s = time.monotonic() - began
         assert set(made) == keys
+        steps = {step["id"]: step for step in http.get("/debug/steps").json()["steps"]}
+        assert len(made["step_ids"]) == 6
+        assert all(steps[step_id]["num_requests"] == 2 for step_id in made["step_ids"])
         assert 0.0 < made["queue_s"] + made["prefill_s"] + made["decode_s"] <= made["total_s"] <= elapsed_s
         for path, body in (
             ("/v1/completions", COMPLETION),

@@ -368,7 +368,10 @@ def test_metrics_see_a_running_request_and_its_abort(engine: Engine) -> None:
 
 def test_the_openapi_document_describes_every_route_and_resolves(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
-    assert {"/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/models", "/health", "/metrics"} == set(document["paths"])
+    assert set(document["paths"]) == {
+        *("/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/models", "/v1/models/{model}", "/tokenize", "/detokenize"),
+        *("/health", "/health/live", "/health/ready", "/metrics", "/debug/steps"),
+    }
     schemas = document["components"]["schemas"]
 
     def references(node: Any) -> Iterator[str]:

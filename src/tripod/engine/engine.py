@@ -18,11 +18,13 @@ from typing import Self, TypeVar, cast
 import torch
 
 from tripod.engine.execution.kv_cache import KVCacheSpec, default_kv_tokens
+from tripod.engine.execution.paged_attention import TorchKVCache
 from tripod.engine.execution.runner import Runner
 from tripod.engine.output import RequestOutput
 from tripod.engine.policy.policy import Policy, PolicyConfig
 from tripod.engine.policy.request import Request
 from tripod.engine.step_loop import StepLoop, Stream
+from tripod.engine.step_record import StepRecord
 from tripod.errors import ContextLengthError, EngineError, NotFoundError, RequestError, TripodError
 from tripod.messages import Reply
 from tripod.models.language_model import LanguageModel
@@ -90,8 +92,7 @@ class Engine:
         reply = await engine.generate("Once upon", SamplingParams(max_tokens=32))
     ```
 
-    Its methods may be called from any event loop and thread. A request that fails, fails alone; a step that fails takes
-    the running requests with it, and the engine goes on.
+    Its methods may be called from any event loop and thread. A request that cannot be computed fails alone, and the engine goes on.
     """
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, config: EngineConfig = EngineConfig(), *, name: str) -> None:
@@ -123,7 +124,7 @@ class Engine:
             name, spec.num_blocks * spec.block_size, spec.num_blocks, spec.block_size, spec.num_bytes / 2**20,
             spec.dtype, model.device, config.max_batch_tokens, config.max_num_requests,
         )  # fmt: skip
-        self._loop = StepLoop(Policy(self._limits), Runner(model, spec), name=name)
+        self._loop = StepLoop(Policy(self._limits), Runner(model, TorchKVCache(spec, model.device)), name=name)
 
     @classmethod
     def load(
@@ -177,6 +178,14 @@ class Engine:
             failed=loop.num_failed,
             leaked_blocks=loop.num_leaked,
         )
+
+    def recent_steps(self) -> tuple[StepRecord, ...]:
+        """The latest steps, oldest first."""
+        return tuple(self._loop.steps.copy())  # a copy is made under one lock of the interpreter, while the loop appends
+
+    def stalled_s(self) -> float:
+        """Seconds since a step was last done, while something runs or waits; 0 otherwise."""
+        return self._loop.stalled_s()
 
     @property
     def is_alive(self) -> bool:

@@ -8,12 +8,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from tripod.engine.execution.runner import Runner, StepResult
 from tripod.engine.output import RequestOutput
-from tripod.engine.policy.policy import Policy
+from tripod.engine.policy.policy import Policy, Schedule
 from tripod.engine.policy.request import Request, Stage
+from tripod.engine.step_record import RING_SIZE, StepRecord
 from tripod.errors import EngineError, TripodError
 from tripod.messages import FinishReason
 from tripod.trace import Event
@@ -45,6 +47,8 @@ class StepLoop:
         self._streams: dict[Request, Stream] = {}
         self._wake = threading.Condition()
         self._inbox: deque[Callable[[], None]] = deque()  # state changes, taken between steps
+        self.steps: deque[StepRecord] = deque(maxlen=RING_SIZE)
+        self._progress_s = time.monotonic()  # when a step was last done, or work came to an idle loop
         self._is_closing = False
         self._thread = threading.Thread(target=self._loop, name=f"tripod-engine-{name}", daemon=True)
         self._thread.start()
@@ -58,6 +62,10 @@ class StepLoop:
     def abort(self, request: Request) -> None:
         """End a request between two steps, by finish reason "abort"; changes nothing if it has ended."""
         self._post(lambda: self._abort(request))
+
+    def stalled_s(self) -> float:
+        """Seconds since a step was last done, while something runs or asks to; 0 otherwise."""
+        return time.monotonic() - self._progress_s if self.policy.has_work or self._inbox else 0.0
 
     def call(self, work: Callable[[], None]) -> bool:
         """Run something between two steps. False: the engine is closed, it will not run."""
@@ -80,6 +88,8 @@ class StepLoop:
         with self._wake:
             if self._is_closing:
                 return False
+            if not (self._inbox or self.policy.has_work):
+                self._progress_s = time.monotonic()  # it slept, and had no reason to do anything else
             self._inbox.append(change)
             self._wake.notify()
             return True
@@ -137,14 +147,43 @@ class StepLoop:
             self._end(request, *self._streams[request].output.finish("abort"))
 
     def _step(self) -> None:
+        started = time.monotonic()
+        num_preemptions = self.policy.num_preemptions
         schedule = self.policy.plan()
-        now = time.monotonic()
-        for request in schedule:
-            self._streams[request].output.start(now)
+        planned = time.monotonic()
+        step_id, self.num_steps = self.num_steps, self.num_steps + 1
+        counts = _Counts()
+        for request, num_tokens in schedule.items():
+            counts.add(request, num_tokens, is_first=self._streams[request].output.take_part(step_id, planned))
         result = self._runner.run(schedule)
-        self.policy.commit(schedule, result.token_ids)
-        self.num_steps += 1
-        now = time.monotonic()
+        ran = time.monotonic()
+        computed = {request: num_tokens for request, num_tokens in schedule.items() if request not in result.failed}
+        self.policy.commit(computed, result.token_ids)
+        committed = self._progress_s = time.monotonic()
+        self._deliver_step(computed, result, committed)
+        for request, error in result.failed.items():
+            logger.error("engine %s: request %s could not be computed", self.name, request.id, exc_info=error)
+            self._fail(request, _engine_error("this request could not be computed", error))
+        self.steps.append(
+            StepRecord(
+                id=step_id,
+                started_s=started,
+                plan_s=(planned - started) + (committed - ran),
+                prepare_s=(ran - planned) - result.model_s - result.sample_s,
+                model_s=result.model_s,
+                sample_s=result.sample_s,
+                deliver_s=time.monotonic() - committed,
+                num_requests=len(schedule),
+                num_waiting=len(self.policy.waiting),
+                num_prefill_tokens=counts.prefill,
+                num_decode_tokens=counts.decode,
+                num_cached_tokens=counts.cached,
+                num_preemptions=self.policy.num_preemptions - num_preemptions,
+                num_failed=len(result.failed),
+            )
+        )
+
+    def _deliver_step(self, schedule: Schedule, result: StepResult, now: float) -> None:
         deliveries: list[_Delivery] = []
         for request in schedule:
             try:
@@ -213,6 +252,22 @@ class StepLoop:
         if request in self._streams:
             self.policy.finish(request, "abort")
             self._closed(request)
+
+
+@dataclass(slots=True)
+class _Counts:
+    """Of the tokens of a step."""
+
+    prefill: int = 0
+    decode: int = 0
+    cached: int = 0
+
+    def add(self, request: Request, num_tokens: int, *, is_first: bool) -> None:
+        of_prompt = min(num_tokens, max(0, len(request.prompt_ids) - request.num_computed_tokens))
+        self.prefill += of_prompt
+        self.decode += num_tokens - of_prompt
+        if is_first:
+            self.cached += request.num_computed_tokens
 
 
 _Delivery: TypeAlias = tuple[Stream, Sequence[Event | TripodError]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -12,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tripod.chat.render import check_chat_template
-from tripod.chat.wire.openai_replies import ModelCard, ModelList
+from tripod.chat.wire.openai_replies import ModelCard, ModelList, StepBody, StepList
 from tripod.errors import ConfigError, TripodError
 from tripod.serving.admission import Admission
 from tripod.serving.auth import ApiKeys
@@ -27,6 +28,7 @@ from tripod.serving.metrics import Metrics
 from tripod.serving.openapi import openapi
 from tripod.serving.progress import Progress
 from tripod.serving.served import Served, TextEncoder
+from tripod.serving.tokenization import detokenize, tokenize
 from tripod.serving.visit import Front
 
 if TYPE_CHECKING:
@@ -86,6 +88,9 @@ def build_app(
             Route("/health/live", live),
             Route("/health/ready", ready),
             Route("/metrics", metrics),
+            Route("/debug/steps", steps),
+            Route("/tokenize", tokenize, methods=["POST"]),
+            Route("/detokenize", detokenize, methods=["POST"]),
             Route("/openapi.json", openapi_document),
         ],
         middleware=[Middleware(Front, served=served)],
@@ -123,6 +128,13 @@ async def metrics(request: Request) -> Response:
     return Response(metrics.text(), headers={"content-type": metrics.content_type})
 
 
-async def openapi_document(_: Request) -> Response:
+async def steps(request: Request) -> Response:
+    """GET /debug/steps: what the engine's last steps did and where their time went, oldest first."""
+    engine = Served.of(request).engine
+    records = engine.recent_steps() if engine is not None else ()
+    return JSONResponse(StepList(steps=[StepBody(**asdict(record), total_s=record.total_s) for record in records]).to_json())
+
+
+async def openapi_document(request: Request) -> Response:
     """GET /openapi.json."""
-    return JSONResponse(openapi())
+    return JSONResponse(openapi(needs_key=bool(Served.of(request).api_keys.digests)))

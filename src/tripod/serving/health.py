@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from tripod.chat.wire.openai_replies import Health
 from tripod.serving.served import Served
 
 
@@ -25,4 +26,4 @@ async def ready(request: Request) -> Response:
 
 
 def _answer(trouble: str | None) -> Response:
-    return JSONResponse({"status": trouble or "ok"}, status_code=200 if trouble is None else 503)
+    return JSONResponse(Health(status=trouble or "ok").to_json(), status_code=200 if trouble is None else 503)

@@ -29,7 +29,7 @@ class Progress:
             return None
         if not self.engine.is_alive:
             return "the engine has ended"
-        stalled_s = getattr(self.engine, "stalled_s", lambda: 0.0)()
+        stalled_s = self.engine.stalled_s()
         was_stalled, self._is_stalled = self._is_stalled, stalled_s > self.stall_timeout_s
         if not self._is_stalled:
             return None

@@ -385,6 +385,23 @@ class EmbeddingBody(WireBody):
         return texts
 
 
+class TokenizeBody(WireBody):
+    """POST /tokenize, as in vLLM: the ids of a prompt, or of a conversation in the model's template."""
+
+    model: str
+    prompt: str | None = None
+    messages: list[MessageBody] | None = Field(default=None, min_length=1)
+    add_special_tokens: bool | None = True  # of a prompt; a template writes its own
+    return_token_strs: bool | None = False
+
+
+class DetokenizeBody(WireBody):
+    """POST /detokenize, as in vLLM."""
+
+    model: str
+    tokens: list[int]
+
+
 _EXTENSIONS = ("top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos")
 
 

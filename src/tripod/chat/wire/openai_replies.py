@@ -186,6 +186,49 @@ class ModelList(_Reply):
     data: list[ModelCard]
 
 
+class Tokens(_Reply):
+    """The answer of /tokenize; shape of vLLM."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class Detokenized(_Reply):
+    """The answer of /detokenize; shape of vLLM."""
+
+    prompt: str
+
+
+class Health(_Reply):
+    status: str  # "ok", or what is wrong
+
+
+class StepBody(_Reply):
+    """One step of the engine; seconds follow each other: plan, prepare, model, sample, deliver."""
+
+    id: int
+    started_s: float  # monotonic clock of the server
+    plan_s: float
+    prepare_s: float
+    model_s: float
+    sample_s: float
+    deliver_s: float
+    total_s: float
+    num_requests: int
+    num_waiting: int
+    num_prefill_tokens: int
+    num_decode_tokens: int
+    num_cached_tokens: int
+    num_preemptions: int
+    num_failed: int
+
+
+class StepList(_Reply):
+    steps: list[StepBody]
+
+
 class Embedding(_Reply):
     object: Literal["embedding"]
     index: int

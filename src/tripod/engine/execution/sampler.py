@@ -34,27 +34,37 @@ def _mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def sample(logits: Tensor, requests: Sequence[Request]) -> list[int]:
+def sample(logits: Tensor, requests: Sequence[Request], *, allowed: Tensor | None = None) -> list[int | None]:
     """Choose one token for each request.
 
     Args:
         logits: [R, V]; left as they are.
         requests: R requests, whose prompt and output so far are complete.
+        allowed: [R, ceil(V / 32)], int32, a bit for each token: bit v % 32 of word v // 32 says whether token v may be chosen.
+            None where no request has a grammar; a row without one is all ones.
 
     Returns:
-        R token ids.
+        R token ids; None for a row whose logits are not finite.
     """
-    plain = [row for row, request in enumerate(requests) if _is_plain(request)]
-    if len(plain) == len(requests):
-        return list(map(int, logits.argmax(dim=-1).tolist()))
-    token_ids = [0] * len(requests)
-    if plain:
-        for row, token_id in zip(plain, logits[plain].argmax(dim=-1).tolist(), strict=True):
-            token_ids[row] = token_id
+    if allowed is not None:
+        logits = logits.masked_fill(~unpack_bits(allowed, logits.shape[-1]), -math.inf)
+    highest, best = logits.max(dim=-1)  # not a number where any logit of the row is none
+    token_ids = list(map(int, best.tolist()))
     others = [row for row, request in enumerate(requests) if not _is_plain(request)]
-    for row, token_id in zip(others, _sample_shaped(logits[others].float(), [requests[row] for row in others]), strict=True):
-        token_ids[row] = token_id
-    return token_ids
+    if others:
+        shaped = logits.float() if len(others) == len(requests) else logits[others].float()
+        if shaped.data_ptr() == logits.data_ptr():
+            shaped = shaped.clone()
+        for row, token_id in zip(others, _sample_shaped(shaped, [requests[row] for row in others]), strict=True):
+            token_ids[row] = token_id
+    is_sound = highest.isfinite().tolist()
+    return [token_id if sound else None for token_id, sound in zip(token_ids, is_sound, strict=True)]
+
+
+def unpack_bits(words: Tensor, vocab_size: int) -> Tensor:
+    """[R, ceil(V / 32)] int32 -> [R, V] bool."""
+    bits = words[..., None] >> torch.arange(32, dtype=torch.int32, device=words.device)
+    return (bits & 1).bool().flatten(-2)[..., :vocab_size]
 
 
 def _is_plain(request: Request) -> bool:
