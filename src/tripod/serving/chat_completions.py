@@ -18,7 +18,7 @@ from tripod.messages import TokenLogprob, Usage
 from tripod.serving.answers import Body, respond
 from tripod.serving.bodies import read_body
 from tripod.serving.generation import Choice, choices_of
-from tripod.serving.served import Served, in_thread_if_long
+from tripod.serving.served import Served, check_grammar, in_thread_if_long
 from tripod.trace import Delta, Event, Finished
 
 
@@ -28,6 +28,7 @@ async def chat_completions(request: Request) -> Response:
     body = await read_body(request, ChatBody, served.max_body_bytes)
     engine = served.engine_for(body.model)
     sampling = body.to_sampling()
+    await check_grammar(engine, sampling, body.grammar_field)
     messages = body.to_messages()
     num_characters = sum(len(message.text) for message in messages)
     engine.check_length(num_characters)

@@ -19,7 +19,7 @@ from tripod.messages import TokenLogprob, Usage
 from tripod.serving.answers import Body, respond
 from tripod.serving.bodies import read_body
 from tripod.serving.generation import Choice, choices_of
-from tripod.serving.served import Served, tokenize
+from tripod.serving.served import Served, check_grammar, tokenize
 from tripod.text.detokenizer import Detokenizer
 from tripod.text.tokenizer import Tokenizer
 from tripod.trace import Delta, Event, Finished
@@ -34,6 +34,7 @@ async def completions(request: Request) -> Response:
     body = await read_body(request, CompletionBody, served.max_body_bytes)
     engine = served.engine_for(body.model)
     sampling = body.to_sampling()
+    await check_grammar(engine, sampling, body.grammar_field)
     prompt_ids = await tokenize(engine, body.prompts)
     writer = CompletionWriter(
         model=engine.name,

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 from starlette.requests import Request
 
+from tripod.chat.wire.structured import in_field
 from tripod.errors import RequestError
+from tripod.sampling import SamplingParams
 from tripod.serving.errors import UnknownModelError
 from tripod.serving.metrics import Metrics
 
@@ -102,6 +104,19 @@ async def tokenize(engine: Engine, prompts: Sequence[str | list[int]]) -> list[t
                     raise RequestError(f"prompt holds the token id {token_id}; this model has ids 0 to {vocab_size - 1}", param="prompt")
             ids.append(tuple(prompt))
     return ids
+
+
+async def check_grammar(engine: Engine, sampling: SamplingParams, field: str | None) -> None:
+    """Compile what the answer must be before anything is queued.
+
+    Raises:
+        RequestError: it has a mistake, or cannot be enforced; `param` is `field`, which asked for it.
+    """
+    if sampling.grammar is not None:
+        try:
+            await engine.check_grammar(sampling.grammar)
+        except RequestError as error:
+            raise in_field(error, field) from error
 
 
 async def in_thread_if_long(num_characters: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
