@@ -19,13 +19,13 @@ from tripod.errors import ConfigError
 from tripod.sampling import SamplingParams
 from tripod.text.tokenizer import Tokenizer
 
-CONFIG = EngineConfig(kv_tokens=224, max_batch_tokens=30, max_num_requests=6)  # chunks and preemptions
+CONFIG = EngineConfig(kv_tokens=160, max_batch_tokens=30, max_num_requests=6)  # chunks and preemptions
 
 
 async def _eventful(engine: Engine) -> None:
     """Seeds given and drawn, penalties, an abort, a stop string, a reader that leaves."""
     shaped = SamplingParams(
-        temperature=0.8, top_k=40, top_p=0.9, frequency_penalty=0.4, logit_bias={70: 2.0}, max_tokens=20, ignore_eos=True
+        temperature=0.8, top_k=40, top_p=0.9, frequency_penalty=0.4, logit_bias={70: 2.0}, max_tokens=40, ignore_eos=True
     )
     tasks = [
         asyncio.create_task(engine.generate(prompt, replace(shaped, seed=None if i % 2 else i))) for i, prompt in enumerate(PROMPTS[:8])

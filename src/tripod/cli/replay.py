@@ -21,7 +21,9 @@ def replay(
     from tripod.models.locate import locate
 
     run = LoggedRun.read(log)
-    loaded = load_language_model(locate(model or run.model), dtype=getattr(torch, run.dtype))
+    loaded = load_language_model(
+        locate(model or run.model), dtype=getattr(torch, run.dtype), keeps_linear_mapped=run.config.weight_format is not None
+    )
     report = replay_run(run, loaded)
     if report.step is None:
         typer.echo(f"{report.num_steps} steps and {report.num_tokens} tokens are the same")

@@ -7,32 +7,37 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar, cast
 
 import torch
 
 from tripod.engine.assemble import assemble
 from tripod.engine.engine_config import EngineConfig as EngineConfig
-from tripod.engine.execution.route import mode_of
+from tripod.engine.execution.route import format_of, mode_of
+from tripod.engine.grammar.compiler import GrammarCompiler
 from tripod.engine.output import RequestOutput
 from tripod.engine.policy.request import Request
 from tripod.engine.replay_log import ReplayLog
 from tripod.engine.step_loop import StepLoop, Stream
 from tripod.engine.step_record import StepRecord
+from tripod.engine.timeline import Timeline
 from tripod.errors import ContextLengthError, EngineError, NotFoundError, RequestError, TripodError
 from tripod.messages import Reply
 from tripod.models.language_model import LanguageModel
-from tripod.sampling import SamplingParams
+from tripod.sampling import Grammar, SamplingParams
 from tripod.text.load_tokenizer import load_tokenizer
 from tripod.text.tokenizer import Tokenizer, check_fits
 from tripod.trace import Event, Finished, fold
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _NORMALIZED_CHARACTERS = 4  # at most so many become one: three letters of a Korean syllable do
 
@@ -97,7 +102,9 @@ class Engine:
         self._limits = parts.limits
         self._vocab_size = model.config.vocab_size
         self._open: dict[str, Request] = {}  # by id, from the call of stream to the end
+        self._compiling: set[Request] = set()  # open, and not with the step loop yet
         self._opening = threading.Lock()
+        self._grammars = GrammarCompiler(tokenizer, model.config.vocab_size)
         logger.info(
             "engine %s: %s, weights in %s; KV pool of %d tokens (%d blocks of %d), %.1f MiB, %s on %s; %d tokens and %d requests a step",
             name, parts.route.name, parts.route.weight_format, spec.num_blocks * spec.block_size, spec.num_blocks, spec.block_size,
@@ -116,12 +123,16 @@ class Engine:
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         chat_template: Path | None = None,
+        timeline: Timeline | None = None,
     ) -> Engine:
         """Open a model by its address and start an engine on it. Blocks while weights are read.
 
         Args:
             address: a folder, `run@stepN`, `org/name@revision`, or a llama2.c file; see `tripod.models.locate`.
+            config: of the engine. Without a weight format, linear layers are packed in that of `dtype`.
+            dtype: of what is not packed.
             chat_template: a Jinja file to use instead of the template beside the model.
+            timeline: is told when each part of the start is done.
 
         Raises:
             CheckpointError: no usable checkpoint is there.
@@ -130,10 +141,20 @@ class Engine:
         from tripod.models.load import load_language_model
         from tripod.models.locate import locate
 
+        timeline = timeline or Timeline()
+        timeline.mark("imports")
         path = locate(address)
-        model = load_language_model(path, dtype=dtype, device=device)
+        if device == "cpu" and config.weight_format is None:
+            config = replace(config, weight_format=format_of(dtype))
+        # Packing copies the matrices of linear layers, so they are read from the mapped file and never held twice.
+        model = load_language_model(path, dtype=dtype, device=device, keeps_linear_mapped=config.weight_format is not None)
+        timeline.mark("weights found")
         tokenizer = load_tokenizer(path if path.is_dir() else path.parent, chat_template=chat_template)
-        return cls(model, tokenizer, config, name=address)
+        timeline.mark("tokenizer")
+        engine = cls(model, tokenizer, config, name=address)
+        timeline.mark("weights packed and KV pool taken")
+        logger.info("engine %s started: %s", address, timeline)
+        return engine
 
     @property
     def max_context(self) -> int:
@@ -167,6 +188,47 @@ class Engine:
     def stalled_s(self) -> float:
         """Seconds since a step was last done, while something runs or waits; 0 otherwise."""
         return self._loop.stalled_s()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are answered: it is neither closed nor has its thread ended."""
+        return self._loop.is_alive
+
+    async def between_steps(self, work: Callable[[], T]) -> T:
+        """Do other work for which the processor is needed whole, on the step loop's thread between two steps.
+
+        Work that would compete with a step for the processor delays every token that the step brings; here it delays them by
+        its own duration and no more. So hand over little at a time.
+
+        Raises:
+            EngineError: the engine is closed.
+            Exception: what the work raises.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T | None, error: Exception | None) -> None:
+            if done.cancelled():
+                return
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(cast("T", result))
+
+        def run() -> None:
+            result: T | None = None
+            failure: Exception | None = None
+            try:
+                if not done.cancelled():
+                    result = work()
+            except Exception as error:
+                failure = error
+            with suppress(RuntimeError):  # the asking loop is closed, so nobody waits
+                loop.call_soon_threadsafe(settle, result, failure)
+
+        if not self._loop.call(run):
+            raise EngineError(f"engine {self.name!r} is closed; open another")
+        return await done
 
     # --- asking
 
@@ -250,6 +312,8 @@ class Engine:
         """
         with self._opening:  # who finds the request open finds it added, too
             request = self._open.get(request_id)
+            if request is not None:
+                self._compiling.discard(request)  # then it is ended as soon as it is added
         if request is None:
             raise NotFoundError(f"no open request has the id {request_id!r}; it may have ended already", param="request_id")
         self._loop.abort(request)
@@ -281,8 +345,13 @@ class Engine:
         with self._opening:
             if self._open.setdefault(request.id, request) is not request:
                 raise RequestError(f"a request with the id {request.id!r} is open already; choose another or give none", param="request_id")
-            is_taken = self._loop.add(stream)  # before the lock is free: an abort must not come first
+            if request.sampling.grammar is None:
+                is_taken = self._loop.add(stream)  # before the lock is free: an abort must not come first
+            else:
+                self._compiling.add(request)
         try:
+            if request.sampling.grammar is not None:
+                is_taken = await self._add_with_grammar(stream, request.sampling.grammar)
             if not is_taken:
                 raise EngineError(f"engine {self.name!r} is closed; open another")
             while True:
@@ -297,6 +366,27 @@ class Engine:
             self._loop.abort(request)  # changes nothing if it has ended
         yield event
 
+    async def _add_with_grammar(self, stream: Stream, grammar: Grammar) -> bool:
+        """Queue a request when its grammar is compiled. False: the engine is closed."""
+        request = stream.output.request
+        try:
+            request.matcher = await self._grammars.matcher(grammar)
+            with self._opening:
+                is_taken = self._loop.add(stream)
+                if request not in self._compiling:  # it was aborted meanwhile
+                    self._loop.abort(request)
+        finally:
+            self._compiling.discard(request)
+        return is_taken
+
+    async def check_grammar(self, grammar: Grammar) -> None:
+        """Compile a grammar and keep it, so that a request with it starts at once.
+
+        Raises:
+            RequestError: it has a mistake, or something in it cannot be enforced; the message names it.
+        """
+        await self._grammars.matcher(grammar)
+
     # --- life and end
 
     async def __aenter__(self) -> Self:
@@ -307,4 +397,5 @@ class Engine:
 
     async def aclose(self) -> None:
         """Stop after the current step. Every open stream ends with an EngineError. Closing twice changes nothing."""
+        self._grammars.close()
         await asyncio.to_thread(self._loop.close)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tripod.errors import CheckpointError, ConfigError
 from tripod.models.architectures import ENCODERS, LANGUAGE_MODELS, Architecture, Model, architecture_of
@@ -20,21 +20,28 @@ from tripod.models.names import NameTable
 MAX_NAMED = 12  # names listed in an error before "and N more"
 
 
-def load_language_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Llama | GPTNeoX:
+def load_language_model(
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = torch.float32,
+    device: torch.device | str = "cpu",
+    keeps_linear_mapped: bool = False,
+) -> Llama | GPTNeoX:
     """Load a checkpoint in the Hugging Face layout, or a single llama2.c file, for inference: no tensor asks for gradients.
 
     Args:
         folder: holds config.json and weights; or the path of a llama2.c `.bin`. `locate` finds it from an address.
-        dtype: of the weights and so of the computation, whatever the checkpoint's own.
+        dtype: of the weights and so of the computation, whatever the checkpoint's own; None: each tensor keeps its own.
         device: where the weights go.
+        keeps_linear_mapped: the matrices of linear layers stay in the mapped files as they are, for a caller that packs them at once.
 
     Raises:
         CheckpointError: a file is absent, broken or of an unknown architecture, or tensors are missing, unexpected or of another shape.
         ConfigError: config.json asks for something that is not supported.
     """
     if folder.is_file():
-        return load_llama2c(folder, dtype=dtype).to(device)
-    return cast("Llama | GPTNeoX", _load(folder, LANGUAGE_MODELS, dtype, device))
+        return load_llama2c(folder, dtype=dtype or torch.float32).to(device)
+    return cast("Llama | GPTNeoX", _load(folder, LANGUAGE_MODELS, dtype, device, keeps_linear_mapped=keeps_linear_mapped))
 
 
 def load_encoder(folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Bert:
@@ -68,12 +75,25 @@ def _empty(folder: Path, supported: tuple[str, ...]) -> tuple[Architecture, Mode
         ) from error
 
 
-def _load(folder: Path, supported: tuple[str, ...], dtype: torch.dtype, device: torch.device | str) -> Model:
+def _load(
+    folder: Path,
+    supported: tuple[str, ...],
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    *,
+    keeps_linear_mapped: bool = False,
+) -> Model:
     architecture, model = _empty(folder, supported)
     tensors = match_tensors(model, read_tensors(folder), architecture.names, source=folder)
+    mapped = _linear_weights(model) if keeps_linear_mapped else set()
     # Copied once out of the mapped files: aligned, and safe when someone replaces a file under a running model.
-    model.load_state_dict({name: tensor.to(device, dtype, copy=True) for name, tensor in tensors.items()}, assign=True)
+    copied = {name: tensor.to(device=device, dtype=dtype, copy=True) for name, tensor in tensors.items() if name not in mapped}
+    model.load_state_dict(copied | {name: tensors[name] for name in mapped}, assign=True)
     return model.eval().requires_grad_(False)
+
+
+def _linear_weights(model: Model) -> set[str]:
+    return {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
 def match_tensors(model: Model, tensors: dict[str, Tensor], names: NameTable, *, source: Path) -> dict[str, Tensor]:

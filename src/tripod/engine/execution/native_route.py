@@ -48,7 +48,7 @@ class NativeRoute:
     def __init__(self, weight_format: LinearFormat) -> None:
         self.kv_dtype = kv_dtype_of(weight_format)
         self.weight_format = weight_format
-        self._num_threads = threads.default_num_threads()
+        self._num_threads = min(threads.default_num_threads(), torch.get_num_threads())  # who limits torch limits this as well
         self.name = f"native {library.load()} ({self._num_threads} threads)"
 
     def pack(self, model: LanguageModel) -> PackedModel:
