@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from tripod.errors import CheckpointError, ConfigError
 from tripod.models.architectures import ENCODERS, LANGUAGE_MODELS, Architecture, Model, architecture_of
@@ -59,13 +60,22 @@ def empty_language_model(folder: Path) -> Llama | GPTNeoX:
     return cast("Llama | GPTNeoX", _empty(folder, LANGUAGE_MODELS)[1])
 
 
+class _WithoutInitialising(TorchFunctionMode):
+    """Leaves tensors as they are where a module would fill them: on the meta device that loads torch's compiler, for a second or more."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
 def _empty(folder: Path, supported: tuple[str, ...]) -> tuple[Architecture, Model]:
     config = read_config(folder)
     if "quantization_config" in config:
         raise CheckpointError(f"{folder} is a quantized checkpoint ({config['quantization_config']!r:.120}); use the one it was made from")
     try:
         architecture = architecture_of(config.get("model_type"), supported)
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutInitialising():
             return architecture, architecture.build(architecture.read_config(config))
     except ConfigError as error:  # which of several checkpoints it was
         raise type(error)(f"{folder}: {error}") from error
