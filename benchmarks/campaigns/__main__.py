@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks.campaigns import kill, resume
+from benchmarks.campaigns import books, kill, resume
 
-CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {"kill": kill.main, "resume": resume.main}
+CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {"books": books.main, "kill": kill.main, "resume": resume.main}
 
 
 def main() -> int:

@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_refused() -> None:
         rms_norm(x, torch.zeros(7), 1e-6)
     with pytest.raises(ConfigError, match=r"weight has dtype torch\.bfloat16"):
         layer_norm(x, weight.bfloat16(), None, 1e-5)
-    with pytest.raises(ConfigError, match=r"add has dtype torch.bfloat16; expected torch.float32"):
+    with pytest.raises(ConfigError, match=r"add has dtype torch\.bfloat16; expected torch\.float32"):
         rms_norm(x, weight, 1e-6, add=x.bfloat16())
     with pytest.raises(ShapeError, match=r"pass x\.contiguous"):
         rms_norm(torch.zeros(8, 2).T, weight, 1e-6)

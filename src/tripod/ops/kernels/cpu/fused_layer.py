@@ -134,9 +134,10 @@ class StepRows:
         self.address = ctypes.addressof(self._struct)
         wrong = _first_wrong_row(self.address, pool.blocks.shape[1])
         if wrong >= 0:
+            where = f"slot {int(slots[wrong])}, request {int(requests[wrong])}, position {int(positions[wrong])}"
             raise ConfigError(
-                f"row {wrong} (slot {int(slots[wrong])}, request {int(requests[wrong])}, position {int(positions[wrong])}) needs what is not "
-                f"there: {block_tables.shape[0]} requests of at most {block_tables.shape[1]} blocks, of the pool's {pool.blocks.shape[1]}"
+                f"row {wrong} ({where}) needs what is not there: {block_tables.shape[0]} requests of at most "
+                f"{block_tables.shape[1]} blocks, of the pool's {pool.blocks.shape[1]}"
             )
 
 
