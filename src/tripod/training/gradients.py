@@ -6,13 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 
 import torch
 from torch import Tensor
 
-from tripod.models.gpt_neox import GPTNeoX
-from tripod.models.llama import Llama
+from tripod.models.language_model import LanguageModel
 from tripod.ops.attention import causal_attention
 from tripod.training.dropout import RowDropout
 from tripod.training.head_loss import head_gradients, head_losses
@@ -40,7 +39,7 @@ def mixed_precision(precision: Precision, device: torch.device) -> AbstractConte
     return torch.autocast(device.type, compute_dtype(precision))
 
 
-def target_losses(model: Llama | GPTNeoX, tokens: Tensor, precision: Precision) -> Tensor:
+def target_losses(model: LanguageModel, tokens: Tensor, precision: Precision) -> Tensor:
     """Cross-entropy of each target in nats: tokens [B, T + 1] -> [B, T], float32.
 
     Every token but the first of a row is a target, ends of documents too; a row is one sequence, over the borders of its documents,
@@ -52,19 +51,20 @@ def target_losses(model: Llama | GPTNeoX, tokens: Tensor, precision: Precision) 
     return head_losses(hidden.flatten(0, 1).to(compute_dtype(precision)), head_weight(model), targets.flatten()).view(targets.shape)
 
 
-def head_weight(model: Llama | GPTNeoX) -> Tensor:
+def head_weight(model: LanguageModel) -> Tensor:
     """[V, D]: of the output matrix, or of the embedding that serves as one."""
-    return (model.embedding if model.head is None else model.head).weight
+    parts: Any = model  # a part of the protocol only here: serving asks for logits
+    return (parts.embedding if parts.head is None else parts.head).weight  # type: ignore[no-any-return]
 
 
-def _hidden(model: Llama | GPTNeoX, tokens: Tensor) -> Tensor:  # [B, T + 1] -> [B, T, D]
+def _hidden(model: LanguageModel, tokens: Tensor) -> Tensor:  # [B, T + 1] -> [B, T, D]
     inputs = tokens[:, :-1]
     positions = torch.arange(inputs.shape[1], device=tokens.device).expand(inputs.shape)
     return model.hidden(inputs, positions, causal_attention)
 
 
 def accumulate_gradients(
-    model: Llama | GPTNeoX,
+    model: LanguageModel,
     tokens: Tensor,
     rows: Sequence[int],
     *,
@@ -72,6 +72,7 @@ def accumulate_gradients(
     precision: Precision,
     dropout: RowDropout,
     loss_scale: float = 1.0,
+    num_targets: int | None = None,
 ) -> Tensor:
     """Add the gradients of the mean loss over all targets of a batch to the parameters, some rows at a time.
 
@@ -83,12 +84,14 @@ def accumulate_gradients(
         precision: of the matrix products.
         dropout: of the model.
         loss_scale: the gradients are multiplied by it.
+        num_targets: of the whole batch, where these rows are a part of it; those of these rows.
 
     Returns:
-        The mean loss, a float32 scalar without the scale.
+        The sum of the losses over `num_targets`, a float64 scalar without the scale: the mean loss, or this part's share of it.
     """
     total = torch.zeros((), dtype=torch.float64, device=tokens.device)
-    num_targets = tokens[:, 1:].numel()
+    if num_targets is None:
+        num_targets = tokens[:, 1:].numel()
     for start in range(0, len(rows), micro_rows):
         part = slice(start, start + micro_rows)
         with mixed_precision(precision, tokens.device), dropout.training(rows[part]):
@@ -102,12 +105,12 @@ def accumulate_gradients(
 
 
 @torch.no_grad()
-def mean_loss(model: Llama | GPTNeoX, tokens: Tensor, *, micro_rows: int, precision: Precision) -> Tensor:
+def mean_loss(model: LanguageModel, tokens: Tensor, *, micro_rows: int, precision: Precision) -> Tensor:
     """The mean loss over rows [B, T + 1] without gradients: a scalar."""
     return row_losses(model, tokens, micro_rows=micro_rows, precision=precision).mean()
 
 
 @torch.no_grad()
-def row_losses(model: Llama | GPTNeoX, tokens: Tensor, *, micro_rows: int, precision: Precision) -> Tensor:
+def row_losses(model: LanguageModel, tokens: Tensor, *, micro_rows: int, precision: Precision) -> Tensor:
     """The mean loss of each row: [B, T + 1] -> [B]."""
     return torch.cat([target_losses(model, part, precision).mean(1) for part in torch.split(tokens, micro_rows)])

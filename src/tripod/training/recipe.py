@@ -267,6 +267,18 @@ class BranchRecipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelRecipe:
+    """How several processes share a run. How many there are is an argument of the run; neither changes which rows a step trains."""
+
+    style: Literal["replicate", "shard"] = "replicate"  # every process has all weights, or a part of each (FSDP, arXiv:2304.11277)
+    tensor: int = 1  # processes that share each matrix (Megatron, arXiv:1909.08053); the rest share the rows
+
+    def problems(self, path: str) -> Iterator[Problem]:
+        if self.tensor < 1:
+            yield f"{path}.tensor", f"{self.tensor}; must be at least 1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """All of a run but the machine.
 
@@ -286,6 +298,7 @@ class Recipe:
     validation: ValidationRecipe | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the matrix products; weights and optimizer are float32
     loss_scaling: LossScaling = field(default_factory=LossScaling)  # of fp16
+    parallel: ParallelRecipe = field(default_factory=ParallelRecipe)
     dropout: float = 0.0  # share of the numbers dropped behind the embedding and behind each attention and MLP
     interventions: tuple[InterventionRecipe, ...] = ()  # what changes in the rows, one after the other
     branch: BranchRecipe | None = None  # None: it began with initial weights
@@ -298,7 +311,7 @@ class Recipe:
             yield "run", "empty; name a folder"
         if self.num_steps < 1:
             yield "num_steps", f"{self.num_steps}; must be at least 1"
-        for name in ("model", "data", "batch", "optimizer", "schedule", "seeds", "validation"):
+        for name in ("model", "data", "batch", "optimizer", "schedule", "seeds", "validation", "parallel"):
             piece = getattr(self, name)
             if piece is not None:
                 yield from piece.problems(name)
