@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tripod.models.initialize import initial_language_model
 from tripod.models.llama import Llama, LlamaConfig
 from tripod.text.load_tokenizer import load_tokenizer
 from tripod.text.tokenizer import check_fits
+from tripod.training.blocks import compile_blocks, recompute_blocks
 from tripod.training.checkpoint import Position, checkpoint_folder, load_training_checkpoint, save_training_checkpoint
 from tripod.training.data.order import DataOrder, check_fingerprint
 from tripod.training.data.progress import Progress, no_progress
@@ -27,6 +28,7 @@ from tripod.training.flops import flops_per_token
 from tripod.training.gradients import accumulate_gradients, mean_loss, row_losses
 from tripod.training.metrics import MetricsLog, SpikeDetector, read_metrics
 from tripod.training.optimizer import AdamW
+from tripod.training.packing import Packing, pack
 from tripod.training.parallel import ALONE, Processes, joined_processes, parallelize, whole
 from tripod.training.recipe import Recipe
 from tripod.training.recipe_file import to_mapping
@@ -176,7 +178,7 @@ class Trainer:
         config = recipe.model.config()
         self._flops = flops_per_token(config, recipe.batch.seq_length)
         self.model = initial_language_model(config, recipe.seeds.initialization, recipe.model.initialization).to(device)
-        if device.type == "cpu" and recipe.parallel.tensor == 1:
+        if device.type == "cpu" and recipe.parallel.tensor == 1 and not recipe.compile:
             with_fast_layers(self.model)
         self.optimizer = AdamW(self.model, recipe.optimizer)
         self._dropout = RowDropout(self.model, recipe.dropout, recipe.seeds.dropout)
@@ -193,6 +195,10 @@ class Trainer:
             parallelize(self.model, processes)
             self.optimizer = AdamW(self.model, recipe.optimizer, processes)
             self.optimizer.load(state, self.position.num_updates)
+        if recipe.compile:
+            compile_blocks(self.model, device)
+        if recipe.recompute:
+            recompute_blocks(self.model)
         self._metrics = MetricsLog(run.metrics_path, first_step=self.position.step if run.steps else -1, is_kept=processes.is_first)
         self._spikes = SpikeDetector()
         for record in read_metrics(run.metrics_path):
@@ -217,6 +223,7 @@ class Trainer:
             rows[self._part],
             micro_rows=self._micro_rows,
             num_targets=num_targets,
+            packing=self._packing(self._order, rows[self._part]),
             precision=recipe.precision,
             dropout=self._dropout,
             loss_scale=(1.0 if scale is None else scale.scale) * processes.gradient_factor,
@@ -290,6 +297,9 @@ class Trainer:
         """[rows, seq_length + 1] int64 on the device."""
         return torch.from_numpy(order.batch_at(step, part).astype(np.int64)).to(self._device)
 
+    def _packing(self, order: DataOrder, rows: Sequence[int]) -> Packing:
+        return pack(order.rows, rows, self._recipe.batch, self._device)
+
     def _is_validation_due(self) -> bool:
         validation, step = self._recipe.validation, self.position.step
         return validation is not None and (step % validation.every == 0 or step == self._recipe.num_steps)
@@ -299,7 +309,11 @@ class Trainer:
         assert self._recipe.validation is not None
         losses = [
             mean_loss(
-                self.model, self._batch(self._valid, number, self._part), micro_rows=self._micro_rows, precision=self._recipe.precision
+                self.model,
+                self._batch(self._valid, number, self._part),
+                micro_rows=self._micro_rows,
+                precision=self._recipe.precision,
+                packing=self._packing(self._valid, self._valid.rows_of_step(number)[self._part]),
             )
             for number in range(self._recipe.validation.num_batches)
         ]
@@ -308,7 +322,8 @@ class Trainer:
     def _divergence(self, rows: range, loss: float, grad_norm: float) -> str:
         """Which rows did it, and which documents are in them. Every process looks at all of them."""
         tokens = self._batch(self._order, self.position.step)
-        alone = row_losses(self.model, tokens, micro_rows=self._micro_rows, precision=self._recipe.precision)
+        packing = self._packing(self._order, rows)
+        alone = row_losses(self.model, tokens, micro_rows=self._micro_rows, precision=self._recipe.precision, packing=packing)
         bad = [row for row, is_sound in zip(rows, alone.isfinite().tolist(), strict=True) if not is_sound]
         named = []
         for row in (bad or list(rows))[:4]:

@@ -176,6 +176,8 @@ class BatchRecipe:
     rows: int  # of a step, over all devices and micro-batches
     seq_length: int  # targets of a row
     micro_rows: int | None = None  # rows in memory at once; all
+    attention: Literal["row", "document"] = "row"  # what a token sees: all before it in the row, as in GPT-NeoX, or in its document
+    positions: Literal["row", "document"] = "row"  # from where they count
 
     def problems(self, path: str) -> Iterator[Problem]:
         if self.rows < 1:
@@ -298,6 +300,8 @@ class Recipe:
     validation: ValidationRecipe | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the matrix products; weights and optimizer are float32
     loss_scaling: LossScaling = field(default_factory=LossScaling)  # of fp16
+    recompute: bool = False  # compute each block again for its gradients instead of keeping what it computed (arXiv:1604.06174)
+    compile: bool = False  # the blocks by torch.compile
     parallel: ParallelRecipe = field(default_factory=ParallelRecipe)
     dropout: float = 0.0  # share of the numbers dropped behind the embedding and behind each attention and MLP
     interventions: tuple[InterventionRecipe, ...] = ()  # what changes in the rows, one after the other

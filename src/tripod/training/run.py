@@ -21,7 +21,7 @@ from tripod.training.recipe_file import read_recipe, recipe_from, to_mapping, to
 
 RECIPE = "recipe.yaml"
 _MAY_CHANGE = (
-    *("run", "validation", "checkpoints", "batch.micro_rows", "parallel"),
+    *("run", "validation", "checkpoints", "batch.micro_rows", "parallel", "recompute"),
     *("data.prefixes", "data.tokenizer", "data.maps_folder", "data.source"),
 )
 
