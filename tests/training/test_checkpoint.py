@@ -51,7 +51,7 @@ def save(recipe: Recipe, position: Position = POSITION, seed: int = 0) -> Path:
     return save_training_checkpoint(
         Path(recipe.run),
         model,
-        optimizer,
+        optimizer.tensors(),
         position,
         tokenizer=Path(recipe.data.tokenizer),
         recipe=to_mapping(recipe),

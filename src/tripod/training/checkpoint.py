@@ -95,20 +95,23 @@ def steps_of_run(run: Path) -> tuple[int, ...]:
 def save_training_checkpoint(
     run: Path,
     model: Llama | GPTNeoX,
-    optimizer: AdamW,
+    optimizer_state: Mapping[str, Tensor],
     position: Position,
     *,
     tokenizer: Path,
     recipe: Mapping[str, Any],
     order_fingerprint: str,
 ) -> Path:
-    """Write `run/stepN` and return it. One that is there already stays: a run that comes there again has the same state."""
+    """Write `run/stepN` and return it; the optimizer's state is `AdamW.tensors`.
+
+    One that is there already stays: a run that comes there again has the same state.
+    """
     target = checkpoint_folder(run, position.step)
     if (target / MANIFEST).is_file():
         return target
     names = _names(model)
     weights = {names.to_checkpoint(name): tensor for name, tensor in model.state_dict().items()}
-    state = _translated(optimizer.tensors(), names.to_checkpoint)
+    state = _translated(optimizer_state, names.to_checkpoint)
     state["step"] = torch.tensor(position.num_updates)
     with durable_folder(target) as partial:
         save_checkpoint(model, partial)
