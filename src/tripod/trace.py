@@ -31,6 +31,8 @@ class Finished:
     stop: str | None = None  # the stop string that ended the text
     prompt_logprobs: tuple[TokenLogprob | None, ...] = ()  # one a prompt token; None for the first, which follows nothing
     model: str = ""
+    step_ids: tuple[int, ...] = ()  # the engine's steps that computed it, in order; `StepRecord.id`
+    cache_miss: str | None = None  # why the prefix cache did not hold more of the prompt
 
 
 Event: TypeAlias = Delta | Finished

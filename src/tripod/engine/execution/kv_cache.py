@@ -1,17 +1,20 @@
-"""The pool of keys and values: planned first, then allocated once."""
+"""The pool of keys and values: planned first, then allocated once, and how a step uses it."""
 
 # L layers, G key/value heads, K head size
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from torch import Tensor
 
+from tripod.engine.execution.ragged_batch import RaggedBatch
 from tripod.errors import ConfigError
 from tripod.models.language_model import LanguageModel
+from tripod.ops.attention import Attend
 
 DEFAULT_SEQUENCES = 16  # of full length
 DEFAULT_MEMORY_SHARE = 0.25  # of what is free
@@ -61,9 +64,24 @@ class KVCacheSpec:
     def num_bytes(self) -> int:
         return self.bytes_per_token * self.num_blocks * self.block_size
 
-    def allocate(self, device: torch.device) -> Tensor:
-        """The pool, all zeros: a masked slot is multiplied by zero, which only removes finite numbers."""
-        return torch.zeros(self.shape, dtype=self.dtype, device=device)
+
+class KVCache(Protocol):
+    """Keys and values in blocks, in a layout of its own. Which block is whose, the policy decides."""
+
+    @property
+    def spec(self) -> KVCacheSpec: ...
+
+    def attend(self, batch: RaggedBatch) -> Attend:
+        """For one step: writes the new keys and values of each layer, then lets each token see its own request's."""
+        ...
+
+    def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks in all layers: (source, target) each; no target is a source."""
+        ...
+
+    def clear(self, block_ids: Sequence[int], start: int, num_tokens: int) -> None:
+        """Zero what stands for the tokens start .. start + num_tokens of the request that owns these blocks."""
+        ...
 
 
 def default_kv_tokens(model: LanguageModel) -> int:

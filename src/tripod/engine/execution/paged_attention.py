@@ -1,12 +1,38 @@
-"""The `Attend` of one step: new keys and values go into the pool, then each token attends to its own request's."""
+"""Keys and values in torch's tensors: new ones go into the pool, then each token attends to its own request's."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from tripod.engine.execution.kv_cache import KVCacheSpec
 from tripod.engine.execution.ragged_batch import RaggedBatch
 from tripod.ops.paged_attention import paged_chunk, paged_decode, visible, write_pages
+
+
+class TorchKVCache:
+    """The `KVCache` that runs wherever torch does."""
+
+    def __init__(self, spec: KVCacheSpec, device: torch.device) -> None:
+        """Takes the memory of the pool."""
+        self.spec = spec
+        # Zeros: a masked slot is multiplied by zero, which only removes finite numbers.
+        self.pages = torch.zeros(spec.shape, dtype=spec.dtype, device=device)
+
+    def attend(self, batch: RaggedBatch) -> PagedAttention:
+        return PagedAttention(self.pages, batch)
+
+    def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
+        if copies:
+            sources, targets = torch.tensor(copies, device=self.pages.device).unbind(1)
+            self.pages[:, :, targets] = self.pages[:, :, sources]
+
+    def clear(self, block_ids: Sequence[int], start: int, num_tokens: int) -> None:
+        size = self.spec.block_size
+        for token in range(start, start + num_tokens):
+            self.pages[:, :, block_ids[token // size], token % size] = 0
 
 
 class PagedAttention:
