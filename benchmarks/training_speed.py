@@ -36,7 +36,7 @@ from tripod.training.fast_layers import with_fast_layers
 from tripod.training.flops import flops_per_token
 from tripod.training.gemm_peak import measure_gemm_peak
 from tripod.training.gradients import Precision, accumulate_gradients, compute_dtype, mixed_precision
-from tripod.training.optimizer import AdamW, parameter_groups
+from tripod.training.optimizer import AdamW
 from tripod.training.recipe import ModelRecipe, OptimizerRecipe
 from tripod.training.recipe_file import recipe_from
 
@@ -77,7 +77,10 @@ def plain_step(folder: Path, precision: Precision) -> Callable[[Tensor], float]:
     from transformers import GPTNeoXForCausalLM
 
     model = GPTNeoXForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=LR, betas=(0.9, 0.95), eps=1e-8)
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.95), eps=1e-8)
 
     def step(tokens: Tensor) -> float:
         with mixed_precision(precision, tokens.device):

@@ -176,6 +176,8 @@ class BatchRecipe:
     rows: int  # of a step, over all devices and micro-batches
     seq_length: int  # targets of a row
     micro_rows: int | None = None  # rows in memory at once; all
+    attention: Literal["row", "document"] = "row"  # what a token sees: all before it in the row, as in GPT-NeoX, or in its document
+    positions: Literal["row", "document"] = "row"  # from where they count
 
     def problems(self, path: str) -> Iterator[Problem]:
         if self.rows < 1:
@@ -267,6 +269,18 @@ class BranchRecipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelRecipe:
+    """How several processes share a run. How many there are is an argument of the run; neither changes which rows a step trains."""
+
+    style: Literal["replicate", "shard"] = "replicate"  # every process has all weights, or a part of each (FSDP, arXiv:2304.11277)
+    tensor: int = 1  # processes that share each matrix (Megatron, arXiv:1909.08053); the rest share the rows
+
+    def problems(self, path: str) -> Iterator[Problem]:
+        if self.tensor < 1:
+            yield f"{path}.tensor", f"{self.tensor}; must be at least 1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """All of a run but the machine.
 
@@ -286,6 +300,9 @@ class Recipe:
     validation: ValidationRecipe | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the matrix products; weights and optimizer are float32
     loss_scaling: LossScaling = field(default_factory=LossScaling)  # of fp16
+    recompute: bool = False  # compute each block again for its gradients instead of keeping what it computed (arXiv:1604.06174)
+    compile: bool = False  # the blocks by torch.compile
+    parallel: ParallelRecipe = field(default_factory=ParallelRecipe)
     dropout: float = 0.0  # share of the numbers dropped behind the embedding and behind each attention and MLP
     interventions: tuple[InterventionRecipe, ...] = ()  # what changes in the rows, one after the other
     branch: BranchRecipe | None = None  # None: it began with initial weights
@@ -298,7 +315,7 @@ class Recipe:
             yield "run", "empty; name a folder"
         if self.num_steps < 1:
             yield "num_steps", f"{self.num_steps}; must be at least 1"
-        for name in ("model", "data", "batch", "optimizer", "schedule", "seeds", "validation"):
+        for name in ("model", "data", "batch", "optimizer", "schedule", "seeds", "validation", "parallel"):
             piece = getattr(self, name)
             if piece is not None:
                 yield from piece.problems(name)
