@@ -177,10 +177,12 @@ class Trainer:
             processes.from_first(None)
         config = recipe.model.config()
         self._flops = flops_per_token(config, recipe.batch.seq_length)
-        self.model = initial_language_model(config, recipe.seeds.initialization, recipe.model.initialization).to(device)
+        self.model = initial_language_model(
+            config, recipe.seeds.initialization, recipe.model.initialization, base_width=recipe.model.mup_base_width
+        ).to(device)
         if device.type == "cpu" and recipe.parallel.tensor == 1 and not recipe.compile:
             with_fast_layers(self.model)
-        self.optimizer = AdamW(self.model, recipe.optimizer)
+        self.optimizer = AdamW(self.model, recipe.optimizer, mup_ratio=recipe.model.mup_ratio)
         self._dropout = RowDropout(self.model, recipe.dropout, recipe.seeds.dropout)
         self._learning_rates = recipe.learning_rates()
         self._micro_rows = recipe.batch.micro_rows or recipe.batch.rows
@@ -193,7 +195,7 @@ class Trainer:
         if not processes.is_alone:
             state = self.optimizer.tensors()
             parallelize(self.model, processes)
-            self.optimizer = AdamW(self.model, recipe.optimizer, processes)
+            self.optimizer = AdamW(self.model, recipe.optimizer, processes, mup_ratio=recipe.model.mup_ratio)
             self.optimizer.load(state, self.position.num_updates)
         if recipe.compile:
             compile_blocks(self.model, device)

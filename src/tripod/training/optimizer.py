@@ -23,23 +23,32 @@ class ParameterGroup:
 
     names: tuple[str, ...]
     weight_decay: float
+    lr_factor: float = 1.0
 
 
-def parameter_groups(parameters: Mapping[str, Tensor], weight_decay: float) -> tuple[ParameterGroup, ParameterGroup]:
-    """Matrices, embeddings included, decay; norms and biases, which are vectors, do not."""
-    return (
-        ParameterGroup(tuple(name for name, parameter in parameters.items() if parameter.ndim >= 2), weight_decay),
-        ParameterGroup(tuple(name for name, parameter in parameters.items() if parameter.ndim < 2), 0.0),
-    )
+def parameter_groups(parameters: Mapping[str, Tensor], weight_decay: float, *, mup_ratio: float = 1.0) -> tuple[ParameterGroup, ...]:
+    """Matrices, embeddings included, decay; norms and biases, which are vectors, do not.
+
+    With muP (Yang et al. 2022, arXiv:2203.03466, table 3) the rate of all matrices but the embedding is divided by how many times wider
+    the model is; what a step decays stays the same.
+    """
+    matrices = [name for name, parameter in parameters.items() if parameter.ndim >= 2]
+    vectors = ParameterGroup(tuple(name for name, parameter in parameters.items() if parameter.ndim < 2), 0.0)
+    if mup_ratio == 1.0:
+        return ParameterGroup(tuple(matrices), weight_decay), vectors
+    inputs = tuple(name for name in matrices if name.startswith("embedding."))
+    hidden = tuple(name for name in matrices if not name.startswith("embedding."))
+    return ParameterGroup(inputs, weight_decay), ParameterGroup(hidden, weight_decay * mup_ratio, 1.0 / mup_ratio), vectors
 
 
 class AdamW:
     """Decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101), bias correction on, everything in float32."""
 
-    def __init__(self, model: nn.Module, recipe: OptimizerRecipe, processes: Processes = ALONE) -> None:
+    def __init__(self, model: nn.Module, recipe: OptimizerRecipe, processes: Processes = ALONE, *, mup_ratio: float = 1.0) -> None:
         self._processes = processes
         self._parameters = dict(model.named_parameters())
         self._recipe = recipe
+        self._groups = parameter_groups(self._parameters, recipe.weight_decay, mup_ratio=mup_ratio)
         self._state = {  # from the beginning, so that a checkpoint of step 0 is like any other
             name: {moment: torch.zeros_like(parameter, requires_grad=False) for moment in _MOMENTS}
             for name, parameter in self._parameters.items()
@@ -76,7 +85,7 @@ class AdamW:
 
     def update(self, lr: float) -> None:
         """Change the weights by their gradients, and forget those."""
-        for group in parameter_groups(self._parameters, self._recipe.weight_decay):
+        for group in self._groups:
             with torch.no_grad():
                 adamw(
                     [local(self._parameters[name]) for name in group.names],
@@ -89,7 +98,7 @@ class AdamW:
                     amsgrad=False,
                     beta1=self._recipe.beta1,
                     beta2=self._recipe.beta2,
-                    lr=lr,
+                    lr=lr * group.lr_factor,
                     weight_decay=group.weight_decay,
                     eps=self._recipe.eps,
                     maximize=False,

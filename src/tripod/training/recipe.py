@@ -49,6 +49,7 @@ class ModelRecipe:
     is_parallel: bool = True  # of gpt_neox: attention and MLP side by side, not one after the other
     is_tied: bool = False
     initialization: Literal["small-wang", "normal-scaled"] = "small-wang"  # see `tripod.models.initialize`
+    mup_base_width: int | None = None  # the hidden size for which optimizer.lr was found: muP carries it over (arXiv:2203.03466)
 
     def problems(self, path: str) -> Iterator[Problem]:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_positions"):
@@ -70,8 +71,17 @@ class ModelRecipe:
             yield f"{path}.num_kv_heads", f"{self.num_kv_heads} does not divide num_heads={self.num_heads}"
         if self.architecture == "llama" and not self.is_parallel:
             yield f"{path}.is_parallel", "false; llama has its attention before its MLP in any case, so leave it out"
+        if self.mup_base_width is not None and self.mup_base_width < 1:
+            yield f"{path}.mup_base_width", f"{self.mup_base_width}; must be at least 1"
+        if self.mup_base_width is not None and self.is_tied:
+            yield f"{path}.mup_base_width", "given with is_tied: embedding and head need different scales"
         if self.norm_eps <= 0:
             yield f"{path}.norm_eps", f"{self.norm_eps}; must be positive"
+
+    @property
+    def mup_ratio(self) -> float:
+        """How many times wider than the model for which the learning rate was found; 1 without muP."""
+        return 1.0 if self.mup_base_width is None else self.hidden_size / self.mup_base_width
 
     @property
     def _rotary_fraction(self) -> float:
