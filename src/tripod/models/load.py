@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tripod.errors import CheckpointError, ConfigError
-from tripod.models.architectures import ENCODERS, LANGUAGE_MODELS, Model, architecture_of
+from tripod.models.architectures import ENCODERS, LANGUAGE_MODELS, Architecture, Model, architecture_of
 from tripod.models.bert import Bert
 from tripod.models.checkpoint import read_config, read_tensors
 from tripod.models.gpt_neox import GPTNeoX
@@ -42,20 +42,34 @@ def load_encoder(folder: Path, *, dtype: torch.dtype = torch.float32, device: to
     return cast("Bert", _load(folder, ENCODERS, dtype, device))
 
 
-def _load(folder: Path, supported: tuple[str, ...], dtype: torch.dtype, device: torch.device | str) -> Model:
+def empty_language_model(folder: Path) -> Llama | GPTNeoX:
+    """A model without weights, on torch's meta device: its shapes are known from config.json, and no memory is taken.
+
+    Raises:
+        CheckpointError: config.json is absent, broken or of an unknown architecture.
+        ConfigError: it asks for something that is not supported.
+    """
+    return cast("Llama | GPTNeoX", _empty(folder, LANGUAGE_MODELS)[1])
+
+
+def _empty(folder: Path, supported: tuple[str, ...]) -> tuple[Architecture, Model]:
     config = read_config(folder)
     if "quantization_config" in config:
         raise CheckpointError(f"{folder} is a quantized checkpoint ({config['quantization_config']!r:.120}); use the one it was made from")
     try:
         architecture = architecture_of(config.get("model_type"), supported)
         with torch.device("meta"):
-            model = architecture.build(architecture.read_config(config))
+            return architecture, architecture.build(architecture.read_config(config))
     except ConfigError as error:  # which of several checkpoints it was
         raise type(error)(f"{folder}: {error}") from error
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder}: config.json holds a value that no such model has ({type(error).__name__}: {error}); get the file again"
         ) from error
+
+
+def _load(folder: Path, supported: tuple[str, ...], dtype: torch.dtype, device: torch.device | str) -> Model:
+    architecture, model = _empty(folder, supported)
     tensors = match_tensors(model, read_tensors(folder), architecture.names, source=folder)
     # Copied once out of the mapped files: aligned, and safe when someone replaces a file under a running model.
     model.load_state_dict({name: tensor.to(device, dtype, copy=True) for name, tensor in tensors.items()}, assign=True)
