@@ -759,6 +759,7 @@ def test_an_engine_that_hangs_says_for_how_long(model: LanguageModel, tokenizer:
         go_on.set()
         await asked
         await until_idle(engine)
+        await asyncio.sleep(0.05)
         assert engine.stalled_s() == 0.0
 
     with_engine(Hanging(), tokenizer, ROOMY, use)  # type: ignore[arg-type]

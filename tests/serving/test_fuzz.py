@@ -53,6 +53,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "guided_grammar": near('start: "a"', "", "start: ("),
     "stream_options": near({"include_usage": True}, {}, None),
     "max_tokens": near(1, 2, 0, 600, 2**62),
+    "priority": near(0, 1, -1, 2**63),
+    "timeout": near(60, 1e9, 0, -1, 1e300),
 }
 PROMPTS = near("Hi", "", ["a", "b"], [1, 2, 3], [[1], [2]], [10**9], [2**70], [True], "é\u0000\ud7ff", "x" * 600, "<|endoftext|>")
 MESSAGES = near([{"role": "user", "content": "Hi"}], [{"role": "system", "content": ""}], [{"role": "tool"}], [], [{"role": "user"}])
@@ -120,5 +122,5 @@ def test_no_bytes_break_the_server(http: httpx.Client, path: str, content: bytes
 def test_every_field_of_the_api_is_known_to_the_fuzzer_or_needs_no_fuzz() -> None:
     harmless = {"user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "metadata", "store", "service_tier"}
     assert set(CompletionBody.model_fields) - harmless <= {"model", "prompt", "logprobs", "echo", "best_of", "suffix", *FIELDS}
-    assert set(EmbeddingBody.model_fields) == {"model", "input", "encoding_format", "dimensions", "user"}
+    assert set(EmbeddingBody.model_fields) == {"model", "input", "encoding_format", "dimensions", "user", "timeout"}
     assert {"messages", "top_logprobs"} <= set(ChatBody.model_fields)

@@ -12,7 +12,9 @@ import typer
 
 from tripod import __version__
 from tripod.cli.ask import ask
+from tripod.cli.bench import bench
 from tripod.cli.chat import chat
+from tripod.cli.checkpoint import checkpoint
 from tripod.cli.data import data, tokenizer
 from tripod.cli.demo import demo
 from tripod.cli.doctor import doctor
@@ -38,6 +40,8 @@ for command in (ask, index, search, generate, chat, serve, plan, replay, train, 
 app.add_typer(data, name="data")
 app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(suite, name="suite")
+app.add_typer(checkpoint, name="checkpoint")
+app.add_typer(bench, name="bench")
 
 
 def _print_version(wanted: bool) -> None:

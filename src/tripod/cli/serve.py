@@ -10,6 +10,9 @@ import typer
 if TYPE_CHECKING:
     import socket
 
+    from tripod.serving.auth import ApiKeys
+    from tripod.serving.config import ServerConfig
+
 
 def serve(
     model: Annotated[
@@ -25,23 +28,82 @@ def serve(
         ),
     ] = None,
     kv_tokens: Annotated[int | None, typer.Option("--kv-tokens", min=1, help="Size of the key/value pool in tokens.")] = None,
+    max_num_requests: Annotated[int, typer.Option("--max-num-requests", min=1, help="Running at once.")] = 64,
+    max_waiting_requests: Annotated[int, typer.Option("--max-waiting-requests", min=1, help="Queued; more are refused with 429.")] = 512,
+    max_waiting_tokens: Annotated[int, typer.Option("--max-waiting-tokens", min=1, help="Of queued prompts, estimated.")] = 2_000_000,
+    max_tenant_requests: Annotated[int | None, typer.Option("--max-tenant-requests", min=1, help="Of one tenant, at once.")] = None,
+    stall_timeout: Annotated[
+        float, typer.Option("--stall-timeout", metavar="SECONDS", help="/health is 503 when something runs and no step ended for so long.")
+    ] = 30.0,
+    drain: Annotated[
+        float, typer.Option("--drain", min=0.0, metavar="SECONDS", help="What SIGTERM leaves to requests that were let in.")
+    ] = 30.0,
+    grace: Annotated[
+        float, typer.Option("--grace", min=0.0, metavar="SECONDS", help="The port stays open at least so long after readiness went.")
+    ] = 0.0,
+    api_key: Annotated[
+        list[str] | None, typer.Option("--api-key", metavar="[NAME ]KEY", help="Ask for it; may be repeated. NAME is the tenant.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api-key-file", metavar="FILE", help="KEY or NAME KEY in each line; others cannot see it in `ps`.")
+    ] = None,
+    max_body: Annotated[int, typer.Option("--max-body", min=1, metavar="BYTES", help="A larger request is refused.")] = 32 * 2**20,
 ) -> None:
-    """Serve a model to any OpenAI client: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /health, /metrics."""
+    """Serve a model to any OpenAI client: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /health, /metrics.
+
+    The environment variable TRIPOD_API_KEYS holds API keys, too: KEY or NAME KEY, separated by commas.
+    """
     import asyncio
+    import os
 
     from tripod.errors import MissingExtraError
 
     try:
+        from tripod.serving.auth import ApiKeys
+        from tripod.serving.config import ServerConfig
         from tripod.serving.server import bind
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "uvicorn", "serve", "tripod serve") from error
 
+    keys = ApiKeys.read([*(api_key or ()), *os.environ.get("TRIPOD_API_KEYS", "").split(",")], api_key_file)
+    config = ServerConfig(
+        max_body_bytes=max_body,
+        max_waiting_requests=max_waiting_requests,
+        max_waiting_tokens=max_waiting_tokens,
+        max_tenant_requests=max_tenant_requests,
+        stall_timeout_s=stall_timeout,
+    )
     with bind(host, port) as listener:  # taken before anything slow is loaded: a port in use is said at once
-        asyncio.run(_serve(model, host, listener, embedder=embedder, chat_template=chat_template, kv_tokens=kv_tokens))
+        asyncio.run(
+            _serve(
+                model,
+                host,
+                listener,
+                embedder=embedder,
+                chat_template=chat_template,
+                kv_tokens=kv_tokens,
+                max_num_requests=max_num_requests,
+                config=config,
+                api_keys=keys,
+                drain_s=drain,
+                grace_s=grace,
+            )
+        )
 
 
 async def _serve(
-    model: str, host: str, listener: socket.socket, *, embedder: str | None, chat_template: str | None, kv_tokens: int | None
+    model: str,
+    host: str,
+    listener: socket.socket,
+    *,
+    embedder: str | None,
+    chat_template: str | None,
+    kv_tokens: int | None,
+    max_num_requests: int,
+    config: ServerConfig,
+    api_keys: ApiKeys,
+    drain_s: float,
+    grace_s: float,
 ) -> None:
     from contextlib import AsyncExitStack
 
@@ -62,18 +124,25 @@ async def _serve(
     own_template = template_file(chat_template)
     note(f"loading {model}")
     if embedder is None and is_encoder(locate(model)):
-        app = build_app(None, embedder=Encoder.load(locate(model)), embedder_name=model)
+        app = build_app(None, embedder=Encoder.load(locate(model)), embedder_name=model, config=config, api_keys=api_keys)
         note(f"serving the encoder {model} at http://{host}:{port}/v1 (Ctrl-C ends)")
-        await serve_app(app, listener)
+        await serve_app(app, listener, drain_s=drain_s, grace_s=grace_s)
         return
     async with AsyncExitStack() as resources:
         engine = await resources.enter_async_context(
-            Engine.load(model, config=EngineConfig(kv_tokens=kv_tokens), chat_template=own_template)
+            Engine.load(model, config=EngineConfig(kv_tokens=kv_tokens, max_num_requests=max_num_requests), chat_template=own_template)
         )
         encoder = Encoder.load(locate(embedder)) if embedder is not None else None
-        app = build_app(engine, embedder=encoder, embedder_name=embedder or "", chat_template=None if own_template else chat_template)
+        app = build_app(
+            engine,
+            embedder=encoder,
+            embedder_name=embedder or "",
+            chat_template=None if own_template else chat_template,
+            config=config,
+            api_keys=api_keys,
+        )
         note(f"serving {model} at http://{host}:{port}/v1 (Ctrl-C ends)")
-        await serve_app(app, listener)
+        await serve_app(app, listener, drain_s=drain_s, grace_s=grace_s)
 
 
 def is_encoder(path: Path) -> bool:

@@ -7,12 +7,13 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar, cast
 
 import torch
 
@@ -34,6 +35,8 @@ from tripod.text.tokenizer import Tokenizer, check_fits
 from tripod.trace import Event, Finished, fold
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _NORMALIZED_CHARACTERS = 4  # at most so many become one: three letters of a Korean syllable do
 
@@ -170,6 +173,47 @@ class Engine:
     def stalled_s(self) -> float:
         """Seconds since a step was last done, while something runs or waits; 0 otherwise."""
         return self._loop.stalled_s()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are answered: it is neither closed nor has its thread ended."""
+        return self._loop.is_alive
+
+    async def between_steps(self, work: Callable[[], T]) -> T:
+        """Do other work for which the processor is needed whole, on the step loop's thread between two steps.
+
+        Work that would compete with a step for the processor delays every token that the step brings; here it delays them by
+        its own duration and no more. So hand over little at a time.
+
+        Raises:
+            EngineError: the engine is closed.
+            Exception: what the work raises.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T | None, error: Exception | None) -> None:
+            if done.cancelled():
+                return
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(cast("T", result))
+
+        def run() -> None:
+            result: T | None = None
+            failure: Exception | None = None
+            try:
+                if not done.cancelled():
+                    result = work()
+            except Exception as error:
+                failure = error
+            with suppress(RuntimeError):  # the asking loop is closed, so nobody waits
+                loop.call_soon_threadsafe(settle, result, failure)
+
+        if not self._loop.call(run):
+            raise EngineError(f"engine {self.name!r} is closed; open another")
+        return await done
 
     # --- asking
 

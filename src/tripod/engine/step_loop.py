@@ -73,8 +73,17 @@ class StepLoop:
         self._post(lambda: self._abort(request))
 
     def stalled_s(self) -> float:
-        """Seconds since a step was last done, while something runs; 0 otherwise."""
-        return time.monotonic() - self._progress_s if self.policy.has_work else 0.0
+        """Seconds since a step was last done, while something runs or asks to; 0 otherwise."""
+        return time.monotonic() - self._progress_s if self.policy.has_work or self._inbox else 0.0
+
+    def call(self, work: Callable[[], None]) -> bool:
+        """Run something between two steps. False: the engine is closed, it will not run."""
+        return self._post(work)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether steps are still taken, or would be if there were work."""
+        return self._thread.is_alive() and not self._is_closing
 
     def close(self) -> None:
         """Stop after the current step, and return when the thread has ended. Every open stream ends with an EngineError."""
@@ -88,6 +97,8 @@ class StepLoop:
         with self._wake:
             if self._is_closing:
                 return False
+            if not (self._inbox or self.policy.has_work):
+                self._progress_s = time.monotonic()  # it slept, and had no reason to do anything else
             self._inbox.append(change)
             self._wake.notify()
             return True
@@ -120,7 +131,6 @@ class StepLoop:
                 while not (self._inbox or self.policy.has_work or self._is_closing):
                     self._check_idle()
                     self._wake.wait()
-                    self._progress_s = time.monotonic()
                 changes = list(self._inbox)
                 self._inbox.clear()
                 is_closing = self._is_closing  # nothing is posted after it was set

@@ -117,11 +117,11 @@ def test_what_does_not_fit_is_refused() -> None:
     x, weight = torch.zeros(2, 8), torch.zeros(8)
     with pytest.raises(ShapeError, match=r"weight has shape \[7\]"):
         rms_norm(x, torch.zeros(7), 1e-6)
-    with pytest.raises(ConfigError, match="weight has dtype torch.bfloat16"):
+    with pytest.raises(ConfigError, match=r"weight has dtype torch\.bfloat16"):
         layer_norm(x, weight.bfloat16(), None, 1e-5)
-    with pytest.raises(ConfigError, match=r"add has dtype torch.bfloat16; expected torch.float32"):
+    with pytest.raises(ConfigError, match=r"add has dtype torch\.bfloat16; expected torch\.float32"):
         rms_norm(x, weight, 1e-6, add=x.bfloat16())
-    with pytest.raises(ShapeError, match="pass x.contiguous"):
+    with pytest.raises(ShapeError, match=r"pass x\.contiguous"):
         rms_norm(torch.zeros(8, 2).T, weight, 1e-6)
     with pytest.raises(ConfigError, match=r"ids\[1\]=50 is not one of the table's 50 rows"):
         embedding(torch.tensor([0, 50]), torch.zeros(50, 4), torch.float32)
