@@ -19,12 +19,12 @@ def replay(
     from tripod.engine.replay import replay as replay_run
     from tripod.models.load import load_language_model
     from tripod.models.locate import locate
+    from tripod.text.load_tokenizer import load_tokenizer
 
     run = LoggedRun.read(log)
-    loaded = load_language_model(
-        locate(model or run.model), dtype=getattr(torch, run.dtype), keeps_linear_mapped=run.config.weight_format is not None
-    )
-    report = replay_run(run, loaded)
+    path = locate(model or run.model)
+    loaded = load_language_model(path, dtype=getattr(torch, run.dtype), keeps_linear_mapped=run.config.weight_format is not None)
+    report = replay_run(run, loaded, tokenizer=load_tokenizer(path if path.is_dir() else path.parent))
     if report.step is None:
         typer.echo(f"{report.num_steps} steps and {report.num_tokens} tokens are the same")
         return

@@ -10,10 +10,12 @@ from typing import Any
 
 from tripod.engine.assemble import EngineParts, assemble
 from tripod.engine.engine_config import EngineConfig
+from tripod.engine.grammar.compiler import GrammarCompiler
 from tripod.engine.policy.request import Request
 from tripod.engine.replay_log import request_of, weights_hash
 from tripod.errors import ConfigError
 from tripod.models.language_model import LanguageModel
+from tripod.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,28 +67,34 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
             raise ConfigError(f"{path}, line {number}, is not JSON: {error}") from error
 
 
-def replay(run: LoggedRun, model: LanguageModel, *, config: EngineConfig | None = None) -> ReplayReport:
+def replay(run: LoggedRun, model: LanguageModel, *, tokenizer: Tokenizer | None = None, config: EngineConfig | None = None) -> ReplayReport:
     """Do a logged run again.
 
     Args:
         run: the log.
         model: as it was given to the engine.
+        tokenizer: the one beside it; needed where a request had a grammar.
         config: other than that of the log, to see whether the answers depend on it; the schedules must still fit.
 
     Raises:
-        ConfigError: the model has other weights than the logged one.
+        ConfigError: the model has other weights than the logged one, or the tokenizer is missing.
     """
     if run.weights and weights_hash(model) != run.weights:
         raise ConfigError(f"these are not the weights of the log, whose SHA-256 is {run.weights[:16]}...")
     parts = assemble(model, config or run.config)
     parts.runner.start_thread()
+    grammars = GrammarCompiler(tokenizer, model.config.vocab_size) if tokenizer is not None else None
     requests: dict[str, Request] = {}
     num_steps = num_tokens = 0
     for event in run.events:
         match event["event"]:
             case "add":
-                requests[event["request"]] = request_of(event)
-                parts.policy.add(requests[event["request"]])
+                request = requests[event["request"]] = request_of(event)
+                if request.sampling.grammar is not None:
+                    if grammars is None:
+                        raise ConfigError(f"request {request.id} had a grammar, which is followed with the tokenizer; give it as well")
+                    request.matcher = grammars.matcher_now(request.sampling.grammar)
+                parts.policy.add(request)
             case "finish":
                 parts.policy.finish(requests[event["request"]], event["reason"])
             case "step":
@@ -107,6 +115,7 @@ def _step(parts: EngineParts, event: Mapping[str, Any]) -> str:
     if planned != event["schedule"]:
         return f"the schedule: logged {event['schedule']}, now {planned}"
     result = parts.runner.run(schedule)
+    result.follow_grammars()
     for request in schedule:
         is_failed, was_failed = request in result.failed, request.id in event["failed"]
         if is_failed != was_failed:

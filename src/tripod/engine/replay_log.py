@@ -26,7 +26,7 @@ from tripod.engine.policy.request import Request
 from tripod.errors import ConfigError
 from tripod.messages import FinishReason
 from tripod.models.language_model import LanguageModel
-from tripod.sampling import SamplingParams
+from tripod.sampling import Grammar, SamplingParams
 
 
 class ReplayLog:
@@ -101,6 +101,8 @@ def request_of(event: Mapping[str, Any]) -> Request:
 def _sampling_of(values: Mapping[str, Any]) -> SamplingParams:
     known = {field.name for field in fields(SamplingParams)}
     read: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in known}
+    if read.get("grammar") is not None:
+        read["grammar"] = Grammar(**read["grammar"])
     read["logit_bias"] = {int(token_id): bias for token_id, bias in values["logit_bias"].items()}  # JSON has only strings for keys
     return SamplingParams(**read)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from typing import Literal, Protocol, TypeAlias
 
 import torch
@@ -83,6 +84,10 @@ def choose_route(
     """
     if kernels not in ("auto", "native", "torch"):
         raise ConfigError(f"kernels={kernels!r} is unknown; choose auto, native or torch")
+    if model.device.type == "cuda" and kernels != "torch" and weight_format is None and not batch_invariant and find_spec("triton"):
+        from tripod.engine.execution.cuda_route import CudaRoute
+
+        return CudaRoute(model)
     chosen = weight_format or format_of(model.dtype)
     reason = "asked for" if kernels == "torch" else _why_not_native(model, chosen, block_size)
     if reason is None and chosen is not None:

@@ -43,6 +43,16 @@ class StepResult:
         for brought in (self.token_ids, self.scores, self.prompt_scores):
             brought.pop(request, None)
 
+    def follow_grammars(self) -> None:
+        """Move the matchers on by what was sampled. Before the commit, which asks them whether a text is over."""
+        for request, token_ids in list(self.token_ids.items()):
+            if request.matcher is not None:
+                try:
+                    for token_id in token_ids:
+                        request.matcher.accept(token_id)
+                except EngineError as error:
+                    self.fail(request, error)
+
     def add(self, other: StepResult) -> None:
         """Take in the result of other requests of the same step."""
         self.token_ids |= other.token_ids

@@ -36,7 +36,7 @@ class Request:
     stop_ids: frozenset[int] = frozenset()  # end-of-sequence and stop token ids that end this request
     score_from: int | None = None  # log-probabilities are wanted for the prompt's tokens from this index on
 
-    matcher: Matcher | None = None  # of the grammar of `sampling`; the runner moves it on with every token that it samples
+    matcher: Matcher | None = None  # of the grammar of `sampling`; moved on by every token, before the commit
 
     arrival: int = -1  # place in the order of all requests; written by add
     stage: Stage = Stage.WAITING
