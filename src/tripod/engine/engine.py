@@ -168,7 +168,7 @@ class Engine:
             running=len(policy.running),
             waiting=len(policy.waiting),
             free_blocks=blocks.num_free,
-            cached_blocks=0,
+            cached_blocks=blocks.num_cached,
             total_blocks=blocks.num_blocks,
             block_size=blocks.block_size,
             kv_bytes=self._spec.num_bytes,
@@ -233,7 +233,14 @@ class Engine:
     # --- asking
 
     def stream(
-        self, prompt: str | Sequence[int], sampling: SamplingParams, *, request_id: str | None = None
+        self,
+        prompt: str | Sequence[int],
+        sampling: SamplingParams,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        tenant: str = "",
+        timeout_s: float | None = None,
     ) -> AsyncGenerator[Event, None]:
         """The events of one request: Deltas, then one Finished. Closing the iterator early aborts the request.
 
@@ -242,22 +249,41 @@ class Engine:
         Args:
             prompt: text, which is tokenised with the tokenizer's special tokens, or token ids, taken as they are.
             request_id: for `abort`; must not be that of an open request.
+            priority: lower runs first, among the requests of one tenant; a level is made up for by `EngineConfig.aging_s` of waiting.
+            tenant: who asks. Tenants share the engine equally, however much each of them sends.
+            timeout_s: seconds from this call in which the answer must be complete; None: no limit.
 
         Raises:
             ContextLengthError: prompt and answer together do not fit.
             RequestError: a parameter or the prompt cannot be used.
-            OverloadedError: the queue is full.
+            OverloadedError: the queue has no place for it.
+            DeadlineError: `timeout_s` passed.
             EngineError: the engine is closed, or failed while it ran this request.
         """
         if isinstance(prompt, str):
             self.check_length(len(prompt))
             prompt = self.tokenizer.encode(prompt)
         prompt_ids = prompt
-        return self._events(self._request(prompt_ids, sampling, request_id))
+        request = self._request(prompt_ids, sampling, request_id)
+        request.priority, request.tenant = priority, tenant
+        if timeout_s is not None:
+            if not timeout_s > 0.0:
+                raise RequestError(f"timeout_s={timeout_s} leaves no time; give seconds above 0, or None for no limit", param="timeout")
+            request.deadline_s = time.monotonic() + timeout_s
+        return self._events(request)
 
-    async def generate(self, prompt: str | Sequence[int], sampling: SamplingParams, *, request_id: str | None = None) -> Reply:
+    async def generate(
+        self,
+        prompt: str | Sequence[int],
+        sampling: SamplingParams,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        tenant: str = "",
+        timeout_s: float | None = None,
+    ) -> Reply:
         """The whole answer: the fold over `stream`, with the same arguments and errors."""
-        return await fold(self.stream(prompt, sampling, request_id=request_id))
+        return await fold(self.stream(prompt, sampling, request_id=request_id, priority=priority, tenant=tenant, timeout_s=timeout_s))
 
     async def score(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Score:
         """Log-probability of each token of a continuation, given a prompt and the tokens before it.
