@@ -46,8 +46,8 @@ struct Bf16 {
     static TRIPOD_INLINE void store16(Word* to, F16 x) { store_bf16(reinterpret_cast<uint16_t*>(to), x); }
 };
 
-// Into the second cache: what is fetched into the first takes the few places that the loads of now wait in (0.73 of the memory's speed
-// instead of all of it, for decodes of many heads).
+// Into the second cache: what is fetched into the first takes the few places that the loads of now wait in,
+// and decodes of many heads do not reach the memory's speed.
 TRIPOD_INLINE void fetch_line(const Word* at) { __builtin_prefetch(at, 0, 2); }
 
 TRIPOD_INLINE bool any_above(F16 x, float bound) {
