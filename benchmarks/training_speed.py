@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.index_maps import processor
+from benchmarks.setting import processor
 from tripod.models.initialize import initial_language_model
 from tripod.models.save import save_checkpoint
 from tripod.training.dropout import RowDropout
