@@ -5,9 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks.campaigns import kill, resume
+from benchmarks.campaigns import drain, kill, overload, resume, schemathesis_cases, soak, timings
 
-CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {"kill": kill.main, "resume": resume.main}
+CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
+    "drain": drain.main,
+    "kill": kill.main,
+    "overload": overload.main,
+    "resume": resume.main,
+    "schemathesis": schemathesis_cases.main,
+    "soak": soak.main,
+    "timings": timings.main,
+}
 
 
 def main() -> int:

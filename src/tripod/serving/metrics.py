@@ -122,6 +122,7 @@ class _Queue(Collector):
             "Requests that were let in and have not ended",
             self._admission.num_waiting + self._admission.num_started,
         )
+        yield CounterMetricFamily("tripod_num_admitted_http_requests", "HTTP requests let in", self._admission.num_admitted)
         yield GaugeMetricFamily("tripod_num_tokens_waiting", "Estimated tokens of prompts that wait", self._admission.waiting_tokens)
 
 
