@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks.campaigns import drain, kill, overload, resume, schemathesis_cases, soak, timings
+from benchmarks.campaigns import books, drain, kill, overload, resume, schemathesis_cases, soak, timings
 
 CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
+    "books": books.main,
     "drain": drain.main,
     "kill": kill.main,
     "overload": overload.main,

@@ -25,6 +25,8 @@ def near(*good: Any) -> st.SearchStrategy[Any]:
     return st.sampled_from(good) | st.sampled_from(good) | anything
 
 
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "temperature": near(0, 0.5, 2, -1, 1e308, 5e-324),
     "top_p": near(0, 1e-9, 0.5, 1, 1.1),
@@ -41,6 +43,14 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "ignore_eos": near(True, False),
     "stop_token_ids": near([], [1], [-1], [10**9]),
     "stream": near(True, False, None),
+    "response_format": near(
+        {"type": "text"}, {"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+    ),
+    "structured_outputs": near({}, {"json": SCHEMA}, {"regex": "a+"}, {"choice": ["a", "b"]}, {"grammar": "start: start"}, {"regex": "("}),
+    "guided_json": near(SCHEMA, "{", "true", {"type": "array", "uniqueItems": True}),
+    "guided_regex": near("[ab]*", "", "(?=a)"),
+    "guided_choice": near(["a"], [], [""]),
+    "guided_grammar": near('start: "a"', "", "start: ("),
     "stream_options": near({"include_usage": True}, {}, None),
     "max_tokens": near(1, 2, 0, 600, 2**62),
     "priority": near(0, 1, -1, 2**63),
@@ -61,7 +71,7 @@ completions = bodies(
 )
 chats = bodies(
     {"model": st.just(NAME), "messages": MESSAGES},
-    {**FIELDS, "logprobs": near(True, False), "top_logprobs": near(0, 1, 20, 21), "response_format": near({"type": "text"})},
+    {**FIELDS, "logprobs": near(True, False), "top_logprobs": near(0, 1, 20, 21)},
 )
 
 

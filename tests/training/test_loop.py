@@ -173,15 +173,22 @@ def test_a_loss_that_is_not_a_number_names_its_batch_and_saves_nothing(make_reci
     recipe = make_recipe(("num_steps=8", "checkpoints.every=1"))
     order = Run.begin(recipe).order()
     spans = order.rows.spans(21)
-    plain = gradients.target_losses
-    poisoned = torch.from_numpy(order.batch_at(5)[1].astype("int64"))
+    poisoned = torch.from_numpy(order.batch_at(5)[1, 1:].astype("int64"))
 
-    def target_losses(model, tokens):  # type: ignore[no-untyped-def]
-        losses = plain(model, tokens)
-        is_poisoned = (tokens == poisoned).all(1)
-        return losses + torch.where(is_poisoned, float("nan"), 0.0)[:, None]
+    def poison(losses: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        is_poisoned = (targets.view(-1, 16) == poisoned).all(1)
+        return losses + torch.where(is_poisoned, float("nan"), 0.0).repeat_interleave(16)
 
-    monkeypatch.setattr(gradients, "target_losses", target_losses)
+    def head_gradients(hidden, weight, targets, factor):  # type: ignore[no-untyped-def]
+        losses, gradient = plain_gradients(hidden, weight, targets, factor)
+        return poison(losses, targets), gradient
+
+    def head_losses(hidden, weight, targets):  # type: ignore[no-untyped-def]
+        return poison(plain_losses(hidden, weight, targets), targets)
+
+    plain_gradients, plain_losses = gradients.head_gradients, gradients.head_losses
+    monkeypatch.setattr(gradients, "head_gradients", head_gradients)
+    monkeypatch.setattr(gradients, "head_losses", head_losses)
     with pytest.raises(TrainingError) as caught:
         train(recipe)
     message = str(caught.value)

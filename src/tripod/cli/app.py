@@ -14,6 +14,7 @@ from tripod import __version__
 from tripod.cli.ask import ask
 from tripod.cli.bench import bench
 from tripod.cli.chat import chat
+from tripod.cli.checkpoint import checkpoint
 from tripod.cli.data import data, tokenizer
 from tripod.cli.demo import demo
 from tripod.cli.doctor import doctor
@@ -37,6 +38,7 @@ for command in (ask, index, search, generate, chat, serve, train, doctor, demo):
 app.add_typer(data, name="data")
 app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(suite, name="suite")
+app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(bench, name="bench")
 
 

@@ -1,7 +1,8 @@
-"""`tripod suite`: series of checkpoints: audit, pack, restore."""
+"""`tripod suite`: families of runs and their series of checkpoints: run, compare, audit, pack, restore."""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,125 @@ import typer
 if TYPE_CHECKING:
     from tripod.training.data.progress import Progress
 
-suite = typer.Typer(help="Series of checkpoints: audit them, pack them into a delta store, restore any step.", no_args_is_help=True)
+suite = typer.Typer(
+    help="Families of runs: train them, compare branches, audit their checkpoints, pack them into a delta store, restore any step.",
+    no_args_is_help=True,
+)
+
+
+@suite.command()
+def run(
+    path: Annotated[Path, typer.Argument(metavar="SUITE.YAML", help="A recipe with a section `suite`, such as recipes/tiny.yaml.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="Change a field of every run, or of the suite: --set suite.seeds=[1,2]"),
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time, which share the processor's threads.")] = 1,
+    device: Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of each run; the bits depend on it.")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that tokenise, where the recipe names texts.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every recipe, and list the runs.")] = False,
+) -> None:
+    """Train every size with every seed; go on with what is unfinished.
+
+    Ctrl-C and SIGTERM let each run save a checkpoint; the same command goes on from there, bit for bit. What a run says is kept in its
+    train.log. Ends with 1 when a run failed.
+    """
+    from tripod.cli.suite_run import SuiteRun, threads_each
+    from tripod.cli.terminal import note, stdout
+    from tripod.cli.train import prepare_recipe
+    from tripod.training.run import Run
+    from tripod.training.suite import read_suite
+
+    members = read_suite(path, changes or ())
+    if not dry_run:
+        for member in members:
+            Run.resume(member.recipe)  # refuses what cannot go on, before any work
+        for member in members:
+            prepare_recipe(member.recipe, workers)
+    options = ["--device", device]
+    if threads is not None or jobs > 1:
+        options += ["--threads", str(threads or threads_each(jobs))]
+    work = SuiteRun(members, jobs=jobs, options=options)
+    if dry_run:
+        stdout().print(work.table())
+        return
+    received = work.run()
+    stdout().print(work.table())
+    for name, reason in work.failures().items():
+        note(f"{name}: {reason}")
+    if work.failures():
+        raise typer.Exit(1)
+    if received is not None:
+        note("stopped and saved; the same command goes on")
+        if received is signal.SIGINT:
+            raise typer.Exit(130)
+
+
+@suite.command()
+def compare(
+    branches: Annotated[
+        list[Path], typer.Argument(metavar="BRANCH...", help="Made by `tripod train --branch`; several: one of each seed.")
+    ],
+    controls: Annotated[
+        list[Path] | None, typer.Option("--control", metavar="RUN", help="Of each branch, where it is not the one it names.")
+    ] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Option("--texts", metavar="NAME=FILE", help="A metric more: the loss on a file's lines, or its jsonl texts."),
+    ] = None,
+    steps: Annotated[list[int] | None, typer.Option("--step", help="Some of the common checkpoints; may be given several times.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw it: .png, .svg or .pdf.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Say what interventions did: losses of branch and control on the same texts, with 95 % intervals.
+
+    Of one branch the interval is over texts, of several over seeds.
+    """
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from tripod.cli.terminal import note, print_json, stdout
+    from tripod.errors import ConfigError
+    from tripod.training.compare import compare as compare_runs
+    from tripod.training.compare import control_of
+    from tripod.training.compare import plot as draw
+    from tripod.training.run import Run
+
+    if controls is not None and len(controls) != len(branches):
+        raise ConfigError(f"{len(branches)} branches and {len(controls)} controls; give each its own, in the same order")
+    opened = [Run.open(branch) for branch in branches]
+    others = [control_of(branch) for branch in opened] if controls is None else [Run.open(control) for control in controls]
+    pairs = list(zip(opened, others, strict=True))
+    found = compare_runs(pairs, texts=dict(_named_texts(one) for one in texts or ()), steps=steps, progress=_progress())
+    if as_json:
+        print_json([asdict(one) for one in found])
+    else:
+        table = Table("metric", box=None, pad_edge=False)
+        for heading in ("step", "branch", "control", "difference", "95 % interval", ""):
+            table.add_column(heading, justify="right")
+        for one in found:
+            interval = f"{one.low:+.4f} to {one.high:+.4f}"
+            row = (one.metric, str(one.step), f"{one.branch:.4f}", f"{one.control:.4f}", f"{one.difference:+.4f}", interval)
+            table.add_row(*row, "clear" if one.is_clear else "", style="bold" if one.is_clear else None)
+        stdout().print(table)
+        note(f"intervals over {found[0].num_pairs} seeds" if found[0].interval_of == "seeds" else "intervals over texts, one pair of runs")
+    if plot is not None:
+        draw(found, plot)
+        note(f"{plot} drawn")
+
+
+def _named_texts(given: str) -> tuple[str, list[str]]:
+    from tripod.errors import ConfigError
+    from tripod.training.data.raw_documents import JSONL_SUFFIXES, read_documents
+
+    name, equals, path = given.partition("=")
+    if not equals or not Path(path).is_file():
+        raise ConfigError(f"--texts {given}: expected NAME=FILE, a text file with a text a line, or jsonl")
+    if path.endswith(JSONL_SUFFIXES):
+        return name, [document.text for document in read_documents(Path(path), path)]
+    return name, Path(path).read_text(encoding="utf-8").splitlines()
 
 
 @suite.command()

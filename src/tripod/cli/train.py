@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,53 +20,92 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.YAML", help="See recipes/.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.YAML", help="See recipes/. With --branch: an intervention.")],
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one field; may be given several times: --set lr=3e-4")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint; begin if there is none.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe, and say what it would train and keep.")] = False,
+    branch: Annotated[
+        str | None,
+        typer.Option("--branch", metavar="RUN@stepN", help="Go on from there twice: with the file's interventions, and without."),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Of the processor. The bits depend on it; 1 is quickest for the smallest models.")
     ] = None,
     sample: Annotated[str | None, typer.Option("--sample", metavar="PROMPT", help="Let each checkpoint go on from this text.")] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that tokenise, where the recipe names texts.")] = 1,
+    stop_with_parent: Annotated[bool, typer.Option("--stop-with-parent", hidden=True)] = False,  # of `tripod suite run`
 ) -> None:
     """Train a model by a recipe. Checkpoints lie in the recipe's run folder and serve at once: tripod generate RUN@stepN "..."
 
     SIGTERM saves a checkpoint and ends with status 0; --resume goes on from there, bit for bit.
     """
-    from tripod.cli.terminal import note, stdout
+    from tripod.cli.terminal import stdout
     from tripod.training.recipe_file import read_recipe
 
-    read = read_recipe(recipe, changes or ())
+    if branch is not None:
+        recipes = _begin_branch(branch, recipe, changes or (), dry_run=dry_run)
+    else:
+        recipes = (read_recipe(recipe, changes or ()),)
     if dry_run:
-        _print_plan(read, stdout())
+        for read in recipes:
+            _print_plan(read, stdout())
         return
     import torch
 
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with _stop_by_sigterm(with_parent=stop_with_parent) as should_stop:
+        for read in recipes:
+            if not should_stop():
+                prepare_recipe(read, workers)
+                _train(read, resume=resume or branch is not None, device=device, sample=sample, should_stop=should_stop)
+
+
+def _train(recipe: Recipe, *, resume: bool, device: str, sample: str | None, should_stop: Callable[[], bool]) -> None:
+    import torch
+
+    from tripod.cli.terminal import note, stdout
     from tripod.training.gemm_peak import measure_gemm_peak
     from tripod.training.gradients import compute_dtype
     from tripod.training.loop import train as run_recipe
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    with _work_shown() as progress:
-        _prepare(read, workers, progress)
-    peak_flops = measure_gemm_peak(torch.device(device), compute_dtype(read.precision))
+    peak_flops = measure_gemm_peak(torch.device(device), compute_dtype(recipe.precision))
 
     def on_checkpoint(folder: Path, step: int) -> None:
         if sample is not None:
             note(f"step {step}: {sample}{_continuation(folder, sample)!r}")
 
-    with _stop_by_sigterm() as should_stop, _steps_shown(read, peak_flops) as on_step:
-        result = run_recipe(read, resume=resume, device=device, on_step=on_step, on_checkpoint=on_checkpoint, should_stop=should_stop)
+    with _steps_shown(recipe, peak_flops) as on_step:
+        result = run_recipe(recipe, resume=resume, device=device, on_step=on_step, on_checkpoint=on_checkpoint, should_stop=should_stop)
     steps = result.run.steps
     state = "complete" if result.is_complete else "stopped and saved"
     loss = "" if result.last is None else f", loss {result.last.loss:.3f}"
-    stdout().print(f"{read.run}: {state} at step {result.step} of {read.num_steps}{loss}; {len(steps)} checkpoints", markup=False)
-    note(f'try: tripod generate {read.run}@step{steps[-1]} "..."')
+    stdout().print(f"{recipe.run}: {state} at step {result.step} of {recipe.num_steps}{loss}; {len(steps)} checkpoints", markup=False)
+    note(f'try: tripod generate {recipe.run}@step{steps[-1]} "..."')
+
+
+def _begin_branch(parent: str, path: Path, changes: list[str] | tuple[str, ...], *, dry_run: bool) -> tuple[Recipe, ...]:
+    """The recipes of a branch and of its control, begun but for a dry run; says what the interventions change."""
+    from tripod.cli.terminal import note, stdout
+    from tripod.training.branch import begin_branch, read_branch, report_changes
+
+    read = read_branch(parent, path, changes)
+    if not dry_run:
+        run = begin_branch(read.branch, read.parent, read.step)
+        begin_branch(read.control, read.parent, read.step)
+        for report in report_changes(run, num_inherited=len(read.control.interventions)):
+            stdout().print(str(report), markup=False)
+        note(f"then compare: tripod suite compare {read.branch.run}")
+    return read.branch, read.control
+
+
+def prepare_recipe(recipe: Recipe, workers: int) -> None:
+    """Make tokenizer and data set of a recipe that names its texts, where they are not there."""
+    with _work_shown() as progress:
+        _prepare(recipe, workers, progress)
 
 
 def _prepare(recipe: Recipe, workers: int, progress: Progress) -> None:
@@ -126,9 +166,10 @@ def _print_plan(recipe: Recipe, console: Console) -> None:
 
 
 @contextmanager
-def _stop_by_sigterm() -> Iterator[Callable[[], bool]]:
-    """Within the block SIGTERM is noted, not obeyed."""
+def _stop_by_sigterm(*, with_parent: bool) -> Iterator[Callable[[], bool]]:
+    """Within the block SIGTERM is noted, not obeyed; and whether the process that started this one is still there."""
     received = False
+    parent = os.getppid()
 
     def receive(*_: object) -> None:
         nonlocal received
@@ -136,7 +177,7 @@ def _stop_by_sigterm() -> Iterator[Callable[[], bool]]:
 
     before = signal.signal(signal.SIGTERM, receive)
     try:
-        yield lambda: received
+        yield lambda: received or (with_parent and os.getppid() != parent)
     finally:
         signal.signal(signal.SIGTERM, before)
 

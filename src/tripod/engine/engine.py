@@ -20,6 +20,7 @@ import torch
 from tripod.engine.execution.kv_cache import KVCacheSpec, default_kv_tokens
 from tripod.engine.execution.paged_attention import TorchKVCache
 from tripod.engine.execution.runner import Runner
+from tripod.engine.grammar.compiler import GrammarCompiler
 from tripod.engine.output import RequestOutput
 from tripod.engine.policy.policy import Policy, PolicyConfig
 from tripod.engine.policy.request import Request
@@ -28,7 +29,7 @@ from tripod.engine.step_record import StepRecord
 from tripod.errors import ContextLengthError, EngineError, NotFoundError, RequestError, TripodError
 from tripod.messages import Reply
 from tripod.models.language_model import LanguageModel
-from tripod.sampling import SamplingParams
+from tripod.sampling import Grammar, SamplingParams
 from tripod.text.load_tokenizer import load_tokenizer
 from tripod.text.tokenizer import Tokenizer, check_fits
 from tripod.trace import Event, Finished, fold
@@ -118,7 +119,9 @@ class Engine:
             max_num_waiting=config.max_num_waiting,
         )
         self._open: dict[str, Request] = {}  # by id, from the call of stream to the end
+        self._compiling: set[Request] = set()  # open, and not with the step loop yet
         self._opening = threading.Lock()
+        self._grammars = GrammarCompiler(tokenizer, model.config.vocab_size)
         logger.info(
             "engine %s: KV pool of %d tokens (%d blocks of %d), %.1f MiB, %s on %s; steps of up to %d tokens and %d requests",
             name, spec.num_blocks * spec.block_size, spec.num_blocks, spec.block_size, spec.num_bytes / 2**20,
@@ -310,6 +313,8 @@ class Engine:
         """
         with self._opening:  # who finds the request open finds it added, too
             request = self._open.get(request_id)
+            if request is not None:
+                self._compiling.discard(request)  # then it is ended as soon as it is added
         if request is None:
             raise NotFoundError(f"no open request has the id {request_id!r}; it may have ended already", param="request_id")
         self._loop.abort(request)
@@ -341,8 +346,13 @@ class Engine:
         with self._opening:
             if self._open.setdefault(request.id, request) is not request:
                 raise RequestError(f"a request with the id {request.id!r} is open already; choose another or give none", param="request_id")
-            is_taken = self._loop.add(stream)  # before the lock is free: an abort must not come first
+            if request.sampling.grammar is None:
+                is_taken = self._loop.add(stream)  # before the lock is free: an abort must not come first
+            else:
+                self._compiling.add(request)
         try:
+            if request.sampling.grammar is not None:
+                is_taken = await self._add_with_grammar(stream, request.sampling.grammar)
             if not is_taken:
                 raise EngineError(f"engine {self.name!r} is closed; open another")
             while True:
@@ -357,6 +367,27 @@ class Engine:
             self._loop.abort(request)  # changes nothing if it has ended
         yield event
 
+    async def _add_with_grammar(self, stream: Stream, grammar: Grammar) -> bool:
+        """Queue a request when its grammar is compiled. False: the engine is closed."""
+        request = stream.output.request
+        try:
+            request.matcher = await self._grammars.matcher(grammar)
+            with self._opening:
+                is_taken = self._loop.add(stream)
+                if request not in self._compiling:  # it was aborted meanwhile
+                    self._loop.abort(request)
+        finally:
+            self._compiling.discard(request)
+        return is_taken
+
+    async def check_grammar(self, grammar: Grammar) -> None:
+        """Compile a grammar and keep it, so that a request with it starts at once.
+
+        Raises:
+            RequestError: it has a mistake, or something in it cannot be enforced; the message names it.
+        """
+        await self._grammars.matcher(grammar)
+
     # --- life and end
 
     async def __aenter__(self) -> Self:
@@ -367,4 +398,5 @@ class Engine:
 
     async def aclose(self) -> None:
         """Stop after the current step. Every open stream ends with an EngineError. Closing twice changes nothing."""
+        self._grammars.close()
         await asyncio.to_thread(self._loop.close)

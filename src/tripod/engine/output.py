@@ -41,9 +41,12 @@ class RequestOutput:
         self.clock = Clock(arrived_s)
         self._tokenizer = tokenizer
         self._model = model
-        self._detokenizer = Detokenizer(tokenizer)
-        for token_id in request.prompt_ids[-_PROMPT_TAIL:]:
-            self._detokenizer.push(token_id)
+        if request.sampling.grammar is None:
+            self._detokenizer = Detokenizer(tokenizer)
+            for token_id in request.prompt_ids[-_PROMPT_TAIL:]:
+                self._detokenizer.push(token_id)
+        else:  # a grammar reads the bytes of the output alone, as they are, so these are what is shown
+            self._detokenizer = Detokenizer(tokenizer, is_opening=False)
         self._stop = StopStrings(request.sampling.stop) if request.sampling.stop else None
         self._step_ids: list[int] = []
         self._num_pushed = 0

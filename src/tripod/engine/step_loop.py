@@ -34,6 +34,17 @@ class Stream:
         self.queue: asyncio.Queue[Event | TripodError] = asyncio.Queue()
 
 
+def _follow_grammars(result: StepResult) -> None:
+    """Move the matchers on by what was sampled. Before the commit: it asks them whether the text is over."""
+    for request, token_ids in list(result.token_ids.items()):
+        if request.matcher is not None:
+            try:
+                for token_id in token_ids:
+                    request.matcher.accept(token_id)
+            except EngineError as error:
+                result.fail(request, error)
+
+
 class StepLoop:
     """Owns the policy and the runner. `add`, `abort` and `close` may be called from any thread; all else is the loop's own."""
 
@@ -156,6 +167,7 @@ class StepLoop:
         for request, num_tokens in schedule.items():
             counts.add(request, num_tokens, is_first=self._streams[request].output.take_part(step_id, planned))
         result = self._runner.run(schedule)
+        _follow_grammars(result)
         ran = time.monotonic()
         computed = {request: num_tokens for request, num_tokens in schedule.items() if request not in result.failed}
         self.policy.commit(computed, result.token_ids)

@@ -20,12 +20,12 @@ from tripod.models.names import NameTable
 MAX_NAMED = 12  # names listed in an error before "and N more"
 
 
-def load_language_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Llama | GPTNeoX:
+def load_language_model(folder: Path, *, dtype: torch.dtype | None = torch.float32, device: torch.device | str = "cpu") -> Llama | GPTNeoX:
     """Load a checkpoint in the Hugging Face layout, or a single llama2.c file, for inference: no tensor asks for gradients.
 
     Args:
         folder: holds config.json and weights; or the path of a llama2.c `.bin`. `locate` finds it from an address.
-        dtype: of the weights and so of the computation, whatever the checkpoint's own.
+        dtype: of the weights and so of the computation, whatever the checkpoint's own; None: each tensor keeps its own.
         device: where the weights go.
 
     Raises:
@@ -33,7 +33,7 @@ def load_language_model(folder: Path, *, dtype: torch.dtype = torch.float32, dev
         ConfigError: config.json asks for something that is not supported.
     """
     if folder.is_file():
-        return load_llama2c(folder, dtype=dtype).to(device)
+        return load_llama2c(folder, dtype=dtype or torch.float32).to(device)
     return cast("Llama | GPTNeoX", _load(folder, LANGUAGE_MODELS, dtype, device))
 
 
@@ -42,7 +42,7 @@ def load_encoder(folder: Path, *, dtype: torch.dtype = torch.float32, device: to
     return cast("Bert", _load(folder, ENCODERS, dtype, device))
 
 
-def _load(folder: Path, supported: tuple[str, ...], dtype: torch.dtype, device: torch.device | str) -> Model:
+def _load(folder: Path, supported: tuple[str, ...], dtype: torch.dtype | None, device: torch.device | str) -> Model:
     config = read_config(folder)
     if "quantization_config" in config:
         raise CheckpointError(f"{folder} is a quantized checkpoint ({config['quantization_config']!r:.120}); use the one it was made from")
@@ -58,7 +58,7 @@ def _load(folder: Path, supported: tuple[str, ...], dtype: torch.dtype, device: 
         ) from error
     tensors = match_tensors(model, read_tensors(folder), architecture.names, source=folder)
     # Copied once out of the mapped files: aligned, and safe when someone replaces a file under a running model.
-    model.load_state_dict({name: tensor.to(device, dtype, copy=True) for name, tensor in tensors.items()}, assign=True)
+    model.load_state_dict({name: tensor.to(device=device, dtype=dtype, copy=True) for name, tensor in tensors.items()}, assign=True)
     return model.eval().requires_grad_(False)
 
 

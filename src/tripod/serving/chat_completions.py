@@ -18,7 +18,7 @@ from tripod.messages import TokenLogprob, Usage
 from tripod.serving.answers import Body, respond
 from tripod.serving.bodies import read_body
 from tripod.serving.generation import Choice, choices_of
-from tripod.serving.served import admit, timed
+from tripod.serving.served import admit, check_grammar, timed
 from tripod.serving.visit import Visit
 from tripod.trace import Delta, Event, Finished
 
@@ -35,6 +35,7 @@ async def chat_completions(request: Request) -> Response:
     num_characters = sum(len(message.text) for message in messages)
     engine.check_length(num_characters)
     admit(visit, body, [num_characters])
+    await check_grammar(engine, sampling, body.grammar_field)
     try:
         ids = await timed(visit, num_characters, prompt_ids, messages, engine.tokenizer, served.chat_template)
     except ConfigError as error:  # whoever started the server can repair it; whoever asks can use the other endpoint

@@ -18,7 +18,7 @@ from tripod.messages import TokenLogprob, Usage
 from tripod.serving.answers import Body, respond
 from tripod.serving.bodies import read_body
 from tripod.serving.generation import Choice, choices_of
-from tripod.serving.served import admit, tokenize
+from tripod.serving.served import admit, check_grammar, tokenize
 from tripod.serving.visit import Visit
 from tripod.text.detokenizer import Detokenizer
 from tripod.text.tokenizer import Tokenizer
@@ -34,6 +34,7 @@ async def completions(request: Request) -> Response:
     engine = served.engine_for(body.model)
     sampling = body.to_sampling()
     admit(visit, body, [prompt if isinstance(prompt, list) else len(prompt) for prompt in body.prompts])
+    await check_grammar(engine, sampling, body.grammar_field)
     prompt_ids = await tokenize(engine, body.prompts, visit)
     writer = CompletionWriter(
         model=engine.name,

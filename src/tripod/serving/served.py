@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 from starlette.applications import Starlette
 from starlette.requests import Request
 
+from tripod.chat.wire.structured import in_field
 from tripod.errors import RequestError
+from tripod.sampling import SamplingParams
 from tripod.serving.admission import Admission
 from tripod.serving.auth import ApiKeys
 from tripod.serving.config import ServerConfig
@@ -176,6 +178,19 @@ async def timed(
     if num_characters:
         visit.served.tokens_per_character.note(len(ids) / num_characters)
     return ids
+
+
+async def check_grammar(engine: Engine, sampling: SamplingParams, field: str | None) -> None:
+    """Compile what the answer must be before anything is queued.
+
+    Raises:
+        RequestError: it has a mistake, or cannot be enforced; `param` is `field`, which asked for it.
+    """
+    if sampling.grammar is not None:
+        try:
+            await engine.check_grammar(sampling.grammar)
+        except RequestError as error:
+            raise in_field(error, field) from error
 
 
 async def in_thread_if_long(num_characters: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

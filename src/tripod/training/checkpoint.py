@@ -46,10 +46,10 @@ from tripod.training.optimizer import AdamW
 MANIFEST = "manifest.json"
 OPTIMIZER = "optimizer.safetensors"
 WEIGHTS = "model.safetensors"
-_FORMAT = 1
+FORMAT = 1
 _STEP = re.compile(r"step(0|[1-9][0-9]*)")
 _PARTIAL = ".partial-step"
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer*.json",
     "tokenizer.model",
     "spiece.model",
@@ -82,6 +82,7 @@ class Manifest:
     tensors: Mapping[str, Mapping[str, str]]  # file -> tensor -> SHA-256 of its bytes
     versions: Mapping[str, str]  # of what made it
     git_commit: str | None  # of the working folder, with "+" where it had changes; None outside of a repository
+    branch_of: Mapping[str, str] | None = None  # the first of a branch: parent and its order; see `tripod.training.branch`
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -116,7 +117,7 @@ def save_training_checkpoint(
     partial.mkdir(parents=True)
     try:
         save_checkpoint(model, partial)
-        for pattern in _TOKENIZER_FILES:
+        for pattern in TOKENIZER_FILES:
             for file in sorted(tokenizer.glob(pattern)):
                 _write(partial / file.name, file.read_bytes())
         _write(partial / OPTIMIZER, to_safetensors({name: tensor.cpu().contiguous() for name, tensor in state.items()}))
@@ -128,7 +129,7 @@ def save_training_checkpoint(
             versions=versions(),
             git_commit=_git_commit(),
         )
-        _write(partial / MANIFEST, json.dumps({"format": _FORMAT, **asdict(manifest)}, indent=1).encode() + b"\n")
+        _write(partial / MANIFEST, json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1).encode() + b"\n")
         sync_folder(partial)
         partial.rename(target)
         sync_folder(run)
@@ -153,8 +154,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("format") != _FORMAT:
-            raise CheckpointError(f"{path} has another format than {_FORMAT}; read it with the version of Tripod that wrote it")
+        if content.pop("format") != FORMAT:
+            raise CheckpointError(f"{path} has another format than {FORMAT}; read it with the version of Tripod that wrote it")
         position = content.pop("position")
         scale = position.pop("loss_scale")
         return Manifest(position=Position(**position, loss_scale=None if scale is None else LossScale(**scale)), **content)

@@ -10,11 +10,12 @@ from typing import Literal, assert_never
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from tripod.models.language_model import LanguageModel
+from tripod.models.gpt_neox import GPTNeoX
+from tripod.models.llama import Llama
 from tripod.ops.attention import causal_attention
 from tripod.training.dropout import RowDropout
+from tripod.training.head_loss import head_gradients, head_losses
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -39,20 +40,31 @@ def mixed_precision(precision: Precision, device: torch.device) -> AbstractConte
     return torch.autocast(device.type, compute_dtype(precision))
 
 
-def target_losses(model: LanguageModel, tokens: Tensor) -> Tensor:
-    """Cross-entropy of each target in nats, from float32 logits: tokens [B, T + 1] -> [B, T], float32.
+def target_losses(model: Llama | GPTNeoX, tokens: Tensor, precision: Precision) -> Tensor:
+    """Cross-entropy of each target in nats: tokens [B, T + 1] -> [B, T], float32.
 
     Every token but the first of a row is a target, ends of documents too; a row is one sequence, over the borders of its documents,
     as in GPT-NeoX.
     """
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    targets = tokens[:, 1:]
+    with mixed_precision(precision, tokens.device):
+        hidden = _hidden(model, tokens)
+    return head_losses(hidden.flatten(0, 1).to(compute_dtype(precision)), head_weight(model), targets.flatten()).view(targets.shape)
+
+
+def head_weight(model: Llama | GPTNeoX) -> Tensor:
+    """[V, D]: of the output matrix, or of the embedding that serves as one."""
+    return (model.embedding if model.head is None else model.head).weight
+
+
+def _hidden(model: Llama | GPTNeoX, tokens: Tensor) -> Tensor:  # [B, T + 1] -> [B, T, D]
+    inputs = tokens[:, :-1]
     positions = torch.arange(inputs.shape[1], device=tokens.device).expand(inputs.shape)
-    logits = model.logits(model.hidden(inputs, positions, causal_attention))
-    return cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+    return model.hidden(inputs, positions, causal_attention)
 
 
 def accumulate_gradients(
-    model: LanguageModel,
+    model: Llama | GPTNeoX,
     tokens: Tensor,
     rows: Sequence[int],
     *,
@@ -80,23 +92,22 @@ def accumulate_gradients(
     for start in range(0, len(rows), micro_rows):
         part = slice(start, start + micro_rows)
         with mixed_precision(precision, tokens.device), dropout.training(rows[part]):
-            loss = target_losses(model, tokens[part]).sum()
-        (loss * (loss_scale / num_targets)).backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
+            hidden = _hidden(model, tokens[part])
+        narrow = hidden.detach().flatten(0, 1).to(compute_dtype(precision))
+        targets = tokens[part, 1:].flatten()
+        losses, gradient = head_gradients(narrow, head_weight(model), targets, loss_scale / num_targets)
+        hidden.backward(gradient.view(hidden.shape).to(hidden.dtype))  # type: ignore[no-untyped-call]
+        total += losses.sum(dtype=torch.float64)
     return total / num_targets
 
 
 @torch.no_grad()
-def mean_loss(model: LanguageModel, tokens: Tensor, *, micro_rows: int, precision: Precision) -> Tensor:
+def mean_loss(model: Llama | GPTNeoX, tokens: Tensor, *, micro_rows: int, precision: Precision) -> Tensor:
     """The mean loss over rows [B, T + 1] without gradients: a scalar."""
     return row_losses(model, tokens, micro_rows=micro_rows, precision=precision).mean()
 
 
 @torch.no_grad()
-def row_losses(model: LanguageModel, tokens: Tensor, *, micro_rows: int, precision: Precision) -> Tensor:
+def row_losses(model: Llama | GPTNeoX, tokens: Tensor, *, micro_rows: int, precision: Precision) -> Tensor:
     """The mean loss of each row: [B, T + 1] -> [B]."""
-    parts = []
-    for part in torch.split(tokens, micro_rows):
-        with mixed_precision(precision, tokens.device):
-            parts.append(target_losses(model, part).mean(1))
-    return torch.cat(parts)
+    return torch.cat([target_losses(model, part, precision).mean(1) for part in torch.split(tokens, micro_rows)])

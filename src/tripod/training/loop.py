@@ -20,6 +20,7 @@ from tripod.training.checkpoint import Position, load_training_checkpoint, save_
 from tripod.training.data.order import DataOrder, check_fingerprint
 from tripod.training.data.progress import Progress, no_progress
 from tripod.training.dropout import RowDropout
+from tripod.training.fast_layers import with_fast_layers
 from tripod.training.flops import flops_per_token
 from tripod.training.gradients import accumulate_gradients, mean_loss, row_losses
 from tripod.training.metrics import MetricsLog, SpikeDetector, read_metrics
@@ -143,6 +144,8 @@ class Trainer:
         config = recipe.model.config()
         self._flops = flops_per_token(config, recipe.batch.seq_length)
         self.model = initial_language_model(config, recipe.seeds.initialization, recipe.model.initialization).to(device)
+        if device.type == "cpu":
+            with_fast_layers(self.model)
         self.optimizer = AdamW(self.model, recipe.optimizer)
         self._dropout = RowDropout(self.model, recipe.dropout, recipe.seeds.dropout)
         self._learning_rates = recipe.learning_rates()

@@ -55,7 +55,8 @@ class AdamW:
         self.forget_gradients()
 
     def forget_gradients(self) -> None:
-        self._inner.zero_grad(set_to_none=True)
+        # Zeroed in place: memory that is given back and asked for again costs more than the zeros.
+        torch._foreach_zero_([parameter.grad for parameter in self._parameters.values() if parameter.grad is not None])
 
     def tensors(self) -> dict[str, Tensor]:
         """The state: `exp_avg.NAME` and `exp_avg_sq.NAME` for each parameter NAME, in its shape, float32."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from tripod.errors import ConfigError
 from tripod.training.checkpoint_rule import CheckpointRule
+from tripod.training.intervention import InterventionRecipe
 from tripod.training.loss_scale import LossScaling
 from tripod.training.schedule import Schedule, ScheduleKind
 
@@ -45,6 +46,7 @@ class ModelRecipe:
     rotary_fraction: float | None = None  # of a head; a quarter in gpt_neox, all in llama
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
+    is_parallel: bool = True  # of gpt_neox: attention and MLP side by side, not one after the other
     is_tied: bool = False
     initialization: Literal["small-wang", "normal-scaled"] = "small-wang"  # see `tripod.models.initialize`
 
@@ -66,6 +68,8 @@ class ModelRecipe:
             yield f"{path}.num_kv_heads", f"{self.num_kv_heads}; gpt_neox has as many as num_heads={self.num_heads}"
         if self.num_kv_heads is not None and (self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads):
             yield f"{path}.num_kv_heads", f"{self.num_kv_heads} does not divide num_heads={self.num_heads}"
+        if self.architecture == "llama" and not self.is_parallel:
+            yield f"{path}.is_parallel", "false; llama has its attention before its MLP in any case, so leave it out"
         if self.norm_eps <= 0:
             yield f"{path}.norm_eps", f"{self.norm_eps}; must be positive"
 
@@ -80,24 +84,30 @@ class ModelRecipe:
 
     def config(self) -> GPTNeoXConfig | LlamaConfig:
         """The configuration of `tripod.models`."""
+        return self.neox_config() if self.architecture == "gpt_neox" else self.llama_config()
+
+    def neox_config(self) -> GPTNeoXConfig:
         from tripod.models.gpt_neox import GPTNeoXConfig
+        from tripod.ops.rope import RopeConfig
+
+        return GPTNeoXConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size or 4 * self.hidden_size,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            max_positions=self.max_positions,
+            rope=RopeConfig(rotary_dim=self.rotary_dim, theta=self.rope_theta),
+            norm_eps=self.norm_eps,
+            hidden_act=self.hidden_act,
+            is_parallel=self.is_parallel,
+            is_tied=self.is_tied,
+        )
+
+    def llama_config(self) -> LlamaConfig:
         from tripod.models.llama import LlamaConfig
         from tripod.ops.rope import RopeConfig
 
-        rope = RopeConfig(rotary_dim=self.rotary_dim, theta=self.rope_theta)
-        if self.architecture == "gpt_neox":
-            return GPTNeoXConfig(
-                vocab_size=self.vocab_size,
-                hidden_size=self.hidden_size,
-                intermediate_size=self.intermediate_size or 4 * self.hidden_size,
-                num_layers=self.num_layers,
-                num_heads=self.num_heads,
-                max_positions=self.max_positions,
-                rope=rope,
-                norm_eps=self.norm_eps,
-                hidden_act=self.hidden_act,
-                is_tied=self.is_tied,
-            )
         return LlamaConfig(
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
@@ -107,7 +117,7 @@ class ModelRecipe:
             num_kv_heads=self.num_kv_heads or self.num_heads,
             head_dim=self.hidden_size // self.num_heads,
             max_positions=self.max_positions,
-            rope=rope,
+            rope=RopeConfig(rotary_dim=self.rotary_dim, theta=self.rope_theta),
             norm_eps=self.norm_eps,
             is_tied=self.is_tied,
         )
@@ -249,6 +259,14 @@ class ValidationRecipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BranchRecipe:
+    """Where a run left another; written by `tripod train --branch`."""
+
+    parent: str  # run@stepN, whose weights and optimizer state it began with
+    control: str | None = None  # the run from there without the interventions; None: this is one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """All of a run but the machine.
 
@@ -269,6 +287,8 @@ class Recipe:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the matrix products; weights and optimizer are float32
     loss_scaling: LossScaling = field(default_factory=LossScaling)  # of fp16
     dropout: float = 0.0  # share of the numbers dropped behind the embedding and behind each attention and MLP
+    interventions: tuple[InterventionRecipe, ...] = ()  # what changes in the rows, one after the other
+    branch: BranchRecipe | None = None  # None: it began with initial weights
 
     def __post_init__(self) -> None:
         raise_problems(list(self._problems()), "the recipe")
@@ -295,6 +315,12 @@ class Recipe:
             yield "data.source.vocab_size", f"{self.data.source.vocab_size} is beyond model.vocab_size={self.model.vocab_size}"
         if self.validation is not None and self.data.split is None and not self.data.valid_prefixes:
             yield "validation", "asked for without data; give data.split or data.valid_prefixes"
+        for number, intervention in enumerate(self.interventions):
+            yield from intervention.problems(f"interventions[{number}]")
+            if intervention.from_step >= self.num_steps:
+                yield f"interventions[{number}].from_step", f"{intervention.from_step}; the run has num_steps={self.num_steps}"
+            if intervention.rows_per_step > self.batch.rows:
+                yield f"interventions[{number}].rows_per_step", f"{intervention.rows_per_step}; a step has batch.rows={self.batch.rows}"
         if not 0 <= self.dropout < 1:
             yield "dropout", f"{self.dropout}; must be from 0 to below 1"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tripod.errors import ConfigError, MissingExtraError
+from tripod.training.neox_config import is_neox_config, neox_recipe
 from tripod.training.presets import PRESETS
 from tripod.training.recipe import Checked, Problem, Recipe, raise_problems
 
@@ -17,7 +18,7 @@ _ABSENT = object()
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe from YAML.
+    """Read a recipe from YAML, or from a configuration file of GPT-NeoX.
 
     A `preset: NAME` at the top stands for that preset's whole content, in `model` for its model alone; what the file says itself goes
     before it.
@@ -30,14 +31,30 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: the file cannot be read, or naming every unknown key and every wrong value, by its path.
         MissingExtraError: PyYAML is not installed.
     """
+    content = read_content(path)
+    content.pop("suite", None)  # what a suite varies about this recipe; see `tripod.training.suite`
+    if is_neox_config(content):
+        problems: list[Problem] = []
+        given = [named for override in overrides if (named := _full_path(override.partition("=")[0], problems))]
+        content = neox_recipe(content, name=path.stem, source=str(path), given=given)
+    return recipe_from(content, overrides, source=str(path))
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file, not looked at.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+        MissingExtraError: PyYAML is not installed.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"the recipe {path} cannot be read: {error.strerror}; give the path of a YAML file") from error
-    content = _parse_yaml(text, str(path))
+    content = parse_yaml(text, str(path))
     if not isinstance(content, dict):
         raise ConfigError(f"the recipe {path} holds {type(content).__name__}, expected keys and values")
-    return recipe_from(content, overrides, source=str(path))
+    return content
 
 
 def recipe_from(content: Mapping[str, Any], overrides: Sequence[str] = (), *, source: str = "the recipe") -> Recipe:
@@ -73,12 +90,24 @@ def _yaml() -> Any:
     return yaml
 
 
-def _parse_yaml(text: str, source: str) -> Any:
+def parse_yaml(text: str, source: str) -> Any:
     yaml = _yaml()
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not YAML: {error}") from error
+        raise ConfigError(f"{source} is not YAML: {error}{_missing_comma(text, error)}") from error
+
+
+def _missing_comma(text: str, error: Any) -> str:
+    """Where a comma is missing between lines in braces, the parser points behind it, at the next line; so we name the line before."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None or "expected ','" not in str(error.problem):
+        return ""
+    for number in range(mark.line - 1, -1, -1):
+        line = text.splitlines()[number].partition("#")[0].strip()
+        if line:
+            return f"\n  line {number + 1} has no comma at its end: {line}\n  put one there"
+    return ""
 
 
 def _copy(value: Any) -> Any:
@@ -91,20 +120,21 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, tuple | list) else value
 
 
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge_content(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings laid over each other: where both say something, `over` goes before."""
     merged = _copy(under)
     for key, value in over.items():
         inner = merged.get(key)
-        merged[key] = _merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = merge_content(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
     return merged  # type: ignore[no-any-return]
 
 
 def _with_presets(content: dict[str, Any], problems: list[Problem]) -> dict[str, Any]:
     if (name := content.pop("preset", None)) is not None:
-        content = _merge(_preset(name, "preset", problems), content)
+        content = merge_content(_preset(name, "preset", problems), content)
     model = content.get("model")
     if isinstance(model, dict) and (name := model.pop("preset", None)) is not None:
-        content["model"] = _merge(_preset(name, "model.preset", problems).get("model", {}), model)
+        content["model"] = merge_content(_preset(name, "model.preset", problems).get("model", {}), model)
     return content
 
 
@@ -120,13 +150,9 @@ def _override(content: dict[str, Any], override: str, problems: list[Problem]) -
     if not equals:
         problems.append((override, "a change is written as path=value, such as optimizer.lr=3e-4"))
         return
-    leaves = _paths(Recipe, "")
-    if "." not in path and path not in {*leaves, "preset"}:
-        found = [leaf for leaf in leaves if leaf.rpartition(".")[2] == path]
-        if len(found) > 1:
-            problems.append((path, f"stands for several: {', '.join(found)}; write one of them"))
-            return
-        path = found[0] if found else path
+    path = _full_path(path, problems)
+    if not path:
+        return
     *parents, last = path.split(".")
     inner = content
     for parent in parents:
@@ -134,7 +160,19 @@ def _override(content: dict[str, Any], override: str, problems: list[Problem]) -
         if not isinstance(inner, dict):
             problems.append((path, f"{parent} is a value and has nothing inside"))
             return
-    inner[last] = _parse_yaml(text, override)
+    inner[last] = parse_yaml(text, override)
+
+
+def _full_path(path: str, problems: list[Problem]) -> str:
+    """A name without a dot may stand for the only field of that name; empty, with a problem, if it stands for several."""
+    leaves = _paths(Recipe, "")
+    if "." in path or path in {*leaves, "preset"}:
+        return path
+    found = [leaf for leaf in leaves if leaf.rpartition(".")[2] == path]
+    if len(found) > 1:
+        problems.append((path, f"stands for several: {', '.join(found)}; write one of them"))
+        return ""
+    return found[0] if found else path
 
 
 def _replaced_none(content: dict[str, Any], key: str) -> dict[str, Any]:
@@ -147,6 +185,8 @@ def _paths(kind: type, prefix: str) -> list[str]:
     paths: list[str] = []
     for name, hint in get_type_hints(kind).items():
         paths.append(prefix + name)
+        if get_origin(hint) is tuple:  # of pieces, which have numbers and no names
+            continue
         for option in (hint, *get_args(hint)):
             if isinstance(option, type) and is_dataclass(option):
                 paths += _paths(option, f"{prefix}{name}.")
@@ -204,6 +244,11 @@ def _convert(hint: Any, value: object, path: str, problems: list[Problem]) -> ob
         if value in get_args(option):
             return value
         problems.append((path, f"{value!r}; expected one of {', '.join(map(str, get_args(option)))}"))
+        return _ABSENT
+    if get_origin(option) is Mapping:
+        if isinstance(value, Mapping) and all(isinstance(text, str) for pair in value.items() for text in pair):
+            return dict(value)
+        problems.append((path, f"{value!r}; expected texts with texts (yes, no, on and off need quotation marks)"))
         return _ABSENT
     if get_origin(option) is tuple:
         if not isinstance(value, list | tuple):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tripod.errors import ConfigError
 from tripod.training.checkpoint import Manifest, checkpoint_folder, read_manifest, remove_partial_checkpoints, steps_of_run
 from tripod.training.data.atomic_file import atomic_file
+from tripod.training.data.interventions import ChangedRows
 from tripod.training.data.open_order import open_order
 from tripod.training.data.order import DataOrder
 from tripod.training.data.progress import Progress, no_progress
 from tripod.training.data.rows import PreshuffledRows
+from tripod.training.intervention import intervene
 from tripod.training.metrics import FILE_NAME as METRICS
 from tripod.training.recipe import Recipe
-from tripod.training.recipe_file import read_recipe, to_mapping, to_yaml
+from tripod.training.recipe_file import read_recipe, recipe_from, to_mapping, to_yaml
 
 RECIPE = "recipe.yaml"
 _MAY_CHANGE = ("run", "validation", "checkpoints", "batch.micro_rows", "data.prefixes", "data.tokenizer", "data.maps_folder", "data.source")
@@ -63,7 +65,8 @@ class Run:
         """
         folder = Path(recipe.run)
         if steps := steps_of_run(folder):
-            saved = read_manifest(checkpoint_folder(folder, steps[-1])).recipe
+            # Read and written again, so that fields which are younger than the run have their defaults.
+            saved = to_mapping(recipe_from(read_manifest(checkpoint_folder(folder, steps[-1])).recipe, source=f"the recipe of {folder}"))
             if differences := [
                 f"{path}: {before!r} before, {now!r} now"
                 for path, before, now in _differences(saved, to_mapping(recipe))
@@ -115,6 +118,8 @@ def open_recipe_order(recipe: Recipe, part: Literal["train", "valid"] = "train",
     if is_valid and recipe.validation is None:
         raise ConfigError("the recipe asks for no validation, so there is no order of its rows; give it `validation`")
     num_steps = recipe.validation.num_batches if is_valid and recipe.validation is not None else recipe.num_steps
+    if recipe.interventions and not is_valid:
+        return intervened_order(recipe, progress=progress)[0]
     if data.is_preshuffled and not is_valid:
         rows = PreshuffledRows.open(Path(data.prefixes[0]))
         order = DataOrder(rows, batch.rows)
@@ -137,6 +142,23 @@ def open_recipe_order(recipe: Recipe, part: Literal["train", "valid"] = "train",
         maps_folder=None if data.maps_folder is None else Path(data.maps_folder),
         progress=progress,
     )
+
+
+def intervened_order(recipe: Recipe, *, progress: Progress = no_progress) -> tuple[DataOrder, tuple[ChangedRows, ...]]:
+    """The training order of a recipe with its interventions, and those as layers, each over the ones before it.
+
+    Raises:
+        ConfigError, DatasetError: see `open_recipe_order` and `intervene`.
+    """
+    order = open_recipe_order(replace(recipe, interventions=()), progress=progress)
+    rows, layers = intervene(
+        order.rows,
+        recipe.interventions,
+        batch_size=recipe.batch.rows,
+        num_steps=recipe.num_steps,
+        tokenizer=Path(recipe.data.tokenizer),
+    )
+    return DataOrder(rows, order.batch_size), layers
 
 
 def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, Any, Any]]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from tripod.chat.wire.structured import ResponseFormat, Structured, StructuredOutputs
 from tripod.errors import RequestError
 from tripod.messages import Message, ToolCall
 from tripod.sampling import SamplingParams
@@ -102,7 +103,7 @@ class WireBody(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """What the client sends: only the fields that were set."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
 
 class StreamOptions(WireBody):
@@ -110,7 +111,7 @@ class StreamOptions(WireBody):
     include_obfuscation: bool = False  # asks for padding against traffic analysis, which only the vendor's servers add
 
 
-class _Generation(WireBody):
+class _Generation(WireBody, Structured):
     """What a completion and a chat completion have in common."""
 
     model: str
@@ -158,6 +159,7 @@ class _Generation(WireBody):
             stop=tuple(self.stop or ()),
             stop_token_ids=tuple(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
+            grammar=self.to_grammar(),
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
         )
@@ -272,10 +274,6 @@ class MessageBody(WireBody):
         return Message("system" if self.role == "developer" else self.role, text, calls, self.tool_call_id)
 
 
-class ResponseFormat(WireBody):
-    type: Literal["text"]
-
-
 class ChatBody(_Generation):
     """POST /v1/chat/completions."""
 
@@ -284,7 +282,6 @@ class ChatBody(_Generation):
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=_INT64)
     logprobs: bool | None = False
     top_logprobs: int | None = Field(default=None, ge=0, le=_MAX_LOGPROBS)
-    response_format: ResponseFormat | None = None
     modalities: list[Literal["text"]] | None = None
     tools: Unsupported = None
     tool_choice: Literal["none", "auto"] | None = None  # without tools both mean: answer
@@ -338,6 +335,12 @@ class ChatBody(_Generation):
                 fields[name] = list(values)
         if sampling.logit_bias:
             fields["logit_bias"] = dict(sampling.logit_bias)
+        if sampling.grammar is not None:
+            response_format = ResponseFormat.of(sampling.grammar)
+            if response_format is not None:
+                fields["response_format"] = response_format
+            else:
+                fields["structured_outputs"] = StructuredOutputs.of(sampling.grammar)
         if sampling.logprobs is not None:
             fields["logprobs"] = True
             fields["top_logprobs"] = sampling.logprobs

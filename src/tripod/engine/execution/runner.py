@@ -13,6 +13,7 @@ from torch import Tensor
 from tripod.engine.execution.kv_cache import KVCache
 from tripod.engine.execution.ragged_batch import RaggedBatch
 from tripod.engine.execution.sampler import sample, score
+from tripod.engine.grammar.masks import PendingMasks, TokenMasks
 from tripod.engine.policy.policy import Schedule
 from tripod.engine.policy.request import Request
 from tripod.errors import EngineError
@@ -35,6 +36,12 @@ class StepResult:
     model_s: float = 0.0
     sample_s: float = 0.0
 
+    def fail(self, request: Request, error: Exception) -> None:
+        """Take back what the step brought this request."""
+        self.failed[request] = error
+        for brought in (self.token_ids, self.scores, self.prompt_scores):
+            brought.pop(request, None)
+
     def add(self, other: StepResult) -> None:
         """Take in the result of other requests of the same step."""
         self.token_ids |= other.token_ids
@@ -52,6 +59,7 @@ class Runner:
     def __init__(self, model: LanguageModel, kv_cache: KVCache) -> None:
         self._model = model
         self._kv_cache = kv_cache
+        self._masks = TokenMasks(model.config.vocab_size)
 
     @torch.inference_mode()
     def run(self, schedule: Schedule) -> StepResult:
@@ -82,6 +90,7 @@ class Runner:
         started = time.perf_counter()
         batch = RaggedBatch.of(schedule, self._kv_cache.spec.block_size, self._model.device)
         attend = self._kv_cache.attend(batch)
+        masks = self._masks.begin([request for request, num_tokens in schedule.items() if _is_sampled(request, num_tokens)])
         prepared = time.perf_counter()
         hidden = self._model.hidden(batch.token_ids, batch.positions, attend)  # [N, D]
         sound = hidden.sum(-1, dtype=torch.float32).isfinite().tolist()  # [N]: a sum is not finite if any of its terms is not
@@ -95,26 +104,26 @@ class Runner:
                 continue
             if request.num_scored_tokens < len(request.prompt_ids):
                 result.prompt_scores[request] = self._score_prompt(request, hidden[start:end])
-            if num_tokens == request.num_pending_tokens and request.max_tokens > 0:
+            if _is_sampled(request, num_tokens):
                 sampled.append(request)
                 rows.append(end - 1)
         computed = time.perf_counter()
         if sampled:
             logits = self._model.logits(hidden if len(rows) == len(hidden) else hidden[rows])  # [R, V]
             computed = time.perf_counter()
-            self._sample(sampled, logits, result)
+            self._sample(sampled, logits, masks, result)
         result.prepare_s, result.model_s = prepared - started, computed - prepared
         result.sample_s = time.perf_counter() - computed
         return result
 
-    def _sample(self, requests: list[Request], logits: Tensor, result: StepResult) -> None:
+    def _sample(self, requests: list[Request], logits: Tensor, masks: PendingMasks | None, result: StepResult) -> None:
         """Choose from logits, [R, V]."""
-        token_ids = sample(logits, requests)
+        token_ids = sample(logits, requests, ruled_out=None if masks is None else masks.wait(requests, logits.device))
         scored = []
         for row, (request, token_id) in enumerate(zip(requests, token_ids, strict=True)):
-            if token_id is None:
-                result.failed[request] = _not_finite("logit", request)
-                result.prompt_scores.pop(request, None)
+            error = request.matcher.error if request.matcher is not None else None
+            if token_id is None or error is not None:
+                result.fail(request, error or _not_finite("logit", request))
                 continue
             result.token_ids[request] = [token_id]
             if request.sampling.logprobs is not None:
@@ -140,6 +149,11 @@ class Runner:
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks, (source, target) each, before the step that writes to the targets."""
         self._kv_cache.copy_blocks(copies)
+
+
+def _is_sampled(request: Request, num_tokens: int) -> bool:
+    """It gets a new token: with these, all its known ones are computed."""
+    return num_tokens == request.num_pending_tokens and request.max_tokens > 0
 
 
 def _not_finite(what: str, request: Request) -> EngineError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,20 +35,27 @@ def _mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def sample(logits: Tensor, requests: Sequence[Request], *, allowed: Tensor | None = None) -> list[int | None]:
+@dataclass(frozen=True, slots=True)
+class RuledOut:
+    """Tokens that the grammars of some rows do not allow."""
+
+    rows: Sequence[int]  # of the logits
+    tokens: Tensor  # [len(rows), V], bool; no row is True everywhere
+
+
+def sample(logits: Tensor, requests: Sequence[Request], *, ruled_out: RuledOut | None = None) -> list[int | None]:
     """Choose one token for each request.
 
     Args:
         logits: [R, V]; left as they are.
         requests: R requests, whose prompt and output so far are complete.
-        allowed: [R, ceil(V / 32)], int32, a bit for each token: bit v % 32 of word v // 32 says whether token v may be chosen.
-            None where no request has a grammar; a row without one is all ones.
+        ruled_out: what must not be chosen; None where no request has a grammar.
 
     Returns:
         R token ids; None for a row whose logits are not finite.
     """
-    if allowed is not None:
-        logits = logits.masked_fill(~unpack_bits(allowed, logits.shape[-1]), -math.inf)
+    if ruled_out is not None:
+        logits = _without(logits, ruled_out)
     highest, best = logits.max(dim=-1)  # not a number where any logit of the row is none
     token_ids = list(map(int, best.tolist()))
     others = [row for row, request in enumerate(requests) if not _is_plain(request)]
@@ -61,10 +69,13 @@ def sample(logits: Tensor, requests: Sequence[Request], *, allowed: Tensor | Non
     return [token_id if sound else None for token_id, sound in zip(token_ids, is_sound, strict=True)]
 
 
-def unpack_bits(words: Tensor, vocab_size: int) -> Tensor:
-    """[R, ceil(V / 32)] int32 -> [R, V] bool."""
-    bits = words[..., None] >> torch.arange(32, dtype=torch.int32, device=words.device)
-    return (bits & 1).bool().flatten(-2)[..., :vocab_size]
+def _without(logits: Tensor, ruled_out: RuledOut) -> Tensor:
+    if len(ruled_out.rows) == len(logits):
+        return logits.masked_fill(ruled_out.tokens, -math.inf)
+    logits = logits.clone()
+    rows = list(ruled_out.rows)
+    logits[rows] = logits[rows].masked_fill(ruled_out.tokens, -math.inf)
+    return logits
 
 
 def _is_plain(request: Request) -> bool:
@@ -107,7 +118,7 @@ def _adjust(logits: Tensor, request: Request) -> None:
         counts = Counter(request.output_ids)
         penalties = [params.presence_penalty + params.frequency_penalty * count for count in counts.values()]
         logits[list(counts)] -= torch.tensor(penalties, device=logits.device)
-    if len(request.output_ids) < params.min_tokens and request.stop_ids:
+    if len(request.output_ids) < params.min_tokens and request.stop_ids and params.grammar is None:  # else what is ruled out holds it
         logits[list(request.stop_ids)] = -math.inf
 
 

@@ -27,6 +27,8 @@ class SpanView:
     def title(self) -> str:
         """Which document and which of its tokens; its source and labels where they are known."""
         span = self.span
+        if span.document is None and span.change is not None:
+            return span.change
         name = "unknown document" if span.document is None else f"document {span.document}"
         if span.dataset:
             name = f"data set {span.dataset}, {name}"
@@ -35,6 +37,8 @@ class SpanView:
             title += f", {self.record.source}" + (f":{self.record.line}" if self.record.line is not None else "")
             if self.record.labels:
                 title += " " + json.dumps(self.record.labels, ensure_ascii=False)
+        if span.change is not None:
+            title += f" ({span.change})"
         return title
 
 
@@ -88,7 +92,7 @@ def view_batch(
         tokens = order.rows.row(row)
         views = []
         for span in order.rows.spans(row):
-            ids = tokens[span.column : span.column + span.stop - span.start]
+            ids = tokens[span.column : span.column + span.num_tokens]
             record = tables[span.dataset][span.document] if span.document is not None and span.dataset < len(tables) else None
             for piece, piece_ids in _cut(span, ids, eod) if span.document is None else [(span, ids)]:
                 views.append(SpanView(piece, tokenizer.decode(piece_ids.tolist()), record))

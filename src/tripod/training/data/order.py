@@ -29,6 +29,13 @@ class Span:
     stop: int
     column: int
     dataset: int = 0  # which one of a mixture
+    width: int | None = None  # tokens in the row, where an intervention left others than [start, stop)
+    change: str | None = None  # what an intervention did here
+
+    @property
+    def num_tokens(self) -> int:
+        """In the row."""
+        return self.stop - self.start if self.width is None else self.width
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,0 +1,212 @@
+#include "pool.hpp"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace tripod {
+namespace {
+
+constexpr int kSpinsBeforeYield = 4096;  // a thread that waits this long waits for one that does not run: give it the core
+constexpr auto kAwakeSpin = std::chrono::microseconds(1000);
+constexpr auto kIdleSpin = std::chrono::microseconds(5);  // the time between two calls from Python
+
+inline void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+class Pool {
+  public:
+    explicit Pool(int count) : count_(count) {
+        try {
+            for (int thread = 1; thread < count; ++thread) workers_.emplace_back([this, thread] { serve(thread); });
+        } catch (const std::system_error&) {
+            // The system grants fewer threads than asked: a smaller pool is right too. The workers read count_ after the first region began.
+            count_ = 1 + static_cast<int>(workers_.size());
+        }
+    }
+
+    ~Pool() {
+        stopping_ = true;
+        announce();
+        for (std::thread& worker : workers_) worker.join();
+    }
+
+    int count() const { return count_; }
+
+    void run(Work work, void* context) {
+        work_ = work;
+        context_ = context;
+        announce();
+        work(context, 0, count_);
+        barrier();
+    }
+
+    void barrier() {
+        const uint32_t phase = phase_.load(std::memory_order_acquire);
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) == count_ - 1) {
+            arrived_.store(0, std::memory_order_relaxed);
+            phase_.store(phase + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) spins < kSpinsBeforeYield ? pause() : (void)sched_yield();
+    }
+
+    static std::atomic<bool> awake;
+
+  private:
+    void announce() {
+        region_.fetch_add(1, std::memory_order_seq_cst);
+        if (sleepers_.load(std::memory_order_seq_cst) > 0) {
+            const std::lock_guard<std::mutex> lock(parking_);
+            wake_.notify_all();
+        }
+    }
+
+    void serve(int thread);
+
+    void wait_for_region_after(uint32_t seen) {
+        using Clock = std::chrono::steady_clock;
+        const auto start = Clock::now();
+        do {
+            for (int spins = 0; spins < 64; ++spins) {
+                if (region_.load(std::memory_order_acquire) != seen) return;
+                pause();
+            }
+        } while (Clock::now() - start < (awake.load(std::memory_order_relaxed) ? kAwakeSpin : kIdleSpin));
+        std::unique_lock<std::mutex> lock(parking_);
+        sleepers_.fetch_add(1, std::memory_order_seq_cst);
+        wake_.wait(lock, [&] { return region_.load(std::memory_order_seq_cst) != seen; });
+        sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+    }
+
+    int count_;
+    Work work_ = nullptr;
+    void* context_ = nullptr;
+    bool stopping_ = false;
+    alignas(64) std::atomic<uint32_t> region_{0};
+    alignas(64) std::atomic<int> arrived_{0};
+    alignas(64) std::atomic<uint32_t> phase_{0};
+    alignas(64) std::atomic<int> sleepers_{0};
+    std::mutex parking_;
+    std::condition_variable wake_;
+    std::vector<std::thread> workers_;
+};
+
+std::atomic<bool> Pool::awake{false};
+
+std::mutex regions;               // held by the caller of a region, so that regions follow one another
+int wanted = 1;
+Pool* pool = nullptr;             // never destroyed: at exit its workers are parked, and the system ends them
+thread_local Pool* inside = nullptr;  // the pool whose region this thread is in
+
+void Pool::serve(int thread) {
+    for (uint32_t seen = 0;;) {
+        wait_for_region_after(seen);
+        ++seen;  // never more than one behind: a region ends only when all workers came to its last barrier
+        if (stopping_) return;
+        inside = this;
+        work_(context_, thread, count_);
+        inside = nullptr;
+        barrier();
+    }
+}
+
+// A child of fork() has one thread: it forgets the parent's pool and starts its own when it needs one. Holding `regions` across the
+// fork means that no region was under way.
+void before_fork() { regions.lock(); }
+void in_parent() { regions.unlock(); }
+void in_child() {
+    pool = nullptr;
+    regions.unlock();
+}
+
+}  // namespace
+
+int num_threads() { return wanted; }
+
+void set_num_threads(int count) {
+    const std::lock_guard<std::mutex> lock(regions);
+    wanted = count < 1 ? 1 : count;
+    delete pool;
+    pool = nullptr;
+}
+
+void hold_awake(bool awake) { Pool::awake.store(awake, std::memory_order_relaxed); }
+
+void run_on_all(Work work, void* context) {
+    if (inside != nullptr) {  // a region within a region: this thread does it all, and its barriers wait for nobody
+        Pool* const outer = inside;
+        inside = nullptr;
+        work(context, 0, 1);
+        inside = outer;
+        return;
+    }
+    static const int registered = pthread_atfork(before_fork, in_parent, in_child);
+    (void)registered;
+    const std::lock_guard<std::mutex> lock(regions);
+    if (wanted == 1) return work(context, 0, 1);
+    if (pool == nullptr) pool = new Pool(wanted);
+    inside = pool;
+    pool->run(work, context);
+    inside = nullptr;
+}
+
+void barrier() {
+    if (inside != nullptr) inside->barrier();
+}
+
+void* scratch(Scratch slot, int64_t num_bytes) {
+    struct Buffer {
+        void* memory = nullptr;
+        int64_t size = 0;
+        ~Buffer() { std::free(memory); }
+    };
+    static thread_local Buffer buffers[static_cast<int>(Scratch::kCount)];
+    Buffer& buffer = buffers[static_cast<int>(slot)];
+    if (buffer.size < num_bytes) {
+        std::free(buffer.memory);
+        buffer.size = (num_bytes + num_bytes / 4 + 4095) / 4096 * 4096;
+        buffer.memory = std::aligned_alloc(4096, static_cast<size_t>(buffer.size));
+        if (buffer.memory == nullptr) {
+            buffer.size = 0;
+            throw std::bad_alloc();
+        }
+    }
+    return buffer.memory;
+}
+
+}  // namespace tripod
+
+TRIPOD_API int tripod_num_threads() { return tripod::num_threads(); }
+TRIPOD_API void tripod_set_num_threads(int count) { tripod::set_num_threads(count); }
+TRIPOD_API void tripod_hold_awake(int awake) { tripod::hold_awake(awake != 0); }
+
+// For the tests of the pool: every thread adds one to each of its pieces, `rounds` times with a barrier between, so that
+// counts[i] = rounds, and returns how many threads took part.
+TRIPOD_API int tripod_count_pieces(int32_t* counts, int64_t pieces, int rounds) {
+    int taking_part = 0;
+    tripod::parallel([&](int thread, int count) {
+        if (thread == 0) taking_part = count;
+        for (int round = 0; round < rounds; ++round) {
+            // Threads change places every round: a barrier that lets one through early makes two write the same piece.
+            const tripod::Range mine = tripod::share(pieces, (thread + round) % count, count);
+            for (int64_t piece = mine.begin; piece < mine.end; ++piece) counts[piece] = counts[piece] + 1;
+            tripod::barrier();
+        }
+    });
+    return taking_part;
+}

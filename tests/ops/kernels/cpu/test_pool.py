@@ -1,0 +1,56 @@
+"""The pool of threads: every piece once, barriers that hold, forks, and more threads than cores."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+import pytest
+import torch
+
+from tests.ops.kernels.cpu.levels import needs_kernels
+from tripod.errors import ConfigError
+from tripod.ops.kernels.cpu.library import POINTER, KernelFunction
+from tripod.ops.kernels.cpu.threads import held_awake, num_threads, set_num_threads
+
+pytestmark = needs_kernels
+_count_pieces = KernelFunction("tripod_count_pieces", POINTER, ctypes.c_int64, ctypes.c_int, restype=ctypes.c_int)
+
+
+def _counts(pieces: int, rounds: int) -> tuple[list[int], int]:
+    counts = torch.zeros(pieces, dtype=torch.int32)
+    taking_part = _count_pieces(counts.data_ptr(), pieces, rounds)
+    return counts.tolist(), taking_part
+
+
+@pytest.fixture(params=[1, 2, 5])  # 5 is more than the machine has: a thread that waits must let the others run
+def threads(request: pytest.FixtureRequest) -> int:
+    set_num_threads(request.param)
+    return int(request.param)
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 4, 5, 1000])
+def test_every_thread_takes_part_and_every_piece_is_done_once_a_round(threads: int, pieces: int) -> None:
+    assert _counts(pieces, rounds=7) == ([7] * pieces, threads)
+
+
+def test_many_short_regions_follow_one_another_with_the_workers_awake_or_parked(threads: int) -> None:
+    with held_awake():
+        assert all(_counts(9, rounds=1) == ([1] * 9, threads) for _ in range(100))
+    assert all(_counts(9, rounds=1) == ([1] * 9, threads) for _ in range(50))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_starts_its_own_threads(threads: int) -> None:
+    assert _counts(8, rounds=2)[1] == threads
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if _counts(8, rounds=2) == ([2] * 8, threads) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert _counts(8, rounds=2) == ([2] * 8, threads)
+
+
+def test_the_size_of_the_pool_is_what_was_set(threads: int) -> None:
+    assert num_threads() == threads
+    with pytest.raises(ConfigError, match=r"set_num_threads\(0\)"):
+        set_num_threads(0)
