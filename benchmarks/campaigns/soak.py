@@ -37,7 +37,10 @@ WARM_UP = 0.25  # of the time; what an allocator keeps has grown to its size by 
 
 
 def asks_of(rows: Sequence[TraceRow], seed: int) -> list[Ask]:
-    """The requests. The clients of 30 % hang up: a third of these within 50 ms, mostly before their first token, the others anywhere in the answer."""
+    """The requests.
+
+    The clients of 30 % hang up: a third of these within 50 ms, mostly before their first token, the others anywhere in the answer.
+    """
     generator = random.Random(seed)
     asks = []
     for i, ask in enumerate(from_trace(rows, scale=SCALE, seed=seed, vocab_size=VOCAB_SIZE)):
@@ -128,9 +131,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     asks = asks_of(read_trace(TRACE)[: options.requests], options.seed)
     with tempfile.TemporaryDirectory(prefix="tripod-soak-") as folder:
-        result = run(
-            asks, small_model(Path(folder)), concurrency=options.concurrency, fail_every=options.fail_every, seed=options.seed
-        )
+        result = run(asks, small_model(Path(folder)), concurrency=options.concurrency, fail_every=options.fail_every, seed=options.seed)
     path = keep("soak", {**setting("benchmarks.campaigns", ("torch", "starlette", "uvicorn")), **result})
     print(f"{len(asks)} requests in {result['duration_s']:.0f} s: {result['ends']}")
     print(f"{result['ending']['failed_steps']} of {result['ending']['steps']} steps failed; memory drift {result['memory_drift']:+.2%}")

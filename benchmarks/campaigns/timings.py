@@ -2,10 +2,10 @@
 
     python -m benchmarks.campaigns timings [--requests 300] [--rate 4] [--seed 0]
 
-A seeded model of 8 layers answers, whose steps are long enough to be measured from outside; requests come at random times, at about half
-of what the server can do. Time to first token, between tokens and to the last token: mean, median and 90th percentile. The clients' clocks start when a
-request is sent and stop when its bytes are read, in a process of their own; the server's quantiles are read off the buckets of
-/metrics, as Prometheus does. The promise: they agree within 5 %.
+A seeded model of 8 layers answers, whose steps are long enough to be measured from outside; requests come at random times, at about
+half of what the server can do. Time to first token, between tokens and to the last token: mean, median and 90th percentile. The
+clients' clocks start when a request is sent and stop when its bytes are read, in a process of their own; the server's quantiles are
+read off the buckets of /metrics, as Prometheus does. The promise: they agree within 5 %.
 """
 
 from __future__ import annotations

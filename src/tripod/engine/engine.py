@@ -22,7 +22,8 @@ from tripod.engine.execution.paged_attention import TorchKVCache
 from tripod.engine.execution.runner import Runner
 from tripod.engine.grammar.compiler import GrammarCompiler
 from tripod.engine.output import RequestOutput
-from tripod.engine.policy.policy import Policy, PolicyConfig
+from tripod.engine.policy.config import PolicyConfig
+from tripod.engine.policy.policy import Policy
 from tripod.engine.policy.request import Request
 from tripod.engine.step_loop import StepLoop, Stream
 from tripod.engine.step_record import StepRecord
@@ -50,6 +51,10 @@ class EngineConfig:
     max_num_requests: int = 64  # running at once
     max_batch_tokens: int = 512  # computed in one step: decodes and prompt chunks together
     max_num_waiting: int = 4096  # queued; more are refused as overload
+    max_waiting_tokens: int | None = None  # the same in tokens; None: no bound but the number of requests
+    prefix_cache: bool = True  # reuse the keys and values of beginnings that were computed before
+    fair: bool = True  # tenants share the engine equally; False: one queue for all
+    aging_s: float | None = 60.0  # so long a wait makes up for one level of priority; None: strict priorities, which may starve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +122,10 @@ class Engine:
             max_batch_tokens=config.max_batch_tokens,
             max_num_requests=config.max_num_requests,
             max_num_waiting=config.max_num_waiting,
+            max_waiting_tokens=config.max_waiting_tokens,
+            prefix_cache=config.prefix_cache,
+            fair=config.fair,
+            aging_s=config.aging_s,
         )
         self._open: dict[str, Request] = {}  # by id, from the call of stream to the end
         self._compiling: set[Request] = set()  # open, and not with the step loop yet
@@ -169,7 +178,7 @@ class Engine:
             running=len(policy.running),
             waiting=len(policy.waiting),
             free_blocks=blocks.num_free,
-            cached_blocks=0,
+            cached_blocks=blocks.num_cached,
             total_blocks=blocks.num_blocks,
             block_size=blocks.block_size,
             kv_bytes=self._spec.num_bytes,
@@ -234,7 +243,14 @@ class Engine:
     # --- asking
 
     def stream(
-        self, prompt: str | Sequence[int], sampling: SamplingParams, *, request_id: str | None = None
+        self,
+        prompt: str | Sequence[int],
+        sampling: SamplingParams,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        tenant: str = "",
+        timeout_s: float | None = None,
     ) -> AsyncGenerator[Event, None]:
         """The events of one request: Deltas, then one Finished. Closing the iterator early aborts the request.
 
@@ -243,22 +259,41 @@ class Engine:
         Args:
             prompt: text, which is tokenised with the tokenizer's special tokens, or token ids, taken as they are.
             request_id: for `abort`; must not be that of an open request.
+            priority: lower runs first, among the requests of one tenant; a level is made up for by `EngineConfig.aging_s` of waiting.
+            tenant: who asks. Tenants share the engine equally, however much each of them sends.
+            timeout_s: seconds from this call in which the answer must be complete; None: no limit.
 
         Raises:
             ContextLengthError: prompt and answer together do not fit.
             RequestError: a parameter or the prompt cannot be used.
-            OverloadedError: the queue is full.
+            OverloadedError: the queue has no place for it.
+            DeadlineError: `timeout_s` passed.
             EngineError: the engine is closed, or failed while it ran this request.
         """
         if isinstance(prompt, str):
             self.check_length(len(prompt))
             prompt = self.tokenizer.encode(prompt)
         prompt_ids = prompt
-        return self._events(self._request(prompt_ids, sampling, request_id))
+        request = self._request(prompt_ids, sampling, request_id)
+        request.priority, request.tenant = priority, tenant
+        if timeout_s is not None:
+            if not timeout_s > 0.0:
+                raise RequestError(f"timeout_s={timeout_s} leaves no time; give seconds above 0, or None for no limit", param="timeout")
+            request.deadline_s = time.monotonic() + timeout_s
+        return self._events(request)
 
-    async def generate(self, prompt: str | Sequence[int], sampling: SamplingParams, *, request_id: str | None = None) -> Reply:
+    async def generate(
+        self,
+        prompt: str | Sequence[int],
+        sampling: SamplingParams,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        tenant: str = "",
+        timeout_s: float | None = None,
+    ) -> Reply:
         """The whole answer: the fold over `stream`, with the same arguments and errors."""
-        return await fold(self.stream(prompt, sampling, request_id=request_id))
+        return await fold(self.stream(prompt, sampling, request_id=request_id, priority=priority, tenant=tenant, timeout_s=timeout_s))
 
     async def score(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Score:
         """Log-probability of each token of a continuation, given a prompt and the tokens before it.
