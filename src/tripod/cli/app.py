@@ -20,6 +20,7 @@ from tripod.cli.generate import generate
 from tripod.cli.index import index
 from tripod.cli.search import search
 from tripod.cli.serve import serve
+from tripod.cli.simulate import simulate
 from tripod.cli.suite import suite
 from tripod.cli.train import train
 from tripod.errors import ConfigError, RequestError, StoreError, TripodError
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, index, search, generate, chat, serve, train, doctor, demo):
+for command in (ask, index, search, generate, chat, serve, simulate, train, doctor, demo):
     app.command()(command)
 app.add_typer(data, name="data")
 app.add_typer(tokenizer, name="tokenizer")
