@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from tripod.engine.engine import Engine, EngineConfig
 from tripod.engine.grammar import compiler as compiler_room
 from tripod.engine.grammar.compiler import GrammarCompiler
 from tripod.engine.grammar.refusal import UnsupportedSchemaError
-from tripod.errors import EngineError, NotFoundError
+from tripod.engine.replay import LoggedRun, replay
+from tripod.errors import ConfigError, EngineError, NotFoundError
 from tripod.messages import Reply
 from tripod.models.language_model import LanguageModel
 from tripod.sampling import Grammar, SamplingParams
@@ -248,3 +250,17 @@ def test_text_is_what_the_grammar_read_even_where_a_prompt_ends_inside_a_charact
 
     reply, _ = with_engine(model, tokenizer, ROOMY, use)
     assert reply.text == "ok"
+
+
+def test_a_logged_run_with_grammars_can_be_done_again(model: LanguageModel, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    config = replace(TIGHT, log=tmp_path / "run.jsonl")
+
+    async def use(engine: Engine) -> None:
+        await asyncio.gather(*(engine.generate(prompt, asked(Grammar.json_schema(SCHEMAS[0]))) for prompt in PROMPTS[:8]))
+
+    with_engine(model, tokenizer, config, use)
+    run = LoggedRun.read(tmp_path / "run.jsonl")
+    report = replay(run, model, tokenizer=tokenizer)
+    assert (report.step, report.num_tokens > 100) == (None, True), report.difference
+    with pytest.raises(ConfigError, match="give it as well"):
+        replay(run, model)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -17,16 +17,16 @@ from typing import Self, TypeVar, cast
 
 import torch
 
-from tripod.engine.execution.kv_cache import KVCacheSpec, default_kv_tokens
-from tripod.engine.execution.paged_attention import TorchKVCache
-from tripod.engine.execution.runner import Runner
+from tripod.engine.assemble import assemble
+from tripod.engine.engine_config import EngineConfig as EngineConfig
+from tripod.engine.execution.route import format_of, mode_of
 from tripod.engine.grammar.compiler import GrammarCompiler
 from tripod.engine.output import RequestOutput
-from tripod.engine.policy.config import PolicyConfig
-from tripod.engine.policy.policy import Policy
 from tripod.engine.policy.request import Request
+from tripod.engine.replay_log import ReplayLog
 from tripod.engine.step_loop import StepLoop, Stream
 from tripod.engine.step_record import StepRecord
+from tripod.engine.timeline import Timeline
 from tripod.errors import ContextLengthError, EngineError, NotFoundError, RequestError, TripodError
 from tripod.messages import Reply
 from tripod.models.language_model import LanguageModel
@@ -40,21 +40,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _NORMALIZED_CHARACTERS = 4  # at most so many become one: three letters of a Korean syllable do
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    """Sizes of an engine; checked when it is built."""
-
-    block_size: int = 16  # tokens in a block of the KV pool
-    kv_tokens: int | None = None  # the pool in tokens; None: 16 full-length requests, or what a quarter of the free memory holds
-    max_num_requests: int = 64  # running at once
-    max_batch_tokens: int = 512  # computed in one step: decodes and prompt chunks together
-    max_num_waiting: int = 4096  # queued; more are refused as overload
-    max_waiting_tokens: int | None = None  # the same in tokens; None: no bound but the number of requests
-    prefix_cache: bool = True  # reuse the keys and values of beginnings that were computed before
-    fair: bool = True  # tenants share the engine equally; False: one queue for all
-    aging_s: float | None = 60.0  # so long a wait makes up for one level of priority; None: strict priorities, which may starve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,35 +93,26 @@ class Engine:
             ConfigError: sizes that leave no room for any request.
         """
         check_fits(tokenizer, model.config.vocab_size)
-        kv_tokens = config.kv_tokens if config.kv_tokens is not None else default_kv_tokens(model)
-        spec = KVCacheSpec.of(model, kv_tokens=kv_tokens, block_size=config.block_size)
+        parts = assemble(model, config)
         self.name = name
         self.tokenizer = tokenizer
         self.config = config
-        self._spec = spec
+        self.mode = mode_of(parts.route)
+        self._spec = spec = parts.spec
+        self._limits = parts.limits
         self._vocab_size = model.config.vocab_size
-        self._limits = PolicyConfig(
-            num_blocks=spec.num_blocks,
-            block_size=spec.block_size,
-            max_context=model.config.max_positions,
-            max_batch_tokens=config.max_batch_tokens,
-            max_num_requests=config.max_num_requests,
-            max_num_waiting=config.max_num_waiting,
-            max_waiting_tokens=config.max_waiting_tokens,
-            prefix_cache=config.prefix_cache,
-            fair=config.fair,
-            aging_s=config.aging_s,
-        )
         self._open: dict[str, Request] = {}  # by id, from the call of stream to the end
         self._compiling: set[Request] = set()  # open, and not with the step loop yet
         self._opening = threading.Lock()
         self._grammars = GrammarCompiler(tokenizer, model.config.vocab_size)
         logger.info(
-            "engine %s: KV pool of %d tokens (%d blocks of %d), %.1f MiB, %s on %s; steps of up to %d tokens and %d requests",
-            name, spec.num_blocks * spec.block_size, spec.num_blocks, spec.block_size, spec.num_bytes / 2**20,
-            spec.dtype, model.device, config.max_batch_tokens, config.max_num_requests,
+            "engine %s: %s, weights in %s; KV pool of %d tokens (%d blocks of %d), %.1f MiB, %s on %s; %d tokens and %d requests a step",
+            name, parts.route.name, parts.route.weight_format, spec.num_blocks * spec.block_size, spec.num_blocks, spec.block_size,
+            spec.num_bytes / 2**20, spec.dtype, model.device, config.max_batch_tokens, config.max_num_requests,
         )  # fmt: skip
-        self._loop = StepLoop(Policy(self._limits), Runner(model, TorchKVCache(spec, model.device)), name=name)
+        self._loop = StepLoop(
+            parts.policy, parts.runner, name=name, log=None if config.log is None else ReplayLog(config.log, name, model, config)
+        )
 
     @classmethod
     def load(
@@ -147,12 +123,16 @@ class Engine:
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         chat_template: Path | None = None,
+        timeline: Timeline | None = None,
     ) -> Engine:
         """Open a model by its address and start an engine on it. Blocks while weights are read.
 
         Args:
             address: a folder, `run@stepN`, `org/name@revision`, or a llama2.c file; see `tripod.models.locate`.
+            config: of the engine. Without a weight format, linear layers are packed in that of `dtype`.
+            dtype: of what is not packed.
             chat_template: a Jinja file to use instead of the template beside the model.
+            timeline: is told when each part of the start is done.
 
         Raises:
             CheckpointError: no usable checkpoint is there.
@@ -161,10 +141,20 @@ class Engine:
         from tripod.models.load import load_language_model
         from tripod.models.locate import locate
 
+        timeline = timeline or Timeline()
+        timeline.mark("imports")
         path = locate(address)
-        model = load_language_model(path, dtype=dtype, device=device)
+        if device == "cpu" and config.weight_format is None:
+            config = replace(config, weight_format=format_of(dtype))
+        # Packing copies the matrices of linear layers, so they are read from the mapped file and never held twice.
+        model = load_language_model(path, dtype=dtype, device=device, keeps_linear_mapped=config.weight_format is not None)
+        timeline.mark("weights found")
         tokenizer = load_tokenizer(path if path.is_dir() else path.parent, chat_template=chat_template)
-        return cls(model, tokenizer, config, name=address)
+        timeline.mark("tokenizer")
+        engine = cls(model, tokenizer, config, name=address)
+        timeline.mark("weights packed and KV pool taken")
+        logger.info("engine %s started: %s", address, timeline)
+        return engine
 
     @property
     def max_context(self) -> int:
@@ -377,7 +367,7 @@ class Engine:
         )
 
     async def _events(self, request: Request) -> AsyncGenerator[Event, None]:
-        stream = Stream(RequestOutput(request, self.tokenizer, model=self.name, arrived_s=time.monotonic()))
+        stream = Stream(RequestOutput(request, self.tokenizer, model=self.name, mode=self.mode, arrived_s=time.monotonic()))
         with self._opening:
             if self._open.setdefault(request.id, request) is not request:
                 raise RequestError(f"a request with the id {request.id!r} is open already; choose another or give none", param="request_id")

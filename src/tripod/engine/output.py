@@ -36,11 +36,12 @@ class Clock:
 class RequestOutput:
     """Makes the events of one request. Law: the token ids of its Deltas, joined, are all that was generated."""
 
-    def __init__(self, request: Request, tokenizer: Tokenizer, *, model: str, arrived_s: float) -> None:
+    def __init__(self, request: Request, tokenizer: Tokenizer, *, model: str, mode: str = "", arrived_s: float) -> None:
         self.request = request
         self.clock = Clock(arrived_s)
         self._tokenizer = tokenizer
         self._model = model
+        self._mode = mode
         if request.sampling.grammar is None:
             self._detokenizer = Detokenizer(tokenizer)
             for token_id in request.prompt_ids[-_PROMPT_TAIL:]:
@@ -120,6 +121,7 @@ class RequestOutput:
             stop=self._matched,
             prompt_logprobs=tuple(self._prompt_logprobs),
             model=self._model,
+            mode=self._mode,
             step_ids=tuple(self._step_ids),
         )
         return [*events, finished]

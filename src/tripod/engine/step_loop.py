@@ -11,10 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
+
 from tripod.engine.execution.runner import Runner, StepResult
 from tripod.engine.output import RequestOutput
 from tripod.engine.policy.policy import Policy, Schedule
 from tripod.engine.policy.request import Request, Stage
+from tripod.engine.replay_log import ReplayLog
 from tripod.engine.step_record import RING_SIZE, StepRecord
 from tripod.errors import DeadlineError, EngineError, TripodError
 from tripod.messages import FinishReason
@@ -34,35 +37,30 @@ class Stream:
         self.queue: asyncio.Queue[Event | TripodError] = asyncio.Queue()
 
 
-def _follow_grammars(result: StepResult) -> None:
-    """Move the matchers on by what was sampled. Before the commit: it asks them whether the text is over."""
-    for request, token_ids in list(result.token_ids.items()):
-        if request.matcher is not None:
-            try:
-                for token_id in token_ids:
-                    request.matcher.accept(token_id)
-            except EngineError as error:
-                result.fail(request, error)
-
-
 class StepLoop:
     """Owns the policy and the runner. `add`, `abort` and `close` may be called from any thread; all else is the loop's own."""
 
-    def __init__(self, policy: Policy, runner: Runner, *, name: str) -> None:
+    def __init__(self, policy: Policy, runner: Runner, *, name: str, log: ReplayLog | None = None) -> None:
         """Starts the thread."""
         self.name = name
         self.policy = policy
         self.num_steps = self.num_finished = self.num_failed = self.num_leaked = 0
         self.prompt_tokens = self.completion_tokens = 0  # of finished requests
         self._runner = runner
+        self._log = log
         self._streams: dict[Request, Stream] = {}
         self._wake = threading.Condition()
         self._inbox: deque[Callable[[], None]] = deque()  # state changes, taken between steps
         self.steps: deque[StepRecord] = deque(maxlen=RING_SIZE)
         self._progress_s = time.monotonic()  # when a step was last done, or work came to an idle loop
         self._is_closing = False
-        self._thread = threading.Thread(target=self._loop, name=f"tripod-engine-{name}", daemon=True)
+        is_started = threading.Event()
+        num_threads = torch.get_num_threads()
+        self._thread = threading.Thread(target=self._loop, args=(is_started,), name=f"tripod-engine-{name}", daemon=True)
         self._thread.start()
+        is_started.wait()
+        # torch keeps the number for each thread, and beside it the one that threads to come begin with: put that back.
+        torch.set_num_threads(num_threads)
 
     # --- on any thread
 
@@ -107,8 +105,10 @@ class StepLoop:
 
     # --- on the loop's thread
 
-    def _loop(self) -> None:
+    def _loop(self, is_started: threading.Event) -> None:
         try:
+            self._runner.start_thread()
+            is_started.set()
             while self._take_changes():
                 try:
                     self._step()
@@ -116,10 +116,13 @@ class StepLoop:
                     logger.exception("engine %s: a step failed", self.name)
                     self._fail_step(error)
         finally:
+            is_started.set()
             with self._wake:
                 self._is_closing = True
             for request in list(self._streams):
                 self._fail(request, EngineError(f"engine {self.name!r} was closed while this request was open"))
+            if self._log is not None:
+                self._log.close()
 
     def _take_changes(self) -> bool:
         """Apply what was asked between steps, and sleep until there is work. False: close."""
@@ -148,13 +151,19 @@ class StepLoop:
     def _add(self, stream: Stream) -> None:
         request = stream.output.request
         self._streams[request] = stream
+        now = time.monotonic()
         try:
-            self.policy.add(request, time.monotonic())
+            self.policy.add(request, now)
         except TripodError as error:
             self._end(request, error)
+        else:
+            if self._log is not None:
+                self._log.add(request, now)
 
     def _expire(self) -> None:
         for request in self.policy.expire(time.monotonic()):
+            if self._log is not None:
+                self._log.finish(request, "abort")
             what = f"{len(request.output_ids)} tokens were generated" if request.output_ids else "it had not given a token"
             self._fail(
                 request, DeadlineError(f"the deadline of request {request.id} passed when {what}; give it more time or fewer tokens")
@@ -162,7 +171,7 @@ class StepLoop:
 
     def _abort(self, request: Request) -> None:
         if request in self._streams:
-            self.policy.finish(request, "abort")
+            self._finish(request, "abort")
             self._end(request, *self._streams[request].output.finish("abort"))
 
     def _step(self) -> None:
@@ -177,8 +186,10 @@ class StepLoop:
         if copies := self.policy.take_copies():
             self._runner.copy_blocks(copies)
         result = self._runner.run(schedule)
-        _follow_grammars(result)
+        result.follow_grammars()
         ran = time.monotonic()
+        if self._log is not None:
+            self._log.step(step_id, (started, ran), schedule, result)
         computed = {request: num_tokens for request, num_tokens in schedule.items() if request not in result.failed}
         self.policy.commit(computed, result.token_ids, ran)
         committed = self._progress_s = time.monotonic()
@@ -227,10 +238,16 @@ class StepLoop:
             events.append(delta)
         reason = reason or request.finish_reason
         if reason is not None:
-            self.policy.finish(request, reason)
+            self._finish(request, reason)
             events += output.finish(reason)
             self._closed(request)
         return events
+
+    def _finish(self, request: Request, reason: FinishReason) -> None:
+        """End a request in the policy, which may have done so itself."""
+        if self._log is not None and request.stage is not Stage.FINISHED:
+            self._log.finish(request, reason)
+        self.policy.finish(request, reason)
 
     def _closed(self, request: Request) -> None:
         del self._streams[request]
@@ -247,7 +264,7 @@ class StepLoop:
     def _fail(self, request: Request, error: TripodError) -> None:
         """End one request with an error."""
         if request in self._streams:
-            self.policy.finish(request, "abort")
+            self._finish(request, "abort")
             self.num_failed += 1
             self._end(request, error)
 
@@ -272,7 +289,7 @@ class StepLoop:
 
     def _abandon(self, request: Request) -> None:
         if request in self._streams:
-            self.policy.finish(request, "abort")
+            self._finish(request, "abort")
             self._closed(request)
 
 

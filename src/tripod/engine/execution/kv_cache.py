@@ -32,8 +32,8 @@ class KVCacheSpec:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, model: LanguageModel, *, kv_tokens: int, block_size: int) -> KVCacheSpec:
-        """A pool of whole blocks for at least `kv_tokens` tokens of this model.
+    def of(cls, model: LanguageModel, *, kv_tokens: int, block_size: int, dtype: torch.dtype | None = None) -> KVCacheSpec:
+        """A pool of whole blocks for at least `kv_tokens` tokens of this model, in its dtype or another.
 
         Raises:
             ConfigError: the pool would hold nothing.
@@ -48,7 +48,7 @@ class KVCacheSpec:
             block_size=block_size,
             num_kv_heads=model.config.num_kv_heads,
             head_dim=model.config.head_dim,
-            dtype=model.dtype,
+            dtype=dtype or model.dtype,
         )
 
     @property
@@ -84,10 +84,10 @@ class KVCache(Protocol):
         ...
 
 
-def default_kv_tokens(model: LanguageModel) -> int:
+def default_kv_tokens(model: LanguageModel, dtype: torch.dtype | None = None) -> int:
     """Tokens for a few full-length requests, or what a share of the free memory holds, if that is less; one block at least."""
     wanted = DEFAULT_SEQUENCES * model.config.max_positions
-    per_token = KVCacheSpec.of(model, kv_tokens=1, block_size=1).bytes_per_token
+    per_token = KVCacheSpec.of(model, kv_tokens=1, block_size=1, dtype=dtype).bytes_per_token
     return max(1, min(wanted, int(DEFAULT_MEMORY_SHARE * free_bytes(model.device)) // per_token))
 
 

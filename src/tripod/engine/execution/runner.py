@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tripod.engine.execution.kv_cache import KVCache
 from tripod.engine.execution.ragged_batch import RaggedBatch
+from tripod.engine.execution.route import Route
 from tripod.engine.execution.sampler import sample, score
 from tripod.engine.grammar.masks import PendingMasks, TokenMasks
 from tripod.engine.policy.policy import Schedule
@@ -42,6 +43,16 @@ class StepResult:
         for brought in (self.token_ids, self.scores, self.prompt_scores):
             brought.pop(request, None)
 
+    def follow_grammars(self) -> None:
+        """Move the matchers on by what was sampled. Before the commit, which asks them whether a text is over."""
+        for request, token_ids in list(self.token_ids.items()):
+            if request.matcher is not None:
+                try:
+                    for token_id in token_ids:
+                        request.matcher.accept(token_id)
+                except EngineError as error:
+                    self.fail(request, error)
+
     def add(self, other: StepResult) -> None:
         """Take in the result of other requests of the same step."""
         self.token_ids |= other.token_ids
@@ -56,10 +67,15 @@ class StepResult:
 class Runner:
     """Carries schedules out on one device. Which block of the cache is whose, the policy decides."""
 
-    def __init__(self, model: LanguageModel, kv_cache: KVCache) -> None:
+    def __init__(self, model: LanguageModel, kv_cache: KVCache, route: Route) -> None:
         self._model = model
         self._kv_cache = kv_cache
+        self._route = route
         self._masks = TokenMasks(model.config.vocab_size)
+
+    def start_thread(self) -> None:
+        """Called once on the thread that will run the steps."""
+        self._route.start_thread()
 
     @torch.inference_mode()
     def run(self, schedule: Schedule) -> StepResult:
@@ -68,7 +84,8 @@ class Runner:
         A request that cannot be computed fails alone: where the whole raises, each half is computed by itself, until the culprits
         stand alone. Computing a token again writes the same keys and values again, so the others lose nothing but time.
         """
-        result = self._run(schedule)
+        with self._route.step():
+            result = self._run(schedule)
         for request in result.failed:  # what it wrote may not be finite, and the next owner of the blocks masks by multiplying with zero
             self._kv_cache.clear(request.block_ids, request.num_computed_tokens, schedule[request])
         return result

@@ -52,8 +52,6 @@ class GrammarCompiler:
                 schema); or the packages of the extra "grammar" are not installed.
             EngineError: the compiler is closed.
         """
-        if not self._tokenizer.eos_ids:
-            raise RequestError("this model's tokenizer names no end-of-sequence token, so a grammar could not end a text", param="grammar")
         future = self._future(grammar)
         try:
             prototype = await asyncio.shield(asyncio.wrap_future(future))  # others may wait for it: leaving early does not cancel it
@@ -63,7 +61,13 @@ class GrammarCompiler:
             raise
         return Matcher(prototype.deep_copy(), self._tokenizer.eos_ids)
 
+    def matcher_now(self, grammar: Grammar) -> Matcher:
+        """The same for a caller that may be kept waiting."""
+        return Matcher(self._future(grammar).result().deep_copy(), self._tokenizer.eos_ids)
+
     def _future(self, grammar: Grammar) -> Future[LLMatcher]:
+        if not self._tokenizer.eos_ids:
+            raise RequestError("this model's tokenizer names no end-of-sequence token, so a grammar could not end a text", param="grammar")
         with self._lock:
             future = self._compiled.get(grammar)
             if future is None:

@@ -40,7 +40,7 @@ class Request:
     tenant: str = ""  # who asks; tenants share the engine fairly. "": nobody in particular
     deadline_s: float | None = None  # of the caller's clock; whoever has not ended by then is ended by expire
 
-    matcher: Matcher | None = None  # of the grammar of `sampling`; the runner moves it on with every token that it samples
+    matcher: Matcher | None = None  # of the grammar of `sampling`; moved on by every token, before the commit
 
     order: tuple[float, int] = (0.0, -1)  # by which requests run, give way and leave a tenant's queue; written by add
     stage: Stage = Stage.WAITING
