@@ -30,7 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import GPTNeoXForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.index_maps import processor
+from benchmarks.setting import processor
 from tripod.models.initialize import initial_language_model
 from tripod.models.save import save_checkpoint
 from tripod.training.dropout import RowDropout

@@ -106,6 +106,7 @@ def test_all_but_some_strings_is_a_pattern_of_every_other(strings: list[str], te
         ({"if": {"multipleOf": 2}, "then": False}, "if", "#/if"),
         ({"minProperties": 3, "required": ["a"]}, "minProperties", "#"),
         ({"enum": [1], "not": {"type": "number"}}, "enum", "#"),
+        ({"items": {"enum": [{"a": [1e308]}]}}, "enum", "#/items"),
     ],
     ids=lambda value: str(value)[:40],
 )

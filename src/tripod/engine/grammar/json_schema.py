@@ -28,6 +28,7 @@ _REFUSED = (
 _ONE = ("additionalItems", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")  # keyword -> a schema
 _MANY = ("allOf", "anyOf", "oneOf", "prefixItems")  # keyword -> schemas
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # keyword -> name -> schema
+_EXACT = 2.0**53  # beyond, floating-point numbers are not every integer
 _MOST_BRANCHES = 16  # of a oneOf that is written out, which takes their number squared
 
 
@@ -66,6 +67,11 @@ class _Rewriter:
         """One schema and all below it. References stay as they are: one that leads into a rewritten part is refused later."""
         if not isinstance(schema, Mapping):
             return bool(schema)
+        for keyword in ("enum", "const"):
+            if _holds_huge_float(schema.get(keyword)):
+                raise unsupported(
+                    keyword, place, "it holds a number beyond 2^53, which would be spelled as an integer that validators tell apart"
+                )
         values = next(_value_lists(schema), None)
         if values is not None and _is_beyond(schema):
             return self._finite(schema, values, place)
@@ -150,6 +156,12 @@ def _value_lists(schema: Mapping[str, Any]) -> Iterator[Sequence[Any]]:
     for item in schema.get("allOf", ()):
         if isinstance(item, Mapping):
             yield from _value_lists(item)
+
+
+def _holds_huge_float(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_huge_float, value.values()))
+    return any(map(_holds_huge_float, value)) if isinstance(value, list) else isinstance(value, float) and abs(value) > _EXACT
 
 
 def _is_beyond(schema: Any) -> bool:

@@ -76,7 +76,7 @@ def test_a_variable_switches_the_kernels_off_and_the_reason_names_it() -> None:
 def test_the_description_says_what_the_absence_costs_and_why() -> None:
     code = "from tripod.ops.kernels.cpu import library; print(library.describe())"
     assert _ask(code, TRIPOD_KERNELS="off") == (
-        "none, so decoding takes two to three times as long on the torch path, and int4 is not available: "
+        "none, so decoding takes the torch path, which is slower most of all in batches, and int4 is not available: "
         "TRIPOD_KERNELS=off switches them off"
     )
 

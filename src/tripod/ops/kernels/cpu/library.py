@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # so that `tripod doctor` asks without loading torch
     from torch import Tensor
 
 POINTER = ctypes.c_void_p
-COST_OF_ABSENCE = "decoding takes two to three times as long on the torch path, and int4 is not available"
+COST_OF_ABSENCE = "decoding takes the torch path, which is slower most of all in batches, and int4 is not available"
 
 _log = logging.getLogger(__name__)
 _loaded: dict[str, ctypes.CDLL | str] = {}  # by level: the library, or why there is none
@@ -132,9 +132,9 @@ def _open(level: str) -> ctypes.CDLL | str:
         return f"this processor does not have what the level '{level}' needs ({', '.join(sorted(LEVELS[level][0]))})"
     path = object_path(level)
     try:
-        if not path.exists():
+        if not path.exists() and find_compiler() is not None:
             _log.warning("compiling the CPU kernels for the level '%s'; this takes some seconds, once", level)
-            build([level])
+        build([level])
         return ctypes.CDLL(str(path))
     except (RuntimeError, OSError) as error:
         return str(error)
