@@ -19,6 +19,7 @@ PROGRAMS = {  # program -> the collections that it reads
     "benchmarks.embedding": ("squad-dev",),
     "benchmarks.retrieval.quality": ("cranfield", "squad-dev", "hotpotqa-100"),
     "benchmarks.abstention": ("squad-dev",),
+    "benchmarks.grammar_mask": ("tokenizers", "json-schema-bench"),
 }
 
 

@@ -10,25 +10,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
+from benchmarks.setting import keep, setting
 from benchmarks.shared_data import DATA
 from tripod.engine.default_encoder import locate_default_encoder
 from tripod.engine.encode import Encoder
 
 LOWEST_COSINE = 0.9999
-RESULTS = Path(__file__).parent / "results"
 
 
 def read_squad(folder: Path, num_paragraphs: int) -> tuple[list[str], list[str]]:
@@ -99,17 +96,9 @@ def main() -> None:
         for name, values in turn.items():
             query_seconds[name] += values
 
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False).stdout.strip()
-    setting = {
-        "command": " ".join(["python -m benchmarks.embedding", *sys.argv[1:]]),
-        "commit": commit,
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "sentence-transformers", "tokenizers")},
-        "tripod_dtype": dtype,
-    }
-    print(f"{setting['processor']}, {setting['threads']} threads, commit {commit}, {setting['versions']}")
+    ran = setting("benchmarks.embedding", ("torch", "transformers", "sentence-transformers", "tokenizers"))
+    ran |= {"threads": torch.get_num_threads(), "tripod_dtype": dtype}
+    print(f"{ran['processor']}, {ran['threads']} threads, commit {ran['commit']}, {ran['versions']}")
     for kind, values in cosine.items():
         print(f"cosine of {kind:10s}  lowest {values.min():.6f}, mean {values.mean():.6f}")
     for name in seconds:
@@ -121,28 +110,16 @@ def main() -> None:
         print(f"ratio, round by round: median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     else:
         print(f"no ratio: vectors differ by more than a cosine of {LOWEST_COSINE}")
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"embedding-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
     raw = {
-        "setting": setting,
+        "setting": ran,
         "num_paragraphs": len(paragraphs),
         "lowest_cosine": {kind: float(values.min()) for kind, values in cosine.items()},
         "seconds": seconds,
         "query_seconds": query_seconds,
     }
-    path.write_text(json.dumps(raw, indent=1) + "\n")
-    print(f"raw: {path}")
+    print(f"raw: {keep('embedding', raw).name}")
     if not agrees:
         sys.exit(1)
-
-
-def _processor() -> str:
-    names = Path("/proc/cpuinfo")
-    if names.is_file():
-        for line in names.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

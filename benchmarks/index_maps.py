@@ -13,22 +13,20 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.setting import keep, setting
 from tripod.training.data.index_maps import IndexMaps, OrderSpec, num_epochs_for, open_index_maps
 
-RESULTS = Path(__file__).parent / "results"
 SEQ_LENGTH = 2048
 SEED = 1234
 
@@ -96,16 +94,8 @@ def main() -> None:
                 answer = subprocess.run([*command, "--contestant", contestant], check=True, capture_output=True, text=True).stdout
             results[contestant].append(json.loads(answer))
 
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False).stdout.strip()
-    setting = {
-        "command": " ".join(["python -m benchmarks.index_maps", *sys.argv[1:]]),
-        "commit": commit,
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "processor": processor(),
-        "versions": {"python": platform.python_version(), "numpy": version("numpy")},
-        "num_documents": arguments.documents,
-    }
-    print(f"{setting['processor']}, {setting['versions']}, commit {commit}, {arguments.documents} documents")
+    ran = setting("benchmarks.index_maps", ("numpy",)) | {"num_documents": arguments.documents}
+    print(f"{ran['processor']}, {ran['versions']}, commit {ran['commit']}, {arguments.documents} documents")
     for contestant, rounds in results.items():
         for name, scale, unit in (("seconds", 1, "s"), ("cpu_seconds", 1, "s of CPU"), ("peak_bytes", 2**-20, "MiB at peak")):
             values = sorted(one[name] * scale for one in rounds)
@@ -118,21 +108,9 @@ def main() -> None:
         print(f"CPU time over the floor, round by round: median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     else:
         print("no ratio: the shuffled arrays differ")
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"index-maps-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
-    path.write_text(json.dumps({"setting": setting, "results": results}, indent=1) + "\n")
-    print(f"raw: {path.name}")
+    print(f"raw: {keep('index-maps', {'setting': ran, 'results': results}).name}")
     if not agrees:
         sys.exit(1)
-
-
-def processor() -> str:
-    names = Path("/proc/cpuinfo")
-    if names.is_file():
-        for line in names.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

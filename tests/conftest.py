@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels for GPUs are tested on the CPU; read when Triton is imported
+
 _SHARED = Path(os.environ.get("TRIPOD_SHARED", Path(__file__).parents[2] / "shared"))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tripod.errors import RequestError
-from tripod.sampling import GREEDY, SamplingParams
+from tripod.sampling import GREEDY, Grammar, SamplingParams
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,7 @@ from tripod.sampling import GREEDY, SamplingParams
         ("stop", (3,)),
         ("stop_token_ids", ("a",)),
         ("logit_bias", {"a": 1.0}),
+        ("grammar", "[a-z]+"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
@@ -57,3 +60,34 @@ def test_the_ends_of_every_range_are_allowed() -> None:
 
 def test_equal_parameters_have_equal_hashes() -> None:
     assert hash(SamplingParams(logit_bias={1: 2.0}, seed=3)) == hash(SamplingParams(logit_bias={1: 2.0}, seed=3))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Grammar("xml"), "kind 'xml' is unknown; give one of json_schema, json_object, regex, ebnf, choice"),  # type: ignore[arg-type]
+        (lambda: Grammar("json_schema", "{"), "is JSON; this is not"),
+        (lambda: Grammar("json_schema", "[1]"), "an object, or true or false"),
+        (lambda: Grammar("json_schema", '{"minimum": NaN}'), "NaN is no JSON"),
+        (lambda: Grammar("json_schema", '{"items":' * 50_000 + "{}" + "}" * 50_000), "characters; at most"),
+        (lambda: Grammar("json_schema", '{"items":' * 20_000 + "{}" + "}" * 20_000), "is JSON; this is not"),
+        (lambda: Grammar.json_schema({"enum": [object()]}), "is not JSON"),
+        (lambda: Grammar.json_schema({"minimum": math.inf}), "Infinity is no JSON"),
+        (lambda: Grammar.regex(""), "the regex is empty"),
+        (lambda: Grammar.regex("\ud800"), "half of a surrogate pair"),
+        (lambda: Grammar.ebnf("a" * 70_000), "the ebnf has 70000 characters; at most 65536"),
+        (lambda: Grammar.choice([]), "at least one text"),
+        (lambda: Grammar.choice(["a", ""]), "none of them empty"),
+        (lambda: Grammar("choice", '["a", 1]'), "at least one text"),
+    ],
+)
+def test_a_grammar_is_checked_when_it_is_built(build: Callable[[], Grammar], message: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(message)) as caught:
+        build()
+    assert caught.value.param == "grammar"
+
+
+def test_a_grammar_says_where_the_text_ends_so_the_end_token_cannot_be_ignored() -> None:
+    with pytest.raises(RequestError, match="contradicts a grammar") as caught:
+        SamplingParams(grammar=Grammar.json_object(), ignore_eos=True)
+    assert caught.value.param == "ignore_eos"

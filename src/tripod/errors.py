@@ -89,5 +89,12 @@ class ModelTimeoutError(TripodError):
     """A model did not answer within the time it was given."""
 
 
+class DeadlineError(ModelTimeoutError):
+    """A request was not finished by the deadline that it set itself. Over HTTP: 504."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
 class EngineError(TripodError):
     """The engine, or a server that we called, failed. Over HTTP: 5xx."""

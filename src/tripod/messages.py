@@ -93,6 +93,7 @@ class Reply:
     usage: Usage
     timings: Timings = Timings()
     model: str = ""
+    mode: str = ""  # how it was computed; empty where a server does not tell
     token_ids: tuple[int, ...] = ()  # empty where a server does not tell
     logprobs: tuple[TokenLogprob, ...] = ()  # empty unless asked for
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # what a server said beyond the standard

@@ -2,11 +2,115 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, get_args
 
 from tripod.errors import RequestError
+
+GrammarKind: TypeAlias = Literal["json_schema", "json_object", "regex", "ebnf", "choice"]
+
+_MAX_CHARACTERS = {"json_schema": 2**18, "json_object": 0, "regex": 2**16, "ebnf": 2**16, "choice": 2**20}  # compiling takes time
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What a text must be; the engine rules out every token that would break it, and lets the text end only where it is complete.
+
+    Built by the functions below. Here the source is checked for its form; whether all of it can be enforced, the engine
+    says before it generates anything.
+
+    Raises:
+        RequestError: the source is not what its kind asks for; `param` is "grammar".
+    """
+
+    kind: GrammarKind
+    source: str = ""  # a JSON schema as text, a regular expression, an EBNF grammar, or a JSON list of strings; "" for json_object
+
+    @staticmethod
+    def json_schema(schema: Mapping[str, Any] | bool) -> Grammar:
+        """A JSON text that is valid by `schema`, with the properties of an object in the order of the schema."""
+        return Grammar("json_schema", _dumped(schema))
+
+    @staticmethod
+    def json_object() -> Grammar:
+        """A JSON text that is an object."""
+        return Grammar("json_object")
+
+    @staticmethod
+    def regex(pattern: str) -> Grammar:
+        """A text that the regular expression matches as a whole (the syntax of Rust's regex crate; no look-around, no references back)."""
+        return Grammar("regex", pattern)
+
+    @staticmethod
+    def ebnf(rules: str) -> Grammar:
+        """A text of the context-free grammar, which is written as Lark writes it, or as llama.cpp does (GBNF)."""
+        return Grammar("ebnf", rules)
+
+    @staticmethod
+    def choice(texts: Sequence[str]) -> Grammar:
+        """One of these texts."""
+        return Grammar("choice", _dumped(list(texts)))
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(GrammarKind):
+            raise _grammar_error(f"grammar kind {self.kind!r} is unknown; give one of {', '.join(get_args(GrammarKind))}")
+        if not isinstance(self.source, str):
+            raise _grammar_error(f"the source of a {self.kind} grammar is {type(self.source).__name__}, not text")
+        if len(self.source) > _MAX_CHARACTERS[self.kind]:
+            raise _grammar_error(f"the {self.kind} has {len(self.source)} characters; at most {_MAX_CHARACTERS[self.kind]} are taken")
+        try:
+            self.source.encode()
+        except UnicodeEncodeError as error:
+            raise _grammar_error(f"the {self.kind} holds half of a surrogate pair, which is no character: {error.reason}") from error
+        match self.kind:
+            case "json_schema":
+                if not isinstance(self._parsed(), dict | bool):
+                    raise _grammar_error("a JSON schema is an object, or true or false")
+            case "choice":
+                texts = self._parsed()
+                if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
+                    raise _grammar_error("a choice is a list of at least one text, none of them empty")
+            case "regex" | "ebnf":
+                if not self.source:
+                    raise _grammar_error(f"the {self.kind} is empty; say what the text must be")
+            case "json_object":
+                pass
+
+    @property
+    def schema(self) -> Any:
+        """The JSON schema of a json_schema: an object, or true or false."""
+        return self._parsed()
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """What a choice chooses from."""
+        texts = self._parsed()
+        assert isinstance(texts, list)
+        return texts
+
+    def _parsed(self) -> object:
+        try:
+            return json.loads(self.source, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise _grammar_error(f"the source of a {self.kind} grammar is JSON; this is not: {error}") from error
+
+
+def _dumped(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _grammar_error(f"{str(value)[:100]} is not JSON: {error}") from error
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _grammar_error(message: str) -> RequestError:
+    return RequestError(message, param="grammar")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +138,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()  # strings that end the text; not part of it
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    grammar: Grammar | None = None  # tokens that it does not allow are ruled out before anything else
     logprobs: int | None = None  # number of alternatives to report with each token; 0: the token itself only
     prompt_logprobs: int | None = None  # the same for the prompt
 
@@ -51,6 +156,8 @@ class SamplingParams:
                 f"repetition_penalty={self.repetition_penalty!r} is out of range; give a number above 0 (1 is off)",
                 param="repetition_penalty",
             )
+        if self.grammar is not None and self.ignore_eos:
+            raise RequestError("ignore_eos=True contradicts a grammar, which says where the text ends; leave one out", param="ignore_eos")
         if "" in self.stop:
             raise RequestError("stop contains an empty string, which would end every text at once; leave it out", param="stop")
         for token_id, bias in self.logit_bias.items():
@@ -71,6 +178,8 @@ class SamplingParams:
                 raise RequestError(f"{name}={value!r} is not a number", param=name)
         if not isinstance(self.stop, tuple) or not all(isinstance(text, str) for text in self.stop):
             raise RequestError(f"stop={self.stop!r} is not a tuple of strings; give for example stop=('END',)", param="stop")
+        if self.grammar is not None and not isinstance(self.grammar, Grammar):
+            raise RequestError(f"grammar={self.grammar!r} is not a Grammar; build one, such as Grammar.regex('[a-z]+')", param="grammar")
         if not isinstance(self.stop_token_ids, tuple) or not all(isinstance(token_id, int) for token_id in self.stop_token_ids):
             raise RequestError(f"stop_token_ids={self.stop_token_ids!r} is not a tuple of token ids", param="stop_token_ids")
         if not all(isinstance(token_id, int) and isinstance(bias, int | float) for token_id, bias in self.logit_bias.items()):

@@ -31,6 +31,9 @@ class Finished:
     stop: str | None = None  # the stop string that ended the text
     prompt_logprobs: tuple[TokenLogprob | None, ...] = ()  # one a prompt token; None for the first, which follows nothing
     model: str = ""
+    mode: str = ""  # how it was computed, such as "native avx512, int8, batch-invariant"
+    step_ids: tuple[int, ...] = ()  # the engine's steps that computed it, in order; `StepRecord.id`
+    cache_miss: str | None = None  # why the prefix cache did not hold more of the prompt
 
 
 Event: TypeAlias = Delta | Finished
@@ -54,6 +57,7 @@ async def fold(events: AsyncIterable[Event]) -> Reply:
                     usage=event.usage,
                     timings=event.timings,
                     model=event.model,
+                    mode=event.mode,
                     token_ids=tuple(token_ids),
                     logprobs=tuple(logprobs),
                 )

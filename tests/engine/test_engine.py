@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import math
 import random
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from torch import Tensor
 
 from tests.engine.conftest import PROMPTS, make_model, plain_greedy, plain_logits
 from tripod.engine.engine import Engine, EngineConfig, EngineStats
+from tripod.engine.step_loop import Stream
+from tripod.engine.step_record import StepRecord
 from tripod.errors import ContextLengthError, EngineError, NotFoundError, OverloadedError, RequestError
 from tripod.messages import Reply
 from tripod.models.gpt_neox import GPTNeoXConfig
@@ -469,16 +474,15 @@ def test_an_abort_by_another_thread_cannot_overtake_the_request(
     model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def use(engine: Engine) -> Reply:
-        post = engine._post
+        add = engine._loop.add
         other = threading.Thread(target=engine.abort, args=("mine",))
 
-        def post_while_another_aborts(change: Callable[[], None]) -> bool:
-            if other.ident is None:
-                other.start()
-                other.join(timeout=0.1)
-            return post(change)
+        def add_while_another_aborts(stream: Stream) -> bool:
+            other.start()
+            other.join(timeout=0.1)
+            return add(stream)
 
-        monkeypatch.setattr(engine, "_post", post_while_another_aborts)
+        monkeypatch.setattr(engine._loop, "add", add_while_another_aborts)
         return await engine.generate("a", greedy(200), request_id="mine")
 
     reply, _ = with_engine(model, tokenizer, ROOMY, use)
@@ -500,23 +504,68 @@ class Failing:
         return self.inner.logits(hidden)
 
 
-def test_a_failed_step_ends_the_running_requests_and_the_engine_goes_on(
-    model: LanguageModel, tokenizer: Tokenizer, greedy_answers: dict[str, list[int]], caplog: pytest.LogCaptureFixture
+@dataclass
+class Overflowing:
+    """A model that gives no numbers for a token 77: in its keys and values and what follows, or in its logits alone."""
+
+    inner: LanguageModel
+    where: str
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        is_bad = token_ids == 77
+
+        def damage(layer: int, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+            return attend(layer, query, key.masked_fill(is_bad[:, None, None], math.nan), value, **options)
+
+        hidden = self.inner.hidden(token_ids, positions, damage if self.where == "hidden" else attend)
+        self.bad_rows = hidden[is_bad]
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits = self.inner.logits(hidden)
+        is_bad = (hidden[:, None] == self.bad_rows[None]).all(-1).any(-1)
+        return logits.masked_fill(is_bad[:, None], math.inf)
+
+
+@pytest.mark.parametrize("config", [ROOMY, CHUNKED, TIGHT], ids=["roomy", "chunked", "tight"])
+def test_a_request_that_makes_the_step_raise_fails_alone(
+    model: LanguageModel, tokenizer: Tokenizer, greedy_answers: dict[str, list[int]], config: EngineConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def use(engine: Engine) -> None:
-        innocent = asyncio.create_task(engine.generate("waiting for a 78", greedy(200)))
-        while engine.stats().running == 0:
-            await asyncio.sleep(0.001)
-        outcomes = await asyncio.gather(innocent, engine.generate([1, 77, 3], greedy(4)), return_exceptions=True)
-        for outcome in outcomes:
-            assert isinstance(outcome, EngineError)
-            assert "a step of the engine failed: ValueError: the kernel met a 77" in str(outcome)
-        stats = await until_idle(engine)
-        assert (stats.failed, stats.free_blocks) == (2, stats.total_blocks)
-        assert list((await engine.generate(PROMPTS[0], greedy(24))).token_ids) == greedy_answers[PROMPTS[0]]
+    async def use(engine: Engine) -> list[Any]:
+        culprits = [engine.generate([1, 77, number], greedy(4)) for number in (3, 4)]
+        return await asyncio.gather(*culprits, *(engine.generate(prompt, greedy(24)) for prompt in PROMPTS), return_exceptions=True)
 
     with caplog.at_level(logging.CRITICAL):
-        with_engine(Failing(model), tokenizer, ROOMY, use)
+        outcomes, stats = with_engine(Failing(model), tokenizer, config, use)
+    for outcome in outcomes[:2]:
+        assert isinstance(outcome, EngineError)
+        assert "this request could not be computed: ValueError: the kernel met a 77" in str(outcome)
+    assert [list(reply.token_ids) for reply in outcomes[2:]] == [greedy_answers[prompt] for prompt in PROMPTS]
+    assert stats.failed == 2
+
+
+@pytest.mark.parametrize("where", ["hidden", "logits"])
+def test_a_request_whose_numbers_are_not_finite_fails_alone_and_leaves_nothing_behind(
+    model: LanguageModel, tokenizer: Tokenizer, greedy_answers: dict[str, list[int]], where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def use(engine: Engine) -> None:
+        for _ in range(3):  # the blocks of the failed one are used again by the next
+            failed, *replies = await asyncio.gather(
+                engine.generate([1, 77, 3, 77], greedy(4)),
+                *(engine.generate(prompt, greedy(24)) for prompt in PROMPTS),
+                return_exceptions=True,
+            )
+            assert isinstance(failed, EngineError)
+            assert "is not a finite number" in str(failed)
+            for prompt, reply in zip(PROMPTS, replies, strict=True):
+                assert isinstance(reply, Reply), reply
+                assert list(reply.token_ids) == greedy_answers[prompt]
+
+    with caplog.at_level(logging.CRITICAL):
+        with_engine(Overflowing(model, where), tokenizer, EngineConfig(kv_tokens=1024, block_size=8), use)
 
 
 def test_a_failed_step_spares_the_queue(
@@ -538,7 +587,7 @@ def test_a_failure_before_anyone_runs_ends_the_queue_instead_of_repeating_foreve
 ) -> None:
     async def use(engine: Engine) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(engine._policy, "plan", lambda: 1 // 0)
+            patch.setattr(engine._loop.policy, "plan", lambda: 1 // 0)
             with pytest.raises(EngineError, match="ZeroDivisionError"):
                 await asyncio.wait_for(engine.generate("a", greedy(1)), timeout=10)
         assert (await engine.generate("a", greedy(1))).usage.completion_tokens == 1
@@ -627,7 +676,7 @@ def test_an_idle_engine_reclaims_and_reports_lost_blocks(
 ) -> None:
     async def main() -> None:
         async with Engine(model, tokenizer, ROOMY, name="test") as engine:
-            engine._policy.blocks.allocate(40)  # the planted defect: 3 blocks that nobody will release
+            engine._loop.policy.blocks.allocate(40)  # the planted defect: 3 blocks that nobody will release
             await engine.generate("a", greedy(2))
             while engine.stats().leaked_blocks == 0:
                 await asyncio.sleep(0.005)
@@ -659,3 +708,58 @@ def test_bfloat16_runs_with_a_pool_of_its_type(tokenizer: Tokenizer) -> None:
     replies, stats = with_engine(model, tokenizer, TIGHT, together(PROMPTS[:4], greedy(8)))
     assert all(reply.usage.completion_tokens == 8 for reply in replies)
     assert stats.kv_bytes == 288 * 3 * 2 * 2 * 8 * 2
+
+
+# --- what the engine remembers of its steps
+
+
+def test_steps_are_recorded_and_add_up_to_the_tokens_that_were_computed(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    async def use(engine: Engine) -> tuple[list[Finished], tuple[StepRecord, ...]]:
+        async def finished(prompt: str) -> Finished:
+            *_, last = [event async for event in engine.stream(prompt, greedy(9))]
+            assert isinstance(last, Finished)
+            return last
+
+        ends = list(await asyncio.gather(*(finished(prompt) for prompt in PROMPTS)))
+        while engine.recent_steps()[-1].id < max(end.step_ids[-1] for end in ends):  # written after the step's events are delivered
+            await asyncio.sleep(0.001)
+        return ends, engine.recent_steps()
+
+    (ends, steps), stats = with_engine(model, tokenizer, CHUNKED, use)
+    assert [step.id for step in steps] == list(range(stats.steps))
+    assert sum(step.num_prefill_tokens for step in steps) == sum(len(prompt.encode()) for prompt in PROMPTS)
+    assert sum(step.num_decode_tokens for step in steps) == len(PROMPTS) * 8  # the last token is never computed
+    for step_id in range(stats.steps):
+        assert sum(step_id in end.step_ids for end in ends) == steps[step_id].num_requests
+    for earlier, later in itertools.pairwise(steps):
+        assert earlier.started_s + earlier.total_s <= later.started_s + 1e-4, "phases overlap"
+        assert min(earlier.plan_s, earlier.prepare_s, earlier.model_s, earlier.sample_s, earlier.deliver_s) >= 0.0
+
+
+def test_an_engine_that_hangs_says_for_how_long(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Hanging:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(model, name)
+
+        def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+            entered.set()
+            go_on.wait(timeout=10)
+            return model.hidden(token_ids, positions, attend)
+
+    async def use(engine: Engine) -> None:
+        await asyncio.sleep(0.1)
+        assert engine.stalled_s() == 0.0, "an idle engine is not stalled"
+        asked = asyncio.create_task(engine.generate("a", greedy(2)))
+        await asyncio.to_thread(entered.wait, 10)
+        assert engine.stalled_s() < 0.1, "the idle time before does not count"
+        await asyncio.sleep(0.15)
+        assert engine.stalled_s() >= 0.15
+        go_on.set()
+        await asked
+        await until_idle(engine)
+        await asyncio.sleep(0.05)
+        assert engine.stalled_s() == 0.0
+
+    with_engine(Hanging(), tokenizer, ROOMY, use)  # type: ignore[arg-type]

@@ -25,6 +25,8 @@ def near(*good: Any) -> st.SearchStrategy[Any]:
     return st.sampled_from(good) | st.sampled_from(good) | anything
 
 
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "temperature": near(0, 0.5, 2, -1, 1e308, 5e-324),
     "top_p": near(0, 1e-9, 0.5, 1, 1.1),
@@ -41,8 +43,18 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "ignore_eos": near(True, False),
     "stop_token_ids": near([], [1], [-1], [10**9]),
     "stream": near(True, False, None),
+    "response_format": near(
+        {"type": "text"}, {"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+    ),
+    "structured_outputs": near({}, {"json": SCHEMA}, {"regex": "a+"}, {"choice": ["a", "b"]}, {"grammar": "start: start"}, {"regex": "("}),
+    "guided_json": near(SCHEMA, "{", "true", {"type": "array", "uniqueItems": True}),
+    "guided_regex": near("[ab]*", "", "(?=a)"),
+    "guided_choice": near(["a"], [], [""]),
+    "guided_grammar": near('start: "a"', "", "start: ("),
     "stream_options": near({"include_usage": True}, {}, None),
     "max_tokens": near(1, 2, 0, 600, 2**62),
+    "priority": near(0, 1, -1, 2**63),
+    "timeout": near(60, 1e9, 0, -1, 1e300),
 }
 PROMPTS = near("Hi", "", ["a", "b"], [1, 2, 3], [[1], [2]], [10**9], [2**70], [True], "é\u0000\ud7ff", "x" * 600, "<|endoftext|>")
 MESSAGES = near([{"role": "user", "content": "Hi"}], [{"role": "system", "content": ""}], [{"role": "tool"}], [], [{"role": "user"}])
@@ -59,7 +71,7 @@ completions = bodies(
 )
 chats = bodies(
     {"model": st.just(NAME), "messages": MESSAGES},
-    {**FIELDS, "logprobs": near(True, False), "top_logprobs": near(0, 1, 20, 21), "response_format": near({"type": "text"})},
+    {**FIELDS, "logprobs": near(True, False), "top_logprobs": near(0, 1, 20, 21)},
 )
 
 
@@ -110,5 +122,5 @@ def test_no_bytes_break_the_server(http: httpx.Client, path: str, content: bytes
 def test_every_field_of_the_api_is_known_to_the_fuzzer_or_needs_no_fuzz() -> None:
     harmless = {"user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "metadata", "store", "service_tier"}
     assert set(CompletionBody.model_fields) - harmless <= {"model", "prompt", "logprobs", "echo", "best_of", "suffix", *FIELDS}
-    assert set(EmbeddingBody.model_fields) == {"model", "input", "encoding_format", "dimensions", "user"}
+    assert set(EmbeddingBody.model_fields) == {"model", "input", "encoding_format", "dimensions", "user", "timeout"}
     assert {"messages", "top_logprobs"} <= set(ChatBody.model_fields)

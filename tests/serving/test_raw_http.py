@@ -20,6 +20,7 @@ from tripod.engine.engine import Engine
 from tripod.errors import EngineError, OverloadedError
 from tripod.sampling import SamplingParams
 from tripod.serving.app import build_app
+from tripod.serving.config import ServerConfig
 from tripod.trace import Event, Finished
 
 CHAT: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 6, "temperature": 0}
@@ -46,7 +47,7 @@ def frames_of(response: httpx.Response) -> list[str]:
 
 def test_a_completion_has_exactly_the_fields_of_the_api(http: httpx.Client) -> None:
     body = http.post("/v1/completions", json={**COMPLETION, "logprobs": 1}).json()
-    assert set(body) == {"id", "object", "created", "model", "choices", "usage"}
+    assert set(body) == {"id", "object", "created", "model", "choices", "usage", "tripod"}
     assert body["object"] == "text_completion"
     assert body["id"].startswith("cmpl-")
     assert abs(body["created"] - time.time()) < 60
@@ -58,7 +59,7 @@ def test_a_completion_has_exactly_the_fields_of_the_api(http: httpx.Client) -> N
 
 def test_a_chat_completion_has_exactly_the_fields_of_the_api(http: httpx.Client) -> None:
     body = http.post("/v1/chat/completions", json={**CHAT, "logprobs": True, "top_logprobs": 1}).json()
-    assert set(body) == {"id", "object", "created", "model", "choices", "usage"}
+    assert set(body) == {"id", "object", "created", "model", "choices", "usage", "tripod"}
     assert body["object"] == "chat.completion"
     choice = body["choices"][0]
     assert set(choice) == {"index", "message", "logprobs", "finish_reason"}
@@ -73,7 +74,8 @@ def test_a_chat_stream_is_framed_and_ended_as_the_api_says(http: httpx.Client) -
     assert done == "[DONE]"
     bodies = [json.loads(chunk) for chunk in chunks]
     assert {body["id"] for body in bodies} == {bodies[0]["id"]}
-    assert all(set(body) == {"id", "object", "created", "model", "choices", "usage"} for body in bodies)
+    assert all(set(body) - {"tripod"} == {"id", "object", "created", "model", "choices", "usage"} for body in bodies)
+    assert ["tripod" in body for body in bodies] == [*[False] * (len(bodies) - 2), True, False]
     assert all(body["object"] == "chat.completion.chunk" for body in bodies)
     assert all(set(body["choices"][0]) == {"index", "delta", "logprobs", "finish_reason"} for body in bodies[:-1])
     assert set(bodies[0]["choices"][0]["delta"]) == {"role", "content"}
@@ -160,13 +162,16 @@ def test_more_choices_than_can_ever_wait_are_a_bad_request_and_no_overload(http:
     response = http.post("/v1/completions", json={**COMPLETION, "prompt": ["a"] * 41, "n": 100})
     assert response.status_code == 400
     assert "4100" in response.json()["error"]["message"]
-    assert "4096" in response.json()["error"]["message"]
+    assert "576" in response.json()["error"]["message"]
     assert response.json()["error"]["param"] == "n"
     assert engine.stats().steps == steps
 
 
 def test_a_body_over_the_limit_is_refused_while_it_is_read(engine: Engine) -> None:
-    with live_server(build_app(engine, max_body_bytes=1000)) as server, httpx.Client(base_url=server.url, trust_env=False) as http:
+    with (
+        live_server(build_app(engine, config=ServerConfig(max_body_bytes=1000))) as server,
+        httpx.Client(base_url=server.url, trust_env=False) as http,
+    ):
         assert http.post("/completions", json={**COMPLETION, "prompt": "x" * 100}).status_code == 200
         response = http.post("/completions", json={**COMPLETION, "prompt": "x" * 2000})
         assert response.status_code == 413
@@ -185,11 +190,11 @@ class Failing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    async def stream(self, prompt: str | Sequence[int], sampling: SamplingParams) -> AsyncIterator[Event]:
+    async def stream(self, prompt: str | Sequence[int], sampling: SamplingParams, **asked: Any) -> AsyncIterator[Event]:
         if not self._after:
             raise self._error
         num_events = 0
-        async for event in self._engine.stream(prompt, sampling):
+        async for event in self._engine.stream(prompt, sampling, **asked):
             yield event
             num_events += 1
             if num_events == self._after:
@@ -217,8 +222,8 @@ class Aborting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    async def stream(self, prompt: str | Sequence[int], sampling: SamplingParams) -> AsyncIterator[Event]:
-        async for event in self._engine.stream(prompt, sampling):
+    async def stream(self, prompt: str | Sequence[int], sampling: SamplingParams, **asked: Any) -> AsyncIterator[Event]:
+        async for event in self._engine.stream(prompt, sampling, **asked):
             yield replace(event, finish_reason="abort") if isinstance(event, Finished) else event
 
 
@@ -363,7 +368,10 @@ def test_metrics_see_a_running_request_and_its_abort(engine: Engine) -> None:
 
 def test_the_openapi_document_describes_every_route_and_resolves(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
-    assert {"/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/models", "/health", "/metrics"} == set(document["paths"])
+    assert set(document["paths"]) == {
+        *("/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/models", "/v1/models/{model}", "/tokenize", "/detokenize"),
+        *("/health", "/health/live", "/health/ready", "/metrics", "/debug/steps"),
+    }
     schemas = document["components"]["schemas"]
 
     def references(node: Any) -> Iterator[str]:

@@ -76,6 +76,21 @@ def test_a_signal_lets_running_requests_finish_and_then_stops_cleanly(tiny_folde
         assert (process.returncode, out, err) == (0, "stopped\n", "")
 
 
+def test_what_is_not_finished_within_the_bound_ends_with_an_error_event(tiny_folder: Path) -> None:
+    with server_process(tiny_folder, drain_s=0.0) as (process, port):
+        url = f"http://127.0.0.1:{port}/v1/completions"
+        body = {"model": NAME, "prompt": "Hi", "max_tokens": 500, "ignore_eos": True, "n": 32, "stream": True}
+        with httpx.stream("POST", url, json=body, trust_env=False, timeout=30.0) as response:
+            lines = response.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            last = [line for line in lines if line][-1]  # and reading to the end raises nothing: the socket was not cut
+        assert json.loads(last[6:])["error"]["code"] == "shutting_down"
+        out, err = process.communicate(timeout=30.0)
+        assert (process.returncode, out) == (0, "stopped\n")
+        assert "1 requests were not finished after 0 s" in err
+
+
 def test_a_port_in_use_is_named_with_what_to_do() -> None:
     with bind("127.0.0.1", 0) as taken:
         taken.listen()

@@ -12,6 +12,7 @@ import typer
 
 from tripod import __version__
 from tripod.cli.ask import ask
+from tripod.cli.bench import bench
 from tripod.cli.chat import chat
 from tripod.cli.checkpoint import checkpoint
 from tripod.cli.data import data, tokenizer
@@ -19,6 +20,8 @@ from tripod.cli.demo import demo
 from tripod.cli.doctor import doctor
 from tripod.cli.generate import generate
 from tripod.cli.index import index
+from tripod.cli.plan import plan
+from tripod.cli.replay import replay
 from tripod.cli.search import search
 from tripod.cli.serve import serve
 from tripod.cli.suite import suite
@@ -32,12 +35,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, index, search, generate, chat, serve, train, doctor, demo):
+for command in (ask, index, search, generate, chat, serve, plan, replay, train, doctor, demo):
     app.command()(command)
 app.add_typer(data, name="data")
 app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(suite, name="suite")
 app.add_typer(checkpoint, name="checkpoint")
+app.add_typer(bench, name="bench")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,10 +1,10 @@
-"""Act 2 of the demo: the same tokens alone, in a crowd, and with too little memory, through the openai client."""
+"""Act 3 of the demo: the same tokens alone, in a crowd, and with too little memory, through the openai client."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,15 +16,27 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tripod.engine.engine import Engine, EngineConfig
+    from tripod.models.gpt_neox import GPTNeoX
     from tripod.models.llama import Llama
 
 PROMPT = "The same request gives the same tokens, whoever else is asking. "
+TRAINED_PROMPT = "Return the same string as the function, whoever else is asking. "  # nearer to what act 2 trains on
 NUM_TOKENS = 96
 NUM_OTHERS = 15
 SMALL_POOL = 512  # tokens; sixteen requests of some 160 tokens each do not fit
 _NEEDED = {"torch": "engine", "safetensors": "engine", "tokenizers": "engine", "starlette": "serve", "uvicorn": "serve", "openai": ""}
 # The 95 printable characters of ASCII, so that a random model writes something that a terminal can show.
 _UNPRINTABLE = {token_id: -100.0 for token_id in range(259) if not 32 <= token_id < 127}
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is served."""
+
+    folder: Path
+    model: Llama | GPTNeoX
+    prompt: str
+    bias: Mapping[int, float]  # of tokens that are not to come
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +47,9 @@ class _Run:
     preemptions: int
 
 
-def serve_a_model(console: Console) -> list[str]:
-    """Plays the act; returns the claims that did not hold."""
-    console.rule("Act 2: serve a model", style="bold")
+def serve_a_model(console: Console, trained: Path | None = None) -> list[str]:
+    """Plays the act with the checkpoint that act 2 trained, or with a random model; returns the claims that did not hold."""
+    console.rule("Act 3: serve a model", style="bold")
     missing = [package for package in _NEEDED if find_spec(package) is None]
     if missing:
         extras = sorted({_NEEDED[package] for package in missing} - {""})
@@ -45,27 +57,31 @@ def serve_a_model(console: Console) -> list[str]:
         install += ["openai"] if "openai" in missing else []
         console.print(f"skipped: not installed: {', '.join(missing)}; run: pip install {' '.join(install)}", markup=False, style="yellow")
         return []
-    return asyncio.run(_play(console))
+    return asyncio.run(_play(console, trained))
 
 
-async def _play(console: Console) -> list[str]:
+async def _play(console: Console, trained: Path | None) -> list[str]:
     from tripod.engine.engine import EngineConfig
 
-    folder, model = _seeded_model()
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    console.print(
-        f"A model of {num_parameters:,} random numbers, one token a byte. It has nothing to say: it shows exactness, not wit.", style="dim"
-    )
+    subject = _seeded_model() if trained is None else _trained_model(trained)
+    folder = subject.folder
+    num_parameters = sum(parameter.numel() for parameter in subject.model.parameters())
+    if trained is None:
+        story = f"A model of {num_parameters:,} random numbers, one token a byte. It has nothing to say: it shows exactness, not wit."
+    else:
+        story = f"The model of {num_parameters:,} parameters that act 2 trained, as its run left it on the disk."
+    console.print(story, style="dim")
     console.print(f"  {folder}", markup=False, soft_wrap=True)
-    expected = await asyncio.to_thread(_plain_greedy, model)
-    console.print(f"  the model alone, without any engine, continues with: {expected[:48]}...", markup=False)
+    expected = await asyncio.to_thread(_plain_greedy, subject)
+    beginning = " ".join(expected.split())[:48]
+    console.print(f"  the model alone, without any engine, continues with: {beginning}...", markup=False)
     console.print()
 
     runs: list[tuple[str, _Run]] = []
-    async with _served(folder, EngineConfig()) as server:
+    async with _served(subject, EngineConfig()) as server:
         runs.append(("alone", await server.ask(num_others=0)))
         runs.append((f"among {NUM_OTHERS} others", await server.ask(num_others=NUM_OTHERS)))
-    async with _served(folder, EngineConfig(kv_tokens=SMALL_POOL)) as server:
+    async with _served(subject, EngineConfig(kv_tokens=SMALL_POOL)) as server:
         runs.append((f"the same with a KV pool of {SMALL_POOL} tokens", await server.ask(num_others=NUM_OTHERS)))
 
     _print_runs(console, runs, expected)
@@ -93,7 +109,15 @@ def _print_runs(console: Console, runs: list[tuple[str, _Run]], expected: str) -
     console.print()
 
 
-def _seeded_model() -> tuple[Path, Llama]:
+def _trained_model(folder: Path) -> _Subject:
+    from tripod.models.load import load_language_model
+    from tripod.text.load_tokenizer import load_tokenizer
+
+    ends = load_tokenizer(folder).eos_ids
+    return _Subject(folder, load_language_model(folder), TRAINED_PROMPT, dict.fromkeys(sorted(ends), -100.0))
+
+
+def _seeded_model() -> _Subject:
     """A small Llama out of a seed, saved where any server can open it."""
     import torch
     from platformdirs import user_cache_path
@@ -124,30 +148,34 @@ def _seeded_model() -> tuple[Path, Llama]:
     folder = user_cache_path("tripod", appauthor=False) / "demo" / "random-llama"
     save_checkpoint(model, folder)
     write_byte_tokenizer(folder)
-    return folder, model
+    return _Subject(folder, model, PROMPT, _UNPRINTABLE)
 
 
-def _plain_greedy(model: Llama) -> str:
-    """What the model says to PROMPT, by the plainest loop: the whole text through the model for each token, no cache, no batch."""
+def _plain_greedy(subject: _Subject) -> str:
+    """What the model says to the prompt, by the plainest loop: the whole text through the model for each token, no cache, no batch."""
     import torch
 
     from tripod.ops.attention import causal_attention
+    from tripod.text.load_tokenizer import load_tokenizer
 
-    ids = list(PROMPT.encode())
-    forbidden = torch.tensor(sorted(_UNPRINTABLE))
+    tokenizer, model = load_tokenizer(subject.folder), subject.model
+    prompt = tokenizer.encode(subject.prompt)
+    ids = list(prompt)
+    forbidden = torch.tensor(sorted(subject.bias))
     for _ in range(NUM_TOKENS):
         with torch.inference_mode():
             hidden = model.hidden(torch.tensor([ids]), torch.arange(len(ids))[None], causal_attention)
             logits = model.logits(hidden[0, -1])
             logits[forbidden] -= 100.0
             ids.append(int(logits.argmax()))
-    return bytes(ids[len(PROMPT) :]).decode()
+    return tokenizer.decode(ids[len(prompt) :])
 
 
 class _Server:
     """Our server on a free loopback port, and the openai client that talks to it."""
 
-    def __init__(self, engine: Engine, client: AsyncOpenAI) -> None:
+    def __init__(self, engine: Engine, client: AsyncOpenAI, subject: _Subject) -> None:
+        self._subject = subject
         self._engine = engine
         self._client = client
 
@@ -157,25 +185,25 @@ class _Server:
         started_s = time.monotonic()
         async with asyncio.TaskGroup() as crowd:
             others = [crowd.create_task(self._stream(f"Somebody else asks about something else, number {n}. ")) for n in range(num_others)]
-            ours = crowd.create_task(self._stream(PROMPT))
+            ours = crowd.create_task(self._stream(self._subject.prompt))
         elapsed_s = time.monotonic() - started_s
         text, own_s = ours.result()
         return _Run(
             text=text,
-            tokens_per_s=len(text) / own_s,
-            total_tokens_per_s=(len(text) + sum(len(other.result()[0]) for other in others)) / elapsed_s,
+            tokens_per_s=NUM_TOKENS / own_s,
+            total_tokens_per_s=NUM_TOKENS * (1 + len(others)) / elapsed_s,
             preemptions=self._engine.stats().preemptions - preemptions,
         )
 
     async def _stream(self, prompt: str) -> tuple[str, float]:
-        """The text, which has one character a token, and the seconds that it took."""
+        """The text, of NUM_TOKENS tokens because none can end it, and the seconds that it took."""
         started_s = time.monotonic()
         chunks = await self._client.completions.create(
             model=self._engine.name,
             prompt=prompt,
             max_tokens=NUM_TOKENS,
             temperature=0.0,
-            logit_bias={str(token_id): int(bias) for token_id, bias in _UNPRINTABLE.items()},
+            logit_bias={str(token_id): int(bias) for token_id, bias in self._subject.bias.items()},
             stream=True,
         )
         text = "".join([chunk.choices[0].text async for chunk in chunks if chunk.choices])
@@ -183,7 +211,7 @@ class _Server:
 
 
 @asynccontextmanager
-async def _served(folder: Path, config: EngineConfig) -> AsyncIterator[_Server]:
+async def _served(subject: _Subject, config: EngineConfig) -> AsyncIterator[_Server]:
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
     from tripod.engine.engine import Engine
@@ -191,13 +219,13 @@ async def _served(folder: Path, config: EngineConfig) -> AsyncIterator[_Server]:
     from tripod.serving.server import bind, serve
 
     listener = bind("127.0.0.1", 0)
-    async with Engine.load(str(folder), config=config) as engine:
+    async with Engine.load(str(subject.folder), config=config) as engine:
         server = asyncio.create_task(serve(build_app(engine), listener, drain_s=1.0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
         http_client = DefaultAsyncHttpxClient(trust_env=False)  # a proxy is not meant for a server on this machine
         async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, http_client=http_client) as client:
             try:
-                yield _Server(engine, client)
+                yield _Server(engine, client, subject)
             finally:
                 server.cancel()
                 await asyncio.gather(server, return_exceptions=True)

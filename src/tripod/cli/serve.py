@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     import socket
+
+    from tripod.serving.auth import ApiKeys
+    from tripod.serving.config import ServerConfig
 
 
 def serve(
@@ -25,23 +29,97 @@ def serve(
         ),
     ] = None,
     kv_tokens: Annotated[int | None, typer.Option("--kv-tokens", min=1, help="Size of the key/value pool in tokens.")] = None,
+    kv_bytes: Annotated[int | None, typer.Option("--kv-bytes", min=1, help="Size of the key/value pool in bytes, instead.")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", metavar="f32|bf16|int8|int4", help="Format of linear layers.")] = None,
+    batch_invariant: Annotated[
+        bool, typer.Option("--batch-invariant", help="Bitwise the same answer whatever else is computed with it.")
+    ] = False,
+    log: Annotated[Path | None, typer.Option("--log", metavar="FILE", help="Write a replay log there; see `tripod replay`.")] = None,
+    timeline: Annotated[bool, typer.Option("--timeline", help="Say what the start was spent on.")] = False,
+    max_num_requests: Annotated[int, typer.Option("--max-num-requests", min=1, help="Running at once.")] = 64,
+    max_waiting_requests: Annotated[int, typer.Option("--max-waiting-requests", min=1, help="Queued; more are refused with 429.")] = 512,
+    max_waiting_tokens: Annotated[int, typer.Option("--max-waiting-tokens", min=1, help="Of queued prompts, estimated.")] = 2_000_000,
+    max_tenant_requests: Annotated[int | None, typer.Option("--max-tenant-requests", min=1, help="Of one tenant, at once.")] = None,
+    stall_timeout: Annotated[
+        float, typer.Option("--stall-timeout", metavar="SECONDS", help="/health is 503 when something runs and no step ended for so long.")
+    ] = 30.0,
+    drain: Annotated[
+        float, typer.Option("--drain", min=0.0, metavar="SECONDS", help="What SIGTERM leaves to requests that were let in.")
+    ] = 30.0,
+    grace: Annotated[
+        float, typer.Option("--grace", min=0.0, metavar="SECONDS", help="The port stays open at least so long after readiness went.")
+    ] = 0.0,
+    api_key: Annotated[
+        list[str] | None, typer.Option("--api-key", metavar="[NAME ]KEY", help="Ask for it; may be repeated. NAME is the tenant.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api-key-file", metavar="FILE", help="KEY or NAME KEY in each line; others cannot see it in `ps`.")
+    ] = None,
+    max_body: Annotated[int, typer.Option("--max-body", min=1, metavar="BYTES", help="A larger request is refused.")] = 32 * 2**20,
 ) -> None:
-    """Serve a model to any OpenAI client: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /health, /metrics."""
-    import asyncio
+    """Serve a model to any OpenAI client: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /health, /metrics.
 
+    The environment variable TRIPOD_API_KEYS holds API keys, too: KEY or NAME KEY, separated by commas.
+    """
+    import asyncio
+    import os
+
+    from tripod.cli.weights import weight_format
     from tripod.errors import MissingExtraError
 
     try:
+        from tripod.serving.auth import ApiKeys
+        from tripod.serving.config import ServerConfig
         from tripod.serving.server import bind
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "uvicorn", "serve", "tripod serve") from error
 
+    keys = ApiKeys.read([*(api_key or ()), *os.environ.get("TRIPOD_API_KEYS", "").split(",")], api_key_file)
+    config = ServerConfig(
+        max_body_bytes=max_body,
+        max_waiting_requests=max_waiting_requests,
+        max_waiting_tokens=max_waiting_tokens,
+        max_tenant_requests=max_tenant_requests,
+        stall_timeout_s=stall_timeout,
+    )
     with bind(host, port) as listener:  # taken before anything slow is loaded: a port in use is said at once
-        asyncio.run(_serve(model, host, listener, embedder=embedder, chat_template=chat_template, kv_tokens=kv_tokens))
+        asyncio.run(
+            _serve(
+                model,
+                host,
+                listener,
+                embedder=embedder,
+                chat_template=chat_template,
+                engine_options={
+                    "kv_tokens": kv_tokens,
+                    "kv_bytes": kv_bytes,
+                    "weight_format": weight_format(weights),
+                    "batch_invariant": batch_invariant,
+                    "log": log,
+                    "max_num_requests": max_num_requests,
+                },
+                shows_timeline=timeline,
+                config=config,
+                api_keys=keys,
+                drain_s=drain,
+                grace_s=grace,
+            )
+        )
 
 
 async def _serve(
-    model: str, host: str, listener: socket.socket, *, embedder: str | None, chat_template: str | None, kv_tokens: int | None
+    model: str,
+    host: str,
+    listener: socket.socket,
+    *,
+    embedder: str | None,
+    chat_template: str | None,
+    engine_options: Mapping[str, Any],
+    shows_timeline: bool,
+    config: ServerConfig,
+    api_keys: ApiKeys,
+    drain_s: float,
+    grace_s: float,
 ) -> None:
     from contextlib import AsyncExitStack
 
@@ -52,6 +130,7 @@ async def _serve(
     try:
         from tripod.engine.encode import Encoder
         from tripod.engine.engine import Engine, EngineConfig
+        from tripod.engine.timeline import Timeline
         from tripod.models.locate import locate
         from tripod.serving.app import build_app
         from tripod.serving.server import serve as serve_app
@@ -62,18 +141,28 @@ async def _serve(
     own_template = template_file(chat_template)
     note(f"loading {model}")
     if embedder is None and is_encoder(locate(model)):
-        app = build_app(None, embedder=Encoder.load(locate(model)), embedder_name=model)
+        app = build_app(None, embedder=Encoder.load(locate(model)), embedder_name=model, config=config, api_keys=api_keys)
         note(f"serving the encoder {model} at http://{host}:{port}/v1 (Ctrl-C ends)")
-        await serve_app(app, listener)
+        await serve_app(app, listener, drain_s=drain_s, grace_s=grace_s)
         return
+    timeline = Timeline()
     async with AsyncExitStack() as resources:
         engine = await resources.enter_async_context(
-            Engine.load(model, config=EngineConfig(kv_tokens=kv_tokens), chat_template=own_template)
+            Engine.load(model, config=EngineConfig(**engine_options), chat_template=own_template, timeline=timeline)
         )
+        if shows_timeline:
+            note(f"start: {timeline}")
         encoder = Encoder.load(locate(embedder)) if embedder is not None else None
-        app = build_app(engine, embedder=encoder, embedder_name=embedder or "", chat_template=None if own_template else chat_template)
+        app = build_app(
+            engine,
+            embedder=encoder,
+            embedder_name=embedder or "",
+            chat_template=None if own_template else chat_template,
+            config=config,
+            api_keys=api_keys,
+        )
         note(f"serving {model} at http://{host}:{port}/v1 (Ctrl-C ends)")
-        await serve_app(app, listener)
+        await serve_app(app, listener, drain_s=drain_s, grace_s=grace_s)
 
 
 def is_encoder(path: Path) -> bool:

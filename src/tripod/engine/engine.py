@@ -1,4 +1,4 @@
-"""The engine: requests in, events out, one step loop on a thread of its own."""
+"""The engine, as it is asked: requests are checked and handed to the step loop, and their events come back."""
 
 from __future__ import annotations
 
@@ -7,43 +7,39 @@ import logging
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Self, TypeVar, cast
 
 import torch
 
-from tripod.engine.execution.kv_cache import KVCacheSpec, default_kv_tokens
-from tripod.engine.execution.runner import Runner, StepResult
+from tripod.engine.assemble import assemble
+from tripod.engine.engine_config import EngineConfig as EngineConfig
+from tripod.engine.execution.route import format_of, mode_of
+from tripod.engine.grammar.compiler import GrammarCompiler
 from tripod.engine.output import RequestOutput
-from tripod.engine.policy.policy import Policy, PolicyConfig
-from tripod.engine.policy.request import Request, Stage
+from tripod.engine.policy.request import Request
+from tripod.engine.replay_log import ReplayLog
+from tripod.engine.step_loop import StepLoop, Stream
+from tripod.engine.step_record import StepRecord
+from tripod.engine.timeline import Timeline
 from tripod.errors import ContextLengthError, EngineError, NotFoundError, RequestError, TripodError
-from tripod.messages import FinishReason, Reply
+from tripod.messages import Reply
 from tripod.models.language_model import LanguageModel
-from tripod.sampling import SamplingParams
+from tripod.sampling import Grammar, SamplingParams
 from tripod.text.load_tokenizer import load_tokenizer
 from tripod.text.tokenizer import Tokenizer, check_fits
 from tripod.trace import Event, Finished, fold
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _NORMALIZED_CHARACTERS = 4  # at most so many become one: three letters of a Korean syllable do
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    """Sizes of an engine; checked when it is built."""
-
-    block_size: int = 16  # tokens in a block of the KV pool
-    kv_tokens: int | None = None  # the pool in tokens; None: 16 full-length requests, or what a quarter of the free memory holds
-    max_num_requests: int = 64  # running at once
-    max_batch_tokens: int = 512  # computed in one step: decodes and prompt chunks together
-    max_num_waiting: int = 4096  # queued; more are refused as overload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,17 +75,6 @@ class Score:
         return sum(self.logprobs)
 
 
-class _Stream:
-    """The way of one request's events from the step loop's thread to its reader's event loop."""
-
-    __slots__ = ("loop", "output", "queue")
-
-    def __init__(self, output: RequestOutput) -> None:
-        self.output = output
-        self.loop = asyncio.get_running_loop()
-        self.queue: asyncio.Queue[Event | TripodError] = asyncio.Queue()
-
-
 class Engine:
     """Answers many requests at once from one model.
 
@@ -98,8 +83,7 @@ class Engine:
         reply = await engine.generate("Once upon", SamplingParams(max_tokens=32))
     ```
 
-    Its methods may be called from any event loop and thread. A request that fails, fails alone; a step that fails takes
-    the running requests with it, and the engine goes on.
+    Its methods may be called from any event loop and thread. A request that cannot be computed fails alone, and the engine goes on.
     """
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, config: EngineConfig = EngineConfig(), *, name: str) -> None:
@@ -109,37 +93,26 @@ class Engine:
             ConfigError: sizes that leave no room for any request.
         """
         check_fits(tokenizer, model.config.vocab_size)
-        kv_tokens = config.kv_tokens if config.kv_tokens is not None else default_kv_tokens(model)
-        spec = KVCacheSpec.of(model, kv_tokens=kv_tokens, block_size=config.block_size)
+        parts = assemble(model, config)
         self.name = name
         self.tokenizer = tokenizer
         self.config = config
-        self._spec = spec
+        self.mode = mode_of(parts.route)
+        self._spec = spec = parts.spec
+        self._limits = parts.limits
         self._vocab_size = model.config.vocab_size
-        self._limits = PolicyConfig(
-            num_blocks=spec.num_blocks,
-            block_size=spec.block_size,
-            max_context=model.config.max_positions,
-            max_batch_tokens=config.max_batch_tokens,
-            max_num_requests=config.max_num_requests,
-            max_num_waiting=config.max_num_waiting,
-        )
-        self._policy = Policy(self._limits)
-        self._runner = Runner(model, spec)
-        self._streams: dict[Request, _Stream] = {}  # of the step loop's thread, as is all of the policy
-        self._wake = threading.Condition()
-        self._inbox: deque[Callable[[], None]] = deque()  # state changes, taken between steps
         self._open: dict[str, Request] = {}  # by id, from the call of stream to the end
-        self._is_closing = False
-        self._num_steps = self._num_finished = self._num_failed = self._num_leaked = 0
-        self._prompt_tokens = self._completion_tokens = 0
+        self._compiling: set[Request] = set()  # open, and not with the step loop yet
+        self._opening = threading.Lock()
+        self._grammars = GrammarCompiler(tokenizer, model.config.vocab_size)
         logger.info(
-            "engine %s: KV pool of %d tokens (%d blocks of %d), %.1f MiB, %s on %s; steps of up to %d tokens and %d requests",
-            name, spec.num_blocks * spec.block_size, spec.num_blocks, spec.block_size, spec.num_bytes / 2**20,
-            spec.dtype, model.device, config.max_batch_tokens, config.max_num_requests,
+            "engine %s: %s, weights in %s; KV pool of %d tokens (%d blocks of %d), %.1f MiB, %s on %s; %d tokens and %d requests a step",
+            name, parts.route.name, parts.route.weight_format, spec.num_blocks * spec.block_size, spec.num_blocks, spec.block_size,
+            spec.num_bytes / 2**20, spec.dtype, model.device, config.max_batch_tokens, config.max_num_requests,
         )  # fmt: skip
-        self._thread = threading.Thread(target=self._loop, name=f"tripod-engine-{name}", daemon=True)
-        self._thread.start()
+        self._loop = StepLoop(
+            parts.policy, parts.runner, name=name, log=None if config.log is None else ReplayLog(config.log, name, model, config)
+        )
 
     @classmethod
     def load(
@@ -150,12 +123,16 @@ class Engine:
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         chat_template: Path | None = None,
+        timeline: Timeline | None = None,
     ) -> Engine:
         """Open a model by its address and start an engine on it. Blocks while weights are read.
 
         Args:
             address: a folder, `run@stepN`, `org/name@revision`, or a llama2.c file; see `tripod.models.locate`.
+            config: of the engine. Without a weight format, linear layers are packed in that of `dtype`.
+            dtype: of what is not packed.
             chat_template: a Jinja file to use instead of the template beside the model.
+            timeline: is told when each part of the start is done.
 
         Raises:
             CheckpointError: no usable checkpoint is there.
@@ -164,10 +141,20 @@ class Engine:
         from tripod.models.load import load_language_model
         from tripod.models.locate import locate
 
+        timeline = timeline or Timeline()
+        timeline.mark("imports")
         path = locate(address)
-        model = load_language_model(path, dtype=dtype, device=device)
+        if device == "cpu" and config.weight_format is None:
+            config = replace(config, weight_format=format_of(dtype))
+        # Packing copies the matrices of linear layers, so they are read from the mapped file and never held twice.
+        model = load_language_model(path, dtype=dtype, device=device, keeps_linear_mapped=config.weight_format is not None)
+        timeline.mark("weights found")
         tokenizer = load_tokenizer(path if path.is_dir() else path.parent, chat_template=chat_template)
-        return cls(model, tokenizer, config, name=address)
+        timeline.mark("tokenizer")
+        engine = cls(model, tokenizer, config, name=address)
+        timeline.mark("weights packed and KV pool taken")
+        logger.info("engine %s started: %s", address, timeline)
+        return engine
 
     @property
     def max_context(self) -> int:
@@ -176,23 +163,72 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Counts at this moment."""
-        blocks = self._policy.blocks
+        loop, policy, blocks = self._loop, self._loop.policy, self._loop.policy.blocks
         return EngineStats(
-            running=len(self._policy.running),
-            waiting=len(self._policy.waiting),
+            running=len(policy.running),
+            waiting=len(policy.waiting),
             free_blocks=blocks.num_free,
             cached_blocks=0,
             total_blocks=blocks.num_blocks,
             block_size=blocks.block_size,
             kv_bytes=self._spec.num_bytes,
-            steps=self._num_steps,
-            preemptions=self._policy.num_preemptions,
-            prompt_tokens=self._prompt_tokens,
-            completion_tokens=self._completion_tokens,
-            finished=self._num_finished,
-            failed=self._num_failed,
-            leaked_blocks=self._num_leaked,
+            steps=loop.num_steps,
+            preemptions=policy.num_preemptions,
+            prompt_tokens=loop.prompt_tokens,
+            completion_tokens=loop.completion_tokens,
+            finished=loop.num_finished,
+            failed=loop.num_failed,
+            leaked_blocks=loop.num_leaked,
         )
+
+    def recent_steps(self) -> tuple[StepRecord, ...]:
+        """The latest steps, oldest first."""
+        return tuple(self._loop.steps.copy())  # a copy is made under one lock of the interpreter, while the loop appends
+
+    def stalled_s(self) -> float:
+        """Seconds since a step was last done, while something runs or waits; 0 otherwise."""
+        return self._loop.stalled_s()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are answered: it is neither closed nor has its thread ended."""
+        return self._loop.is_alive
+
+    async def between_steps(self, work: Callable[[], T]) -> T:
+        """Do other work for which the processor is needed whole, on the step loop's thread between two steps.
+
+        Work that would compete with a step for the processor delays every token that the step brings; here it delays them by
+        its own duration and no more. So hand over little at a time.
+
+        Raises:
+            EngineError: the engine is closed.
+            Exception: what the work raises.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T | None, error: Exception | None) -> None:
+            if done.cancelled():
+                return
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(cast("T", result))
+
+        def run() -> None:
+            result: T | None = None
+            failure: Exception | None = None
+            try:
+                if not done.cancelled():
+                    result = work()
+            except Exception as error:
+                failure = error
+            with suppress(RuntimeError):  # the asking loop is closed, so nobody waits
+                loop.call_soon_threadsafe(settle, result, failure)
+
+        if not self._loop.call(run):
+            raise EngineError(f"engine {self.name!r} is closed; open another")
+        return await done
 
     # --- asking
 
@@ -274,10 +310,13 @@ class Engine:
         Raises:
             NotFoundError: no open request has this id.
         """
-        request = self._open.get(request_id)
+        with self._opening:  # who finds the request open finds it added, too
+            request = self._open.get(request_id)
+            if request is not None:
+                self._compiling.discard(request)  # then it is ended as soon as it is added
         if request is None:
             raise NotFoundError(f"no open request has the id {request_id!r}; it may have ended already", param="request_id")
-        self._post(lambda: self._abort(request))
+        self._loop.abort(request)
 
     def _request(self, prompt_ids: Sequence[int], sampling: SamplingParams, request_id: str | None) -> Request:
         """A checked request. Raises what `stream` says."""
@@ -302,12 +341,17 @@ class Engine:
         )
 
     async def _events(self, request: Request) -> AsyncGenerator[Event, None]:
-        stream = _Stream(RequestOutput(request, self.tokenizer, model=self.name, arrived_s=time.monotonic()))
-        with self._wake:
+        stream = Stream(RequestOutput(request, self.tokenizer, model=self.name, mode=self.mode, arrived_s=time.monotonic()))
+        with self._opening:
             if self._open.setdefault(request.id, request) is not request:
                 raise RequestError(f"a request with the id {request.id!r} is open already; choose another or give none", param="request_id")
-            is_taken = self._post(lambda: self._add(stream))  # before the lock is free: an abort must not come first
+            if request.sampling.grammar is None:
+                is_taken = self._loop.add(stream)  # before the lock is free: an abort must not come first
+            else:
+                self._compiling.add(request)
         try:
+            if request.sampling.grammar is not None:
+                is_taken = await self._add_with_grammar(stream, request.sampling.grammar)
             if not is_taken:
                 raise EngineError(f"engine {self.name!r} is closed; open another")
             while True:
@@ -319,8 +363,29 @@ class Engine:
                 yield event
         finally:
             del self._open[request.id]
-            self._post(lambda: self._abort(request))  # changes nothing if it has ended
+            self._loop.abort(request)  # changes nothing if it has ended
         yield event
+
+    async def _add_with_grammar(self, stream: Stream, grammar: Grammar) -> bool:
+        """Queue a request when its grammar is compiled. False: the engine is closed."""
+        request = stream.output.request
+        try:
+            request.matcher = await self._grammars.matcher(grammar)
+            with self._opening:
+                is_taken = self._loop.add(stream)
+                if request not in self._compiling:  # it was aborted meanwhile
+                    self._loop.abort(request)
+        finally:
+            self._compiling.discard(request)
+        return is_taken
+
+    async def check_grammar(self, grammar: Grammar) -> None:
+        """Compile a grammar and keep it, so that a request with it starts at once.
+
+        Raises:
+            RequestError: it has a mistake, or something in it cannot be enforced; the message names it.
+        """
+        await self._grammars.matcher(grammar)
 
     # --- life and end
 
@@ -332,161 +397,5 @@ class Engine:
 
     async def aclose(self) -> None:
         """Stop after the current step. Every open stream ends with an EngineError. Closing twice changes nothing."""
-        with self._wake:
-            self._is_closing = True
-            self._wake.notify()
-        await asyncio.to_thread(self._thread.join)
-
-    def _post(self, change: Callable[[], None]) -> bool:
-        """Hand a state change to the step loop. False where it takes no more: the engine is closed, and so is every request."""
-        with self._wake:
-            if self._is_closing:
-                return False
-            self._inbox.append(change)
-            self._wake.notify()
-            return True
-
-    # --- on the step loop's thread
-
-    def _loop(self) -> None:
-        try:
-            while self._take_changes():
-                try:
-                    self._step()
-                except Exception as error:
-                    logger.exception("engine %s: a step failed", self.name)
-                    self._fail_step(error)
-        finally:
-            with self._wake:
-                self._is_closing = True
-            for request in list(self._streams):
-                self._fail(request, EngineError(f"engine {self.name!r} was closed while this request was open"))
-
-    def _take_changes(self) -> bool:
-        """Apply what was asked between steps, and sleep until there is work. False: close."""
-        while True:
-            with self._wake:
-                while not (self._inbox or self._policy.has_work or self._is_closing):
-                    self._check_idle()
-                    self._wake.wait()
-                changes = list(self._inbox)
-                self._inbox.clear()
-                is_closing = self._is_closing  # nothing is posted after it was set
-            for change in changes:
-                change()
-            if is_closing:
-                return False
-            if self._policy.has_work:
-                return True
-
-    def _check_idle(self) -> None:
-        num_lost = self._policy.reclaim()
-        if num_lost:
-            self._num_leaked += num_lost
-            logger.error("engine %s: %d blocks had no owner when idle and were reclaimed; this is a defect", self.name, num_lost)
-
-    def _add(self, stream: _Stream) -> None:
-        request = stream.output.request
-        self._streams[request] = stream
-        try:
-            self._policy.add(request)
-        except TripodError as error:
-            self._end(request, error)
-
-    def _abort(self, request: Request) -> None:
-        if request in self._streams:
-            self._policy.finish(request, "abort")
-            self._end(request, *self._streams[request].output.finish("abort"))
-
-    def _step(self) -> None:
-        schedule = self._policy.plan()
-        now = time.monotonic()
-        for request in schedule:
-            self._streams[request].output.start(now)
-        result = self._runner.run(schedule)
-        self._policy.commit(schedule, result.token_ids)
-        self._num_steps += 1
-        now = time.monotonic()
-        deliveries: list[_Delivery] = []
-        for request in schedule:
-            try:
-                deliveries.append((self._streams[request], self._events_of(request, result, now)))
-            except Exception as error:
-                logger.exception("engine %s: the output of request %s failed", self.name, request.id)
-                self._fail(request, _engine_error("the output of this request could not be made", error))
-        self._deliver(deliveries)
-
-    def _events_of(self, request: Request, result: StepResult, now: float) -> list[Event]:
-        """What a step brought one request; the request is closed if that was its end."""
-        output = self._streams[request].output
-        if request in result.prompt_scores:
-            output.add_prompt_scores(result.prompt_scores[request])
-        events: list[Event] = []
-        reason: FinishReason | None = None
-        if request in result.token_ids:
-            delta, reason = output.push(result.scores.get(request, ()), now)
-            events.append(delta)
-        reason = reason or request.finish_reason
-        if reason is not None:
-            self._policy.finish(request, reason)
-            events += output.finish(reason)
-            self._closed(request)
-        return events
-
-    def _closed(self, request: Request) -> None:
-        del self._streams[request]
-        self._num_finished += 1
-        self._prompt_tokens += len(request.prompt_ids)
-        self._completion_tokens += len(request.output_ids)
-
-    def _end(self, request: Request, *events: Event | TripodError) -> None:
-        """Close a request with its last events."""
-        stream = self._streams[request]
-        self._closed(request)
-        self._deliver([(stream, events)])
-
-    def _fail(self, request: Request, error: TripodError) -> None:
-        """End one request with an error."""
-        if request in self._streams:
-            self._policy.finish(request, "abort")
-            self._num_failed += 1
-            self._end(request, error)
-
-    def _fail_step(self, error: Exception) -> None:
-        """End what a failed step may have touched: all but the queue; and the queue too, if the step failed without them."""
-        touched = [request for request in self._streams if request.stage is not Stage.WAITING] or list(self._streams)
-        for request in touched:
-            self._fail(request, _engine_error("a step of the engine failed", error))
-
-    def _deliver(self, deliveries: Sequence[_Delivery]) -> None:
-        """Wake each reader's event loop once for all that a step brought."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[_Delivery]] = {}
-        for delivery in deliveries:
-            if delivery[1]:
-                by_loop.setdefault(delivery[0].loop, []).append(delivery)
-        for loop, parcels in by_loop.items():
-            try:
-                loop.call_soon_threadsafe(_hand_over, parcels)
-            except RuntimeError:  # the reader's loop is closed, so nobody will read on
-                for stream, _ in parcels:
-                    self._abandon(stream.output.request)
-
-    def _abandon(self, request: Request) -> None:
-        if request in self._streams:
-            self._policy.finish(request, "abort")
-            self._closed(request)
-
-
-_Delivery: TypeAlias = tuple[_Stream, Sequence[Event | TripodError]]
-
-
-def _hand_over(deliveries: Sequence[_Delivery]) -> None:
-    for stream, events in deliveries:
-        for event in events:
-            stream.queue.put_nowait(event)
-
-
-def _engine_error(what: str, cause: Exception) -> EngineError:
-    error = EngineError(f"{what}: {type(cause).__name__}: {cause}")
-    error.__cause__ = cause
-    return error
+        self._grammars.close()
+        await asyncio.to_thread(self._loop.close)

@@ -36,15 +36,20 @@ class Clock:
 class RequestOutput:
     """Makes the events of one request. Law: the token ids of its Deltas, joined, are all that was generated."""
 
-    def __init__(self, request: Request, tokenizer: Tokenizer, *, model: str, arrived_s: float) -> None:
+    def __init__(self, request: Request, tokenizer: Tokenizer, *, model: str, mode: str = "", arrived_s: float) -> None:
         self.request = request
         self.clock = Clock(arrived_s)
         self._tokenizer = tokenizer
         self._model = model
-        self._detokenizer = Detokenizer(tokenizer)
-        for token_id in request.prompt_ids[-_PROMPT_TAIL:]:
-            self._detokenizer.push(token_id)
+        self._mode = mode
+        if request.sampling.grammar is None:
+            self._detokenizer = Detokenizer(tokenizer)
+            for token_id in request.prompt_ids[-_PROMPT_TAIL:]:
+                self._detokenizer.push(token_id)
+        else:  # a grammar reads the bytes of the output alone, as they are, so these are what is shown
+            self._detokenizer = Detokenizer(tokenizer, is_opening=False)
         self._stop = StopStrings(request.sampling.stop) if request.sampling.stop else None
+        self._step_ids: list[int] = []
         self._num_pushed = 0
         self._matched: str | None = None
         self._prompt_logprobs: list[TokenLogprob | None] = [None] * (request.score_from or 0)
@@ -55,10 +60,13 @@ class RequestOutput:
         for token_id, token_score in zip(self.request.prompt_ids[begin : begin + len(scores)], scores, strict=True):
             self._prompt_logprobs.append(self._logprob(token_id, token_score))
 
-    def start(self, now: float) -> None:
-        """The request takes part in a step; only its first one counts."""
-        if self.clock.started_s is None:
+    def take_part(self, step_id: int, now: float) -> bool:
+        """The request takes part in a step. True for its first one."""
+        self._step_ids.append(step_id)
+        is_first = self.clock.started_s is None
+        if is_first:
             self.clock.started_s = now
+        return is_first
 
     def push(self, scores: Sequence[TokenScore], now: float) -> tuple[Delta, FinishReason | None]:
         """The event of the output tokens that were committed since the last call, and "stop" if a stop string ended the text.
@@ -110,6 +118,8 @@ class RequestOutput:
             stop=self._matched,
             prompt_logprobs=tuple(self._prompt_logprobs),
             model=self._model,
+            mode=self._mode,
+            step_ids=tuple(self._step_ids),
         )
         return [*events, finished]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Protocol
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from tripod.chat.wire.openai_replies import Made
 from tripod.chat.wire.sse import DONE, frame
 from tripod.messages import Usage
 from tripod.serving.connection import EventStream, unless_disconnected
 from tripod.serving.errors import error_body
 from tripod.serving.generation import Choice, generate, total_usage
-from tripod.serving.metrics import Metrics
+from tripod.serving.visit import Visit
 from tripod.trace import Event, Finished
 
 if TYPE_CHECKING:
@@ -26,11 +28,11 @@ Body = dict[str, Any]
 class Writer(Protocol):
     """Turns events into the bodies of one endpoint."""
 
-    def chunk(self, choice: Choice, event: Event) -> Body | None: ...  # None: nothing to send yet
+    def chunk(self, choice: Choice, event: Event, made: Made | None) -> Body | None: ...  # None: nothing to send yet
 
     def usage_chunk(self, usage: Usage) -> Body: ...  # the last chunk of a stream, where it was asked for
 
-    def whole(self, usage: Usage) -> Body: ...  # all chunks so far, as one body
+    def whole(self, usage: Usage, made: Made) -> Body: ...  # all chunks so far, as one body
 
 
 async def respond(
@@ -38,50 +40,103 @@ async def respond(
     engine: Engine,
     choices: Sequence[Choice],
     writer: Writer,
-    metrics: Metrics,
     *,
     num_choices: int,
     stream: bool,
     include_usage: bool,
 ) -> Response:
     """Runs the choices and answers. `num_choices` is how many belong to one prompt."""
+    visit = Visit.of(request)
+    account = _Account(visit, engine, len(choices), num_choices)
 
     async def whole() -> Response:
-        finished: dict[int, Finished] = {}
-        async with aclosing(generate(engine, choices, metrics)) as events:
+        async with aclosing(generate(engine, choices, visit)) as events:
             async for choice, event in events:
-                writer.chunk(choice, event)
-                if isinstance(event, Finished):
-                    finished[choice.index] = event
-        return JSONResponse(writer.whole(_usage(finished, num_choices)))
+                writer.chunk(choice, event, None)
+                account.note(choice, event)
+                visit.sent(choice.index, event)
+        return JSONResponse(writer.whole(account.usage, account.made))
 
     async def streamed() -> Response:
-        events = generate(engine, choices, metrics)
+        events = generate(engine, choices, visit)
         # The status is sent with the first event, so what is refused before any work gets a status of its own.
         first = await anext(events)
-        return EventStream(_frames(first, events, writer, num_choices if include_usage else None))
+        frames = _frames(first, events, writer, account, include_usage=include_usage)
+        return EventStream(frames, send_timeout_s=visit.served.config.send_timeout_s)
 
     return await unless_disconnected(request, streamed if stream else whole)
 
 
+class _Account:
+    """What an HTTP request cost, summed over its choices."""
+
+    def __init__(self, visit: Visit, engine: Engine, num_open: int, num_choices: int) -> None:
+        self.visit = visit
+        self._engine = engine
+        self._num_open = num_open
+        self._num_choices = num_choices
+        self._finished: dict[int, Finished] = {}
+
+    def note(self, choice: Choice, event: Event) -> bool:
+        """Whether this was the last event of all."""
+        if isinstance(event, Finished):
+            self._finished[choice.index] = event
+            if len(self._finished) == self._num_open:
+                self._describe()
+                return True
+        return False
+
+    @property
+    def _in_order(self) -> list[Finished]:
+        return [self._finished[index] for index in sorted(self._finished)]
+
+    @property
+    def usage(self) -> Usage:
+        return total_usage(self._in_order, self._num_choices)
+
+    @property
+    def made(self) -> Made:
+        finished = self._in_order
+        return Made(
+            queue_s=max(event.timings.queue_s for event in finished),
+            prefill_s=max(event.timings.prefill_s for event in finished),
+            decode_s=max(event.timings.decode_s for event in finished),
+            tokenize_s=self.visit.tokenize_s,
+            total_s=time.monotonic() - self.visit.arrived_s,
+            cached_tokens=self.usage.cached_tokens,
+            cache_miss=next((event.cache_miss for event in finished if event.cache_miss is not None), None),
+            step_ids=sorted({step_id for event in finished for step_id in event.step_ids}),
+            batch_invariant=bool(getattr(self._engine.config, "batch_invariant", False)),
+        )
+
+    def _describe(self) -> None:
+        self.visit.attributes |= {
+            "gen_ai.response.model": self._engine.name,
+            "gen_ai.usage.input_tokens": self.usage.prompt_tokens,
+            "gen_ai.usage.output_tokens": self.usage.completion_tokens,
+            "gen_ai.response.finish_reasons": ",".join(event.finish_reason for event in self._in_order),
+        }
+
+
 async def _frames(
-    first: tuple[Choice, Event], rest: AsyncGenerator[tuple[Choice, Event], None], writer: Writer, num_choices: int | None
+    first: tuple[Choice, Event], rest: AsyncGenerator[tuple[Choice, Event], None], writer: Writer, account: _Account, *, include_usage: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The stream of one response. With `num_choices` (of one prompt) it ends with the usage."""
-    finished: dict[int, Finished] = {}
+    """The stream of one response. What comes after a `yield` is done when the frame has been handed to the socket."""
+    visit = account.visit
     async with aclosing(rest):
         try:
             async for choice, event in _chained(first, rest):
-                body = writer.chunk(choice, event)
-                if isinstance(event, Finished):
-                    finished[choice.index] = event
+                made = account.made if account.note(choice, event) else None
+                body = writer.chunk(choice, event, made)
                 if body is not None:
                     yield frame(body)
+                visit.sent(choice.index, event)
         except Exception as error:
+            visit.error = error
             yield frame(error_body(error).to_json())  # and no [DONE]: the answer is not complete
             return
-    if num_choices is not None:
-        yield frame(writer.usage_chunk(_usage(finished, num_choices)))
+    if include_usage:
+        yield frame(writer.usage_chunk(account.usage))
     yield DONE
 
 
@@ -91,7 +146,3 @@ async def _chained(
     yield first
     async for item in rest:
         yield item
-
-
-def _usage(finished: dict[int, Finished], num_choices: int) -> Usage:
-    return total_usage([finished[index] for index in sorted(finished)], num_choices)

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tripod.chat.render import check_chat_template
-from tripod.chat.wire.openai_replies import ModelCard, ModelList
+from tripod.chat.wire.openai_replies import ModelCard, ModelList, StepBody, StepList
 from tripod.errors import ConfigError, TripodError
+from tripod.serving.admission import Admission
+from tripod.serving.auth import ApiKeys
 from tripod.serving.chat_completions import chat_completions
 from tripod.serving.completions import completions
+from tripod.serving.config import ServerConfig
 from tripod.serving.connection import on_disconnect
 from tripod.serving.embeddings import embeddings
 from tripod.serving.errors import on_error, on_http_error
+from tripod.serving.health import live, ready
 from tripod.serving.metrics import Metrics
 from tripod.serving.openapi import openapi
+from tripod.serving.progress import Progress
 from tripod.serving.served import Served, TextEncoder
+from tripod.serving.tokenization import detokenize, tokenize
+from tripod.serving.visit import Front
 
 if TYPE_CHECKING:
     from tripod.engine.engine import Engine
@@ -32,7 +41,8 @@ def build_app(
     embedder: TextEncoder | None = None,
     embedder_name: str = "embedder",
     chat_template: str | None = None,
-    max_body_bytes: int = 32 * 2**20,
+    config: ServerConfig = ServerConfig(),
+    api_keys: ApiKeys = ApiKeys(),
 ) -> Starlette:
     """An OpenAI-compatible application. It neither starts nor closes the engine.
 
@@ -40,7 +50,8 @@ def build_app(
         engine: answers /v1/completions and /v1/chat/completions under its own name.
         embedder: answers /v1/embeddings under `embedder_name`.
         chat_template: None for the template beside the model; "plain" for models that have none.
-        max_body_bytes: a larger request is refused without being read.
+        config: the bounds of the server.
+        api_keys: who may ask; without any, everybody.
 
     Raises:
         ConfigError: there is nothing to serve, or `chat_template` is unknown.
@@ -48,6 +59,24 @@ def build_app(
     if engine is None and embedder is None:
         raise ConfigError("there is nothing to serve; give an engine, an embedder or both")
     check_chat_template(chat_template)
+    admission = Admission(
+        max_running=engine.config.max_num_requests if engine is not None else 1,
+        max_waiting_requests=config.max_waiting_requests,
+        max_waiting_tokens=config.max_waiting_tokens,
+        tenant_share=config.tenant_share,
+        max_tenant_requests=config.max_tenant_requests,
+    )
+    served = Served(
+        engine=engine,
+        encoder=embedder,
+        encoder_name=embedder_name,
+        chat_template=chat_template,
+        config=config,
+        api_keys=api_keys,
+        metrics=Metrics(engine, admission),
+        admission=admission,
+        progress=Progress(engine, config.stall_timeout_s),
+    )
     app = Starlette(
         routes=[
             Route("/v1/completions", completions, methods=["POST"]),
@@ -55,20 +84,19 @@ def build_app(
             Route("/v1/embeddings", embeddings, methods=["POST"]),
             Route("/v1/models", models),
             Route("/v1/models/{model:path}", model),
-            Route("/health", health),
+            Route("/health", ready),
+            Route("/health/live", live),
+            Route("/health/ready", ready),
             Route("/metrics", metrics),
+            Route("/debug/steps", steps),
+            Route("/tokenize", tokenize, methods=["POST"]),
+            Route("/detokenize", detokenize, methods=["POST"]),
             Route("/openapi.json", openapi_document),
         ],
+        middleware=[Middleware(Front, served=served)],
         exception_handlers={TripodError: on_error, HTTPException: on_http_error, ClientDisconnect: on_disconnect, Exception: on_error},
     )
-    app.state.served = Served(
-        engine=engine,
-        encoder=embedder,
-        encoder_name=embedder_name,
-        chat_template=chat_template,
-        max_body_bytes=max_body_bytes,
-        metrics=Metrics(engine),
-    )
+    app.state.served = served
     return app
 
 
@@ -94,17 +122,19 @@ def _card(served: Served, name: str) -> ModelCard:
     return card
 
 
-async def health(_: Request) -> Response:
-    """GET /health: 200 once requests are taken."""
-    return JSONResponse({"status": "ok"})
-
-
 async def metrics(request: Request) -> Response:
     """GET /metrics."""
     metrics = Served.of(request).metrics
     return Response(metrics.text(), headers={"content-type": metrics.content_type})
 
 
-async def openapi_document(_: Request) -> Response:
+async def steps(request: Request) -> Response:
+    """GET /debug/steps: what the engine's last steps did and where their time went, oldest first."""
+    engine = Served.of(request).engine
+    records = engine.recent_steps() if engine is not None else ()
+    return JSONResponse(StepList(steps=[StepBody(**asdict(record), total_s=record.total_s) for record in records]).to_json())
+
+
+async def openapi_document(request: Request) -> Response:
     """GET /openapi.json."""
-    return JSONResponse(openapi())
+    return JSONResponse(openapi(needs_key=bool(Served.of(request).api_keys.digests)))

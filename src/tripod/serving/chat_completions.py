@@ -11,28 +11,33 @@ from starlette.responses import Response
 
 from tripod.chat.render import prompt_ids
 from tripod.chat.wire.openai import ChatBody
-from tripod.chat.wire.openai_replies import ChatChoice, ChatChunk, ChatCompletion, ChatLogprobs, ChunkChoice, ReplyMessage
+from tripod.chat.wire.openai_replies import ChatChoice, ChatChunk, ChatCompletion, ChatLogprobs, ChunkChoice, Made, ReplyMessage
 from tripod.chat.wire.openai_replies import Usage as UsageBody
 from tripod.errors import ConfigError, RequestError
 from tripod.messages import TokenLogprob, Usage
 from tripod.serving.answers import Body, respond
 from tripod.serving.bodies import read_body
 from tripod.serving.generation import Choice, choices_of
-from tripod.serving.served import Served, in_thread_if_long
+from tripod.serving.served import admit, check_grammar, timed
+from tripod.serving.visit import Visit
 from tripod.trace import Delta, Event, Finished
 
 
 async def chat_completions(request: Request) -> Response:
     """Answers a conversation, `n` times."""
-    served = Served.of(request)
-    body = await read_body(request, ChatBody, served.max_body_bytes)
+    visit = Visit.of(request)
+    served = visit.served
+    visit.enter()
+    body = await read_body(request, ChatBody, served.config)
     engine = served.engine_for(body.model)
     sampling = body.to_sampling()
     messages = body.to_messages()
     num_characters = sum(len(message.text) for message in messages)
     engine.check_length(num_characters)
+    admit(visit, body, [num_characters])
+    await check_grammar(engine, sampling, body.grammar_field)
     try:
-        ids = await in_thread_if_long(num_characters, prompt_ids, messages, engine.tokenizer, served.chat_template)
+        ids = await timed(visit, num_characters, prompt_ids, messages, engine.tokenizer, served.chat_template)
     except ConfigError as error:  # whoever started the server can repair it; whoever asks can use the other endpoint
         raise RequestError(f"{error}; or POST to /v1/completions", param="messages") from error
     writer = ChatWriter(
@@ -46,7 +51,6 @@ async def chat_completions(request: Request) -> Response:
         engine,
         choices_of([ids], sampling, body.num_choices),
         writer,
-        served.metrics,
         num_choices=body.num_choices,
         stream=bool(body.stream),
         include_usage=body.include_usage,
@@ -74,7 +78,7 @@ class ChatWriter:
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def chunk(self, choice: Choice, event: Event) -> Body | None:
+    def chunk(self, choice: Choice, event: Event, made: Made | None) -> Body | None:
         written = self.choices[choice.index]
         delta = ReplyMessage()
         logprobs: ChatLogprobs | None = None
@@ -93,12 +97,12 @@ class ChatWriter:
                 written.finish_reason = event.finish_reason
         written.is_begun = True
         piece = ChunkChoice(index=choice.index, delta=delta, logprobs=logprobs, finish_reason=written.finish_reason)
-        return self._chunk([piece], None)
+        return self._chunk([piece], None, made)
 
     def usage_chunk(self, usage: Usage) -> Body:
-        return self._chunk([], usage)
+        return self._chunk([], usage, None)
 
-    def whole(self, usage: Usage) -> Body:
+    def whole(self, usage: Usage, made: Made) -> Body:
         choices = [
             ChatChoice(
                 index=index,
@@ -109,11 +113,19 @@ class ChatWriter:
             for index, written in enumerate(self.choices)
         ]
         return ChatCompletion(
-            id=self.id, object="chat.completion", created=self.created, model=self.model, choices=choices, usage=UsageBody.of(usage)
+            id=self.id,
+            object="chat.completion",
+            created=self.created,
+            model=self.model,
+            choices=choices,
+            usage=UsageBody.of(usage),
+            tripod=made,
         ).to_json()
 
-    def _chunk(self, choices: list[ChunkChoice], usage: Usage | None) -> Body:
+    def _chunk(self, choices: list[ChunkChoice], usage: Usage | None, made: Made | None) -> Body:
         body = ChatChunk(id=self.id, object="chat.completion.chunk", created=self.created, model=self.model, choices=choices)
         if self.include_usage:  # with it, every chunk has the key
             body.usage = UsageBody.of(usage) if usage is not None else None
+        if made is not None:
+            body.tripod = made
         return body.to_json()

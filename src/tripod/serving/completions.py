@@ -7,34 +7,35 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tripod.chat.wire.openai import CompletionBody
-from tripod.chat.wire.openai_replies import Completion, CompletionChoice, CompletionLogprobs, completion_logprobs
+from tripod.chat.wire.openai_replies import Completion, CompletionChoice, CompletionLogprobs, Made, completion_logprobs
 from tripod.chat.wire.openai_replies import Usage as UsageBody
 from tripod.messages import TokenLogprob, Usage
 from tripod.serving.answers import Body, respond
 from tripod.serving.bodies import read_body
 from tripod.serving.generation import Choice, choices_of
-from tripod.serving.served import Served, tokenize
+from tripod.serving.served import admit, check_grammar, tokenize
+from tripod.serving.visit import Visit
 from tripod.text.detokenizer import Detokenizer
 from tripod.text.tokenizer import Tokenizer
 from tripod.trace import Delta, Event, Finished
 
-if TYPE_CHECKING:
-    pass
-
 
 async def completions(request: Request) -> Response:
     """Continues one or more prompts, `n` times each."""
-    served = Served.of(request)
-    body = await read_body(request, CompletionBody, served.max_body_bytes)
+    visit = Visit.of(request)
+    served = visit.served
+    visit.enter()
+    body = await read_body(request, CompletionBody, served.config)
     engine = served.engine_for(body.model)
     sampling = body.to_sampling()
-    prompt_ids = await tokenize(engine, body.prompts)
+    admit(visit, body, [prompt if isinstance(prompt, list) else len(prompt) for prompt in body.prompts])
+    await check_grammar(engine, sampling, body.grammar_field)
+    prompt_ids = await tokenize(engine, body.prompts, visit)
     writer = CompletionWriter(
         model=engine.name,
         pieces=[
@@ -49,7 +50,6 @@ async def completions(request: Request) -> Response:
         engine,
         choices_of(prompt_ids, sampling, body.num_choices),
         writer,
-        served.metrics,
         num_choices=body.num_choices,
         stream=bool(body.stream),
         include_usage=body.include_usage,
@@ -163,18 +163,20 @@ class CompletionWriter:
     id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def chunk(self, choice: Choice, event: Event) -> Body | None:
+    def chunk(self, choice: Choice, event: Event, made: Made | None) -> Body | None:
         piece = self.pieces[choice.index].push(choice.index, event)
-        return None if piece is None else self._body([piece], None)
+        return None if piece is None else self._body([piece], None, made)
 
     def usage_chunk(self, usage: Usage) -> Body:
-        return self._body([], usage)
+        return self._body([], usage, None)
 
-    def whole(self, usage: Usage) -> Body:
-        return self._body([pieces.whole(index) for index, pieces in enumerate(self.pieces)], usage)
+    def whole(self, usage: Usage, made: Made) -> Body:
+        return self._body([pieces.whole(index) for index, pieces in enumerate(self.pieces)], usage, made)
 
-    def _body(self, choices: list[CompletionChoice], usage: Usage | None) -> Body:
+    def _body(self, choices: list[CompletionChoice], usage: Usage | None, made: Made | None) -> Body:
         body = Completion(id=self.id, object="text_completion", created=self.created, model=self.model, choices=choices)
         if usage is not None or self.include_usage:  # with it, every chunk has the key
             body.usage = UsageBody.of(usage) if usage is not None else None
+        if made is not None:
+            body.tripod = made
         return body.to_json()

@@ -30,12 +30,16 @@ async def on_disconnect(_: Request, __: Exception) -> Response:
 
 
 class EventStream(Response):
-    """Sends frames as they come. The frames are closed as soon as the client hangs up, even while none is due."""
+    """Sends frames as they come. The frames are closed as soon as the client hangs up, even while none is due.
+
+    A client that takes nothing for `send_timeout_s` counts as one that hung up.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, frames: AsyncGenerator[bytes, None], *, send_timeout_s: float) -> None:
         self._frames = frames
+        self._send_timeout_s = send_timeout_s
         self.status_code = 200
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
@@ -47,6 +51,8 @@ class EventStream(Response):
             await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 task.result()
+        except TimeoutError:
+            scope.get("tripod.abort", _nothing)()  # closing would wait for the client to take what is written already
         finally:
             await _cancel(task, watch)
             await self._frames.aclose()  # a task cancelled before its first turn has not opened them
@@ -55,8 +61,13 @@ class EventStream(Response):
         async with aclosing(self._frames) as frames:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for frame in frames:
-                await send({"type": "http.response.body", "body": frame, "more_body": True})
+                async with asyncio.timeout(self._send_timeout_s):
+                    await send({"type": "http.response.body", "body": frame, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _nothing() -> None:
+    pass
 
 
 async def _disconnected(receive: Receive) -> None:

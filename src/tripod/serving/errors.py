@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from tripod.chat.wire.openai_replies import ErrorBody, ErrorDetail
-from tripod.errors import ModelTimeoutError, NotFoundError, OverloadedError, RequestError
+from tripod.errors import DeadlineError, ModelTimeoutError, NotFoundError, OverloadedError, RequestError, TripodError
 
 _log = logging.getLogger(__name__)
 
@@ -28,9 +28,41 @@ class BodyTooLargeError(RequestError):
     code = "request_too_large"
 
 
+class ReadTimeoutError(RequestError):
+    """The client did not send its request in the time that the server gives."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class UnauthorizedError(RequestError):
+    """No API key, or one that this server does not know."""
+
+    status = 401
+    code = "invalid_api_key"
+
+    def __init__(self) -> None:
+        super().__init__("this server needs an API key that it knows; send the header 'Authorization: Bearer KEY'")
+
+
+class ShuttingDownError(OverloadedError):
+    """The server drains: ask again later, or another one."""
+
+    status = 503
+    code = "shutting_down"
+
+
+class SlowReaderError(TripodError):
+    """A client does not take what it asked for; keeping all of it would fill the memory."""
+
+
 def error_body(error: Exception) -> ErrorBody:
     """The same body for a response of its own and for an event in the middle of a stream. What we did not foresee is logged, not shown."""
     match error:
+        case ShuttingDownError():
+            return _body(str(error), "server_error", None, error.code)
+        case DeadlineError():
+            return _body(str(error), "timeout_error", "timeout", error.code)
         case OverloadedError():
             return _body(str(error), "rate_limit_error", error.param, error.code)
         case RequestError():
@@ -54,10 +86,22 @@ def error_status(error: Exception) -> int:
             return 500
 
 
-async def on_error(_: Request, error: Exception) -> JSONResponse:
-    """Whatever an endpoint raised, as a response."""
-    headers = {"Retry-After": str(math.ceil(error.retry_after_s))} if isinstance(error, OverloadedError) else None
+def error_response(error: Exception) -> JSONResponse:
+    headers = {}
+    match error:
+        case OverloadedError():
+            headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+        case UnauthorizedError():
+            headers["WWW-Authenticate"] = "Bearer"
+        case ReadTimeoutError() | BodyTooLargeError():
+            headers["Connection"] = "close"  # the rest of the body will not be read
     return JSONResponse(error_body(error).to_json(), status_code=error_status(error), headers=headers)
+
+
+async def on_error(request: Request, error: Exception) -> JSONResponse:
+    """Whatever an endpoint raised, as a response."""
+    request.scope["tripod.visit"].error = error
+    return error_response(error)
 
 
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tripod.errors import EngineError, RequestError
+from tripod.chat.closing import closing
+from tripod.errors import EngineError
 from tripod.messages import Usage
 from tripod.sampling import SamplingParams
-from tripod.serving.metrics import Metrics
+from tripod.serving.errors import SlowReaderError
 from tripod.trace import Event, Finished
 
 if TYPE_CHECKING:
     from tripod.engine.engine import Engine
+    from tripod.serving.visit import Visit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,48 +51,59 @@ def total_usage(finished: Sequence[Finished], num_choices: int) -> Usage:
     )
 
 
-async def generate(engine: Engine, choices: Sequence[Choice], metrics: Metrics) -> AsyncGenerator[tuple[Choice, Event], None]:
+async def generate(engine: Engine, choices: Sequence[Choice], visit: Visit) -> AsyncGenerator[tuple[Choice, Event], None]:
     """The events of all choices as they come. Closing it aborts what still runs; the first error ends all.
 
     Raises:
         RequestError: the engine refuses a choice.
-        EngineError: it fails, or is told to abort one.
+        DeadlineError: the request's own time is over.
+        ShuttingDownError: the server cannot wait for it any longer.
+        SlowReaderError: nobody takes the events.
+        EngineError: the engine fails, or is told to abort a choice.
     """
-    arrived_s = time.monotonic()
-    arrivals: asyncio.Queue[tuple[Choice, Event | Exception]] = asyncio.Queue()
+    served = visit.served
+    visit.meter = served.metrics.meter(len(choices), visit.arrived_s)
+    streams = [engine.stream(choice.prompt_ids, choice.sampling) for choice in choices]  # all are checked before one is begun
+    arrivals: asyncio.Queue[tuple[Choice, Event] | Exception] = asyncio.Queue()
+    asked_s = time.monotonic()
 
     async def pump(choice: Choice, stream: AsyncIterator[Event]) -> None:
+        has_begun = False
         try:
-            async with aclosing(metrics.watch(stream, arrived_s)) as events:
+            async with closing(stream) as events:
                 async for event in events:
+                    if not has_begun and visit.ticket is not None and (isinstance(event, Finished) or event.token_ids):
+                        has_begun = True
+                        served.admission.start(visit.ticket)
                     arrivals.put_nowait((choice, event))
+                    if arrivals.qsize() > served.config.max_unread_events:
+                        raise SlowReaderError(f"{arrivals.qsize()} events wait for a client that does not take them")
         except Exception as error:
-            arrivals.put_nowait((choice, error))
+            arrivals.put_nowait(error)
 
-    try:
-        if len(choices) > engine.config.max_num_waiting:  # asking again later would not help
-            raise RequestError(
-                f"{len(choices)} choices in one request are more than this server queues, {engine.config.max_num_waiting}; "
-                "send fewer prompts at a time, or a smaller n",
-                param="n",
-            )
-        streams = [engine.stream(choice.prompt_ids, choice.sampling) for choice in choices]  # all are checked before one is begun
-    except RequestError:
-        metrics.refused(len(choices))
-        raise
-    tasks = [asyncio.create_task(pump(choice, stream)) for choice, stream in zip(choices, streams, strict=True)]
-    try:
-        num_running = len(choices)
-        while num_running:
-            choice, event = await arrivals.get()
-            if isinstance(event, Exception):
-                raise event
-            if isinstance(event, Finished):
-                if event.finish_reason == "abort":
-                    raise EngineError("the engine aborted this request before it was finished")
-                num_running -= 1
-            yield choice, event
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    with served.lifecycle.told_of_cut(arrivals.put_nowait):
+        tasks = [asyncio.create_task(pump(choice, stream)) for choice, stream in zip(choices, streams, strict=True)]
+        alarm = (
+            asyncio.get_running_loop().call_later(max(0.0, visit.remaining_s), lambda: arrivals.put_nowait(visit.deadline_error()))
+            if visit.remaining_s is not None
+            else None
+        )
+        try:
+            num_running = len(choices)
+            while num_running:
+                arrival = await arrivals.get()
+                if isinstance(arrival, Exception):
+                    raise arrival
+                choice, event = arrival
+                if isinstance(event, Finished):
+                    if event.finish_reason == "abort":
+                        raise EngineError("the engine aborted this request before it was finished")
+                    visit.span.phases(event, asked_s)
+                    num_running -= 1
+                yield choice, event
+        finally:
+            if alarm is not None:
+                alarm.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -8,56 +8,121 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import tripod
-from tripod.chat.wire.openai import ChatBody, CompletionBody, EmbeddingBody
-from tripod.chat.wire.openai_replies import ChatCompletion, Completion, EmbeddingList, ErrorBody, ModelList
+from tripod.chat.wire.openai import ChatBody, CompletionBody, DetokenizeBody, EmbeddingBody, TokenizeBody
+from tripod.chat.wire.openai_replies import (
+    ChatCompletion,
+    Completion,
+    Detokenized,
+    EmbeddingList,
+    ErrorBody,
+    Health,
+    ModelCard,
+    ModelList,
+    StepList,
+    Tokens,
+)
 
 _READ: Literal["validation"] = "validation"
 _WRITTEN: Literal["serialization"] = "serialization"
 
-_POSTS: dict[str, tuple[type[BaseModel], type[BaseModel], str]] = {
-    "/v1/completions": (CompletionBody, Completion, "Continue one or more prompts"),
-    "/v1/chat/completions": (ChatBody, ChatCompletion, "Answer a conversation"),
-    "/v1/embeddings": (EmbeddingBody, EmbeddingList, "Embed one or more texts"),
+_POSTS: dict[str, tuple[type[BaseModel], type[BaseModel], str, bool]] = {  # body, reply, summary, whether it can stream
+    "/v1/completions": (CompletionBody, Completion, "Continue one or more prompts", True),
+    "/v1/chat/completions": (ChatBody, ChatCompletion, "Answer a conversation", True),
+    "/v1/embeddings": (EmbeddingBody, EmbeddingList, "Embed one or more texts", False),
+    "/tokenize": (TokenizeBody, Tokens, "The token ids of a prompt or a conversation", False),
+    "/detokenize": (DetokenizeBody, Detokenized, "The text of token ids", False),
 }
+_GETS: dict[str, tuple[type[BaseModel], str]] = {
+    "/v1/models": (ModelList, "List the models"),
+    "/debug/steps": (StepList, "What the engine's last steps did, and where their time went"),
+}
+_PROBES: dict[str, str] = {
+    "/health": "Whether requests are taken: alive, and not stopping",
+    "/health/ready": "The same",
+    "/health/live": "Whether what runs makes progress; if not, only a restart helps",
+}
+_POST_ERRORS = {
+    "400": "A field is wrong; `param` names it",
+    "401": "No API key, or one that is not known",
+    "404": "No such model",
+    "408": "The body did not come in time",
+    "413": "The body is larger than this server reads",
+    "429": "There is no place in the queue; ask again after Retry-After seconds",
+    "500": "The server failed on this request",
+    "503": "The server is stopping; ask again after Retry-After seconds",
+    "504": "The answer was not finished within the request's own timeout",
+}
+_HEADERS = [
+    {
+        "name": "X-Request-Timeout",
+        "in": "header",
+        "required": False,
+        "description": "Seconds for the whole answer, as the field `timeout`; the lesser counts",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    },
+    {
+        "name": "X-Tenant",
+        "in": "header",
+        "required": False,
+        "description": "Among whom the queue is shared; where there are API keys, the key says it",
+        "schema": {"type": "string"},
+    },
+]
 
 
-def openapi() -> dict[str, Any]:
+def openapi(*, needs_key: bool = False) -> dict[str, Any]:
     """The document, as JSON values."""
-    bodies = [body for body, _, _ in _POSTS.values()]
-    replies: list[type[BaseModel]] = [*(reply for _, reply, _ in _POSTS.values()), ModelList, ErrorBody]
+    bodies = [body for body, _, _, _ in _POSTS.values()]
+    replies: list[type[BaseModel]] = [
+        *(post[1] for post in _POSTS.values()),
+        *(get[0] for get in _GETS.values()),
+        ModelCard,
+        Health,
+        ErrorBody,
+    ]
     references, definitions = models_json_schema(
         [*((body, _READ) for body in bodies), *((reply, _WRITTEN) for reply in replies)],
         ref_template="#/components/schemas/{model}",
     )
-    error = {"description": "What is wrong, and with which field", "content": _json(references[ErrorBody, _WRITTEN])}
+
+    def answer(description: str, kind: type[BaseModel], *, streams: bool = False) -> dict[str, Any]:
+        content = {"application/json": {"schema": references[kind, _WRITTEN]}}
+        if streams:
+            content["text/event-stream"] = {"schema": {"type": "string", "description": "Server-sent events"}}
+        return {"description": description, "content": content}
+
     paths: dict[str, Any] = {
         path: {
             "post": {
                 "summary": summary,
-                "requestBody": {"required": True, "content": _json(references[body, _READ])},
+                "parameters": _HEADERS,
+                "requestBody": {"required": True, "content": {"application/json": {"schema": references[body, _READ]}}},
                 "responses": {
-                    "200": {
-                        "description": "The answer; with stream=true, server-sent events",
-                        "content": _json(references[reply, _WRITTEN]),
-                    },
-                    "4XX": error,
-                    "5XX": error,
+                    "200": answer("The answer; with stream=true, server-sent events" if streams else "The answer", reply, streams=streams),
+                    **{status: answer(text, ErrorBody) for status, text in _POST_ERRORS.items()},
                 },
             }
         }
-        for path, (body, reply, summary) in _POSTS.items()
+        for path, (body, reply, summary, streams) in _POSTS.items()
     }
-    models = {"description": "The models of this server", "content": _json(references[ModelList, _WRITTEN])}
-    paths["/v1/models"] = {"get": {"summary": "List the models", "responses": {"200": models}}}
-    paths["/health"] = {"get": {"summary": "Whether the server answers", "responses": {"200": {"description": "It does"}}}}
-    paths["/metrics"] = {"get": {"summary": "Prometheus metrics", "responses": {"200": {"description": "Text format"}}}}
+    unauthorized = {"401": answer(_POST_ERRORS["401"], ErrorBody)}
+    for path, (reply, summary) in _GETS.items():
+        paths[path] = {"get": {"summary": summary, "responses": {"200": answer(summary, reply), **unauthorized}}}
+    name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    responses = {"200": answer("The model", ModelCard), "404": answer(_POST_ERRORS["404"], ErrorBody), **unauthorized}
+    paths["/v1/models/{model}"] = {"get": {"summary": "One model", "parameters": [name], "responses": responses}}
+    for path, summary in _PROBES.items():
+        responses = {"200": answer("Yes", Health), "503": answer("No; `status` says why", Health)}
+        paths[path] = {"get": {"summary": summary, "responses": responses, "security": []}}
+    text = {"description": "Text format", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    paths["/metrics"] = {"get": {"summary": "Prometheus metrics", "responses": {"200": text}, "security": []}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Tripod", "version": tripod.__version__},
         "paths": paths,
-        "components": {"schemas": definitions["$defs"]},
+        "components": {
+            "schemas": definitions["$defs"],
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"key": []}] if needs_key else [],
     }
-
-
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}

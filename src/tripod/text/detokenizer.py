@@ -31,11 +31,12 @@ class Detokenizer:
     make the bytes valid, or at the flush.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, is_opening: bool = True) -> None:
+        """`is_opening=False`: the tokens go on inside a text, and the law holds for their bytes instead of `decode`."""
         self._tokenizer = tokenizer
         self._special_ids = tokenizer.special_ids
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._is_opening = True
+        self._is_opening = is_opening
 
     def push(self, token_id: int) -> str:
         """The text that this token completes; empty for a special token and inside a character."""

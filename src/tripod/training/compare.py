@@ -21,7 +21,8 @@ from tripod.training.data.progress import Progress, no_progress
 from tripod.training.run import Run
 
 if TYPE_CHECKING:
-    from tripod.models.language_model import LanguageModel
+    from tripod.models.gpt_neox import GPTNeoX
+    from tripod.models.llama import Llama
     from tripod.text.tokenizer import Tokenizer
 
 VALIDATION = "validation loss"
@@ -197,7 +198,7 @@ def _losses(run: Run, step: int, probes: Mapping[str, Sequence[Sequence[int]]]) 
     return {metric: np.array([_loss(model, ids) for ids in of_metric]) for metric, of_metric in probes.items()}
 
 
-def _loss(model: LanguageModel, ids: Sequence[int]) -> float:
+def _loss(model: Llama | GPTNeoX, ids: Sequence[int]) -> float:
     import torch
 
     from tripod.training.gradients import mean_loss

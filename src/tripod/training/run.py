@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tripod.durable import atomic_file
 from tripod.errors import ConfigError
 from tripod.training.checkpoint import Manifest, checkpoint_folder, read_manifest, remove_partial_checkpoints, steps_of_run
-from tripod.training.data.atomic_file import atomic_file
 from tripod.training.data.interventions import ChangedRows
 from tripod.training.data.open_order import open_order
 from tripod.training.data.order import DataOrder

@@ -13,8 +13,16 @@ from tripod.chat.wire.openai import ChatBody, CompletionBody
 from tripod.chat.wire.openai_replies import ChatLogprobs, completion_logprobs, token_name
 from tripod.errors import RequestError
 from tripod.messages import Message, TokenLogprob, ToolCall
-from tripod.sampling import SamplingParams
+from tripod.sampling import Grammar, SamplingParams
 
+grammars = (
+    st.sampled_from([{"type": "integer"}, {"properties": {"é": {"enum": [1, None]}}}]).map(Grammar.json_schema)
+    | st.just(Grammar.json_schema(True))
+    | st.just(Grammar.json_object())
+    | st.text("ab*|", min_size=1).map(Grammar.regex)
+    | st.text('start: "a"', min_size=1).map(Grammar.ebnf)
+    | st.lists(st.text("ab", min_size=1), min_size=1, max_size=3).map(Grammar.choice)
+)
 samplings = st.builds(
     SamplingParams,
     logit_bias=st.dictionaries(st.integers(0, 2**31), st.floats(-100, 100), max_size=3),
@@ -32,7 +40,7 @@ samplings = st.builds(
     stop_token_ids=st.lists(st.integers(0, 2**31), max_size=3).map(tuple),
     ignore_eos=st.booleans(),
     logprobs=st.none() | st.integers(0, 20),
-)
+) | st.builds(SamplingParams, grammar=st.none() | grammars)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 calls = st.builds(ToolCall, texts, texts, texts)
 messages = st.one_of(

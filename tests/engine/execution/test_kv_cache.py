@@ -7,13 +7,14 @@ import torch
 
 from tests.engine.conftest import make_model
 from tripod.engine.execution.kv_cache import KVCacheSpec, default_kv_tokens
+from tripod.engine.execution.paged_attention import TorchKVCache
 from tripod.errors import ConfigError
 
 
 def test_planned_bytes_are_the_bytes_taken() -> None:
     spec = KVCacheSpec.of(make_model(), kv_tokens=100, block_size=16)
     assert spec.shape == (3, 2, 7, 16, 2, 8)  # ceil(100 / 16) = 7 blocks
-    pool = spec.allocate(torch.device("cpu"))
+    pool = TorchKVCache(spec, torch.device("cpu")).pages
     assert spec.num_bytes == pool.nbytes == 3 * 2 * 112 * 2 * 8 * 4
 
 

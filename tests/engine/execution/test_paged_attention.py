@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tripod.engine.execution.paged_attention import PagedAttention
-from tripod.engine.execution.ragged_batch import RaggedBatch
+from tripod.engine.execution.kv_cache import KVCacheSpec
+from tripod.engine.execution.paged_attention import PagedAttention, TorchKVCache
+from tripod.engine.execution.ragged_batch import RaggedBatch, Span
 from tripod.engine.policy.request import Request
 from tripod.ops.attention import causal_attention
 from tripod.sampling import GREEDY
@@ -69,5 +70,21 @@ def test_tokens_keep_their_places_in_the_ragged_batch() -> None:
     assert batch.token_ids.tolist() == [5, 2, 3, 4]
     assert batch.positions.tolist() == [5, 2, 3, 4]
     assert batch.slots.tolist() == [2 * 4 + 1, 4 * 4 + 2, 4 * 4 + 3, 1 * 4 + 0]
-    assert batch.block_tables.tolist() == [[9, 2]]
-    assert batch.context_lens.tolist() == [6]
+    assert batch.requests.tolist() == [0, 1, 1, 1]
+    assert batch.block_tables.tolist() == [[9, 2], [4, 1]]
+    assert batch.spans == (Span(slice(0, 1), 5), Span(slice(1, 4), 2))
+    assert [span.end for span in batch.spans] == [6, 5]
+
+
+def test_blocks_are_copied_in_all_layers_and_cleared_where_asked() -> None:
+    spec = KVCacheSpec(num_layers=2, num_blocks=6, block_size=4, num_kv_heads=G, head_dim=K, dtype=torch.float32)
+    cache = TorchKVCache(spec, torch.device("cpu"))
+    cache.pages.copy_(torch.randn(spec.shape, generator=torch.Generator().manual_seed(1)))
+    before = cache.pages.clone()
+    cache.copy_blocks([(1, 4), (2, 0)])
+    assert torch.equal(cache.pages[:, :, [4, 0]], before[:, :, [1, 2]])
+    assert torch.equal(cache.pages[:, :, [1, 2, 3, 5]], before[:, :, [1, 2, 3, 5]])
+    cache.clear([5, 3], start=3, num_tokens=2)  # the last place of block 5, the first of block 3
+    assert cache.pages[:, :, 5, 3].count_nonzero() == cache.pages[:, :, 3, 0].count_nonzero() == 0
+    assert torch.equal(cache.pages[:, :, 5, :3], before[:, :, 5, :3])
+    assert torch.equal(cache.pages[:, :, 3, 1:], before[:, :, 3, 1:])

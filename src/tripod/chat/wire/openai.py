@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from tripod.chat.wire.structured import ResponseFormat, Structured, StructuredOutputs
 from tripod.errors import RequestError
 from tripod.messages import Message, ToolCall
 from tripod.sampling import SamplingParams
@@ -83,7 +84,7 @@ Unsupported = Annotated[None, BeforeValidator(_refuse)]
 Inputs = Annotated[str | list[str | list[int]] | list[int], BeforeValidator(_inputs)]
 
 
-class _Body(BaseModel):
+class WireBody(BaseModel):
     """Strict: "0.5" is not a number; an unknown field is an error, not a typo that nobody sees; NaN is not JSON."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -102,15 +103,15 @@ class _Body(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """What the client sends: only the fields that were set."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
 
-class StreamOptions(_Body):
+class StreamOptions(WireBody):
     include_usage: bool = False
     include_obfuscation: bool = False  # asks for padding against traffic analysis, which only the vendor's servers add
 
 
-class _Generation(_Body):
+class _Generation(WireBody, Structured):
     """What a completion and a chat completion have in common."""
 
     model: str
@@ -131,6 +132,8 @@ class _Generation(_Body):
     min_tokens: int | None = Field(default=0, ge=0, lt=_INT64)
     ignore_eos: bool | None = False
     stop_token_ids: list[int] | None = None
+    priority: int | None = Field(default=0, ge=-_INT64, lt=_INT64)  # lower runs first
+    timeout: float | None = Field(default=None, gt=0.0, le=1e9)  # ours: seconds for the whole answer, then 504
     # Harmless: they say who asks, not what.
     user: str | None = None
     safety_identifier: str | None = None
@@ -156,6 +159,7 @@ class _Generation(_Body):
             stop=tuple(self.stop or ()),
             stop_token_ids=tuple(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
+            grammar=self.to_grammar(),
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
         )
@@ -207,18 +211,18 @@ class CompletionBody(_Generation):
         return [item for item in self.prompt if not isinstance(item, int)]
 
 
-class FunctionBody(_Body):
+class FunctionBody(WireBody):
     name: str
     arguments: str
 
 
-class ToolCallBody(_Body):
+class ToolCallBody(WireBody):
     id: str
     type: Literal["function"] = "function"
     function: FunctionBody
 
 
-class TextPart(_Body):
+class TextPart(WireBody):
     type: Literal["text"]
     text: str
 
@@ -231,7 +235,7 @@ Content = Annotated[
 ]
 
 
-class MessageBody(_Body):
+class MessageBody(WireBody):
     """One turn as it is sent. The fields of a reply may come back empty, as the SDK sends them."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -270,10 +274,6 @@ class MessageBody(_Body):
         return Message("system" if self.role == "developer" else self.role, text, calls, self.tool_call_id)
 
 
-class ResponseFormat(_Body):
-    type: Literal["text"]
-
-
 class ChatBody(_Generation):
     """POST /v1/chat/completions."""
 
@@ -282,7 +282,6 @@ class ChatBody(_Generation):
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=_INT64)
     logprobs: bool | None = False
     top_logprobs: int | None = Field(default=None, ge=0, le=_MAX_LOGPROBS)
-    response_format: ResponseFormat | None = None
     modalities: list[Literal["text"]] | None = None
     tools: Unsupported = None
     tool_choice: Literal["none", "auto"] | None = None  # without tools both mean: answer
@@ -336,6 +335,12 @@ class ChatBody(_Generation):
                 fields[name] = list(values)
         if sampling.logit_bias:
             fields["logit_bias"] = dict(sampling.logit_bias)
+        if sampling.grammar is not None:
+            response_format = ResponseFormat.of(sampling.grammar)
+            if response_format is not None:
+                fields["response_format"] = response_format
+            else:
+                fields["structured_outputs"] = StructuredOutputs.of(sampling.grammar)
         if sampling.logprobs is not None:
             fields["logprobs"] = True
             fields["top_logprobs"] = sampling.logprobs
@@ -354,7 +359,7 @@ class ChatBody(_Generation):
             raise _request_error(error.errors(include_url=False)[0]) from error
 
 
-class EmbeddingBody(_Body):
+class EmbeddingBody(WireBody):
     """POST /v1/embeddings."""
 
     model: str
@@ -362,6 +367,7 @@ class EmbeddingBody(_Body):
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = Field(default=None, ge=1)
     user: str | None = None
+    timeout: float | None = Field(default=None, gt=0.0, le=1e9)  # ours: seconds, then 504
 
     @property
     def texts(self) -> list[str]:
@@ -380,6 +386,23 @@ class EmbeddingBody(_Body):
                 param="input",
             )
         return texts
+
+
+class TokenizeBody(WireBody):
+    """POST /tokenize, as in vLLM: the ids of a prompt, or of a conversation in the model's template."""
+
+    model: str
+    prompt: str | None = None
+    messages: list[MessageBody] | None = Field(default=None, min_length=1)
+    add_special_tokens: bool | None = True  # of a prompt; a template writes its own
+    return_token_strs: bool | None = False
+
+
+class DetokenizeBody(WireBody):
+    """POST /detokenize, as in vLLM."""
+
+    model: str
+    tokens: list[int]
 
 
 _EXTENSIONS = ("top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos")

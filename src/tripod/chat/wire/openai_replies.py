@@ -47,6 +47,20 @@ class Usage(_Reply):
         return UsageValue(prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens or 0, cached_tokens=cached or 0)
 
 
+class Made(_Reply):
+    """Beyond the OpenAI API, under the key `tripod`: how an answer was made. With several choices, times are the longest of any."""
+
+    queue_s: float  # arrival at the engine to its first step
+    prefill_s: float  # first step to first token
+    decode_s: float  # first token to last
+    tokenize_s: float
+    total_s: float  # arrival of the HTTP request to here
+    cached_tokens: int  # of the prompt, those whose keys and values were reused
+    cache_miss: str | None  # why not more of them were
+    step_ids: list[int]  # the engine's steps that computed it; /debug/steps has the last of them
+    batch_invariant: bool  # the tokens do not depend on what else was in the batch
+
+
 class TopLogprob(_Reply):
     token: str
     logprob: float
@@ -113,6 +127,7 @@ class ChatCompletion(_Reply):
     model: str = ""
     choices: list[ChatChoice]
     usage: Usage | None = None
+    tripod: Made | None = None
 
 
 class ChunkChoice(_Reply):
@@ -129,6 +144,7 @@ class ChatChunk(_Reply):
     model: str = ""
     choices: list[ChunkChoice] = []
     usage: Usage | None = None
+    tripod: Made | None = None  # in the chunk that ends the last choice
 
 
 class CompletionLogprobs(_Reply):
@@ -154,6 +170,7 @@ class Completion(_Reply):
     model: str
     choices: list[CompletionChoice]
     usage: Usage | None = None
+    tripod: Made | None = None  # in a stream: in the chunk that ends the last choice
 
 
 class ModelCard(_Reply):
@@ -167,6 +184,49 @@ class ModelCard(_Reply):
 class ModelList(_Reply):
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+class Tokens(_Reply):
+    """The answer of /tokenize; shape of vLLM."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class Detokenized(_Reply):
+    """The answer of /detokenize; shape of vLLM."""
+
+    prompt: str
+
+
+class Health(_Reply):
+    status: str  # "ok", or what is wrong
+
+
+class StepBody(_Reply):
+    """One step of the engine; seconds follow each other: plan, prepare, model, sample, deliver."""
+
+    id: int
+    started_s: float  # monotonic clock of the server
+    plan_s: float
+    prepare_s: float
+    model_s: float
+    sample_s: float
+    deliver_s: float
+    total_s: float
+    num_requests: int
+    num_waiting: int
+    num_prefill_tokens: int
+    num_decode_tokens: int
+    num_cached_tokens: int
+    num_preemptions: int
+    num_failed: int
+
+
+class StepList(_Reply):
+    steps: list[StepBody]
 
 
 class Embedding(_Reply):

@@ -1,17 +1,20 @@
-"""The pool of keys and values: planned first, then allocated once."""
+"""The pool of keys and values: planned first, then allocated once, and how a step uses it."""
 
 # L layers, G key/value heads, K head size
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from torch import Tensor
 
+from tripod.engine.execution.ragged_batch import RaggedBatch
 from tripod.errors import ConfigError
 from tripod.models.language_model import LanguageModel
+from tripod.ops.attention import Attend
 
 DEFAULT_SEQUENCES = 16  # of full length
 DEFAULT_MEMORY_SHARE = 0.25  # of what is free
@@ -29,8 +32,8 @@ class KVCacheSpec:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, model: LanguageModel, *, kv_tokens: int, block_size: int) -> KVCacheSpec:
-        """A pool of whole blocks for at least `kv_tokens` tokens of this model.
+    def of(cls, model: LanguageModel, *, kv_tokens: int, block_size: int, dtype: torch.dtype | None = None) -> KVCacheSpec:
+        """A pool of whole blocks for at least `kv_tokens` tokens of this model, in its dtype or another.
 
         Raises:
             ConfigError: the pool would hold nothing.
@@ -45,7 +48,7 @@ class KVCacheSpec:
             block_size=block_size,
             num_kv_heads=model.config.num_kv_heads,
             head_dim=model.config.head_dim,
-            dtype=model.dtype,
+            dtype=dtype or model.dtype,
         )
 
     @property
@@ -61,15 +64,30 @@ class KVCacheSpec:
     def num_bytes(self) -> int:
         return self.bytes_per_token * self.num_blocks * self.block_size
 
-    def allocate(self, device: torch.device) -> Tensor:
-        """The pool, all zeros: a masked slot is multiplied by zero, which only removes finite numbers."""
-        return torch.zeros(self.shape, dtype=self.dtype, device=device)
+
+class KVCache(Protocol):
+    """Keys and values in blocks, in a layout of its own. Which block is whose, the policy decides."""
+
+    @property
+    def spec(self) -> KVCacheSpec: ...
+
+    def attend(self, batch: RaggedBatch) -> Attend:
+        """For one step: writes the new keys and values of each layer, then lets each token see its own request's."""
+        ...
+
+    def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks in all layers: (source, target) each; no target is a source."""
+        ...
+
+    def clear(self, block_ids: Sequence[int], start: int, num_tokens: int) -> None:
+        """Zero what stands for the tokens start .. start + num_tokens of the request that owns these blocks."""
+        ...
 
 
-def default_kv_tokens(model: LanguageModel) -> int:
+def default_kv_tokens(model: LanguageModel, dtype: torch.dtype | None = None) -> int:
     """Tokens for a few full-length requests, or what a share of the free memory holds, if that is less; one block at least."""
     wanted = DEFAULT_SEQUENCES * model.config.max_positions
-    per_token = KVCacheSpec.of(model, kv_tokens=1, block_size=1).bytes_per_token
+    per_token = KVCacheSpec.of(model, kv_tokens=1, block_size=1, dtype=dtype).bytes_per_token
     return max(1, min(wanted, int(DEFAULT_MEMORY_SHARE * free_bytes(model.device)) // per_token))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,27 +35,47 @@ def _mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def sample(logits: Tensor, requests: Sequence[Request]) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class RuledOut:
+    """Tokens that the grammars of some rows do not allow."""
+
+    rows: Sequence[int]  # of the logits
+    tokens: Tensor  # [len(rows), V], bool; no row is True everywhere
+
+
+def sample(logits: Tensor, requests: Sequence[Request], *, ruled_out: RuledOut | None = None) -> list[int | None]:
     """Choose one token for each request.
 
     Args:
         logits: [R, V]; left as they are.
         requests: R requests, whose prompt and output so far are complete.
+        ruled_out: what must not be chosen; None where no request has a grammar.
 
     Returns:
-        R token ids.
+        R token ids; None for a row whose logits are not finite.
     """
-    plain = [row for row, request in enumerate(requests) if _is_plain(request)]
-    if len(plain) == len(requests):
-        return list(map(int, logits.argmax(dim=-1).tolist()))
-    token_ids = [0] * len(requests)
-    if plain:
-        for row, token_id in zip(plain, logits[plain].argmax(dim=-1).tolist(), strict=True):
-            token_ids[row] = token_id
+    if ruled_out is not None:
+        logits = _without(logits, ruled_out)
+    highest, best = logits.max(dim=-1)  # not a number where any logit of the row is none
+    token_ids = list(map(int, best.tolist()))
     others = [row for row, request in enumerate(requests) if not _is_plain(request)]
-    for row, token_id in zip(others, _sample_shaped(logits[others].float(), [requests[row] for row in others]), strict=True):
-        token_ids[row] = token_id
-    return token_ids
+    if others:
+        shaped = logits.float() if len(others) == len(requests) else logits[others].float()
+        if shaped.data_ptr() == logits.data_ptr():
+            shaped = shaped.clone()
+        for row, token_id in zip(others, _sample_shaped(shaped, [requests[row] for row in others]), strict=True):
+            token_ids[row] = token_id
+    is_sound = highest.isfinite().tolist()
+    return [token_id if sound else None for token_id, sound in zip(token_ids, is_sound, strict=True)]
+
+
+def _without(logits: Tensor, ruled_out: RuledOut) -> Tensor:
+    if len(ruled_out.rows) == len(logits):
+        return logits.masked_fill(ruled_out.tokens, -math.inf)
+    logits = logits.clone()
+    rows = list(ruled_out.rows)
+    logits[rows] = logits[rows].masked_fill(ruled_out.tokens, -math.inf)
+    return logits
 
 
 def _is_plain(request: Request) -> bool:
@@ -97,7 +118,7 @@ def _adjust(logits: Tensor, request: Request) -> None:
         counts = Counter(request.output_ids)
         penalties = [params.presence_penalty + params.frequency_penalty * count for count in counts.values()]
         logits[list(counts)] -= torch.tensor(penalties, device=logits.device)
-    if len(request.output_ids) < params.min_tokens and request.stop_ids:
+    if len(request.output_ids) < params.min_tokens and request.stop_ids and params.grammar is None:  # else what is ruled out holds it
         logits[list(request.stop_ids)] = -math.inf
 
 

@@ -187,7 +187,9 @@ class Policy:
             if token_id in request.stop_ids and len(request.output_ids) > request.sampling.min_tokens:
                 return "stop"
             if len(request.output_ids) >= request.max_tokens:
-                return "length"
+                return "stop" if request.is_over else "length"
+        if token_ids and request.is_over:
+            return "stop"
         if request.max_tokens == 0 and request.num_pending_tokens == 0:
             return "length"
         return None

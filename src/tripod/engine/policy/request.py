@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from tripod.messages import FinishReason
 from tripod.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from tripod.engine.grammar.matcher import Matcher
 
 
 class Stage(Enum):
@@ -32,6 +36,8 @@ class Request:
     stop_ids: frozenset[int] = frozenset()  # end-of-sequence and stop token ids that end this request
     score_from: int | None = None  # log-probabilities are wanted for the prompt's tokens from this index on
 
+    matcher: Matcher | None = None  # of the grammar of `sampling`; moved on by every token, before the commit
+
     arrival: int = -1  # place in the order of all requests; written by add
     stage: Stage = Stage.WAITING
     block_ids: list[int] = field(default_factory=list)  # owned blocks of the KV pool; empty unless RUNNING
@@ -43,6 +49,11 @@ class Request:
 
     def __post_init__(self) -> None:
         self.num_scored_tokens = len(self.prompt_ids) if self.score_from is None else max(1, self.score_from)
+
+    @property
+    def is_over(self) -> bool:
+        """Its grammar is at its end: nothing can follow the tokens so far."""
+        return self.matcher is not None and self.matcher.is_over
 
     @property
     def num_tokens(self) -> int:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tripod.errors import ConfigError, ShapeError
-from tripod.ops.kernels.cpu.build import LEVELS, build, levels_here, object_path
+from tripod.ops.kernels.cpu.build import LEVELS, build, find_compiler, levels_here, object_path
 
 if TYPE_CHECKING:  # so that `tripod doctor` asks without loading torch
     from torch import Tensor
@@ -74,6 +74,16 @@ def is_available() -> bool:
 def why_not() -> str | None:
     """Why the kernels cannot be called here; None when they can."""
     return None if _chosen is not None else _choose()[1]
+
+
+def describe() -> str:
+    """What a person should know of the kernels here, in a line. Compiles nothing."""
+    asked = os.environ.get("TRIPOD_KERNELS", "")
+    level = asked if asked in LEVELS else levels_here()[0]
+    if asked != "off" and not object_path(level).exists() and find_compiler() is not None:
+        return f"for {level}, compiled when they are first used; to do it now: python -m tripod.ops.kernels.cpu.build"
+    reason = why_not()
+    return f"none, so {COST_OF_ABSENCE}: {reason}" if reason else f"for {load()}"
 
 
 @contextmanager

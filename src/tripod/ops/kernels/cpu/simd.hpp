@@ -241,7 +241,7 @@ TRIPOD_INLINE float max_of(F16 x) {
 
 // e^x to about 2 units in the last place: 2^n by the exponent bits, the rest by a polynomial (Cephes expf). Below -87.3 the result is 0.
 TRIPOD_INLINE F16 exp(F16 x) {
-    const F16 clamped = min(max(x, splat(-87.33654f)), splat(88.37626f));
+    const F16 clamped = min(splat(88.37626f), max(splat(-87.33654f), x));  // in this order NaN stays NaN
     const F16 n = round(mul(clamped, splat(1.44269504088896341f)));
     F16 r = fma(n, splat(-0.693359375f), clamped);
     r = fma(n, splat(2.12194440e-4f), r);

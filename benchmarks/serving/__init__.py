@@ -1,0 +1,1 @@
+"""How fast the engine is: fixed workloads, our engine and its peers in one program, taking turns."""

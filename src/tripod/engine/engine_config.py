@@ -1,0 +1,34 @@
+"""What an engine is told when it is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tripod.engine.execution.route import Kernels
+from tripod.errors import ConfigError
+from tripod.ops.linear_formats import LinearFormat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Sizes of an engine and how it computes; checked when it is built.
+
+    Raises:
+        ConfigError: the pool is asked for in tokens and in bytes at once.
+    """
+
+    block_size: int = 16  # tokens in a block of the KV pool
+    kv_tokens: int | None = None  # the pool in tokens; None: 16 full-length requests, or what a quarter of the free memory holds
+    kv_bytes: int | None = None  # the pool in bytes, instead
+    max_num_requests: int = 64  # running at once
+    max_batch_tokens: int = 512  # computed in one step: decodes and prompt chunks together
+    max_num_waiting: int = 4096  # queued; more are refused as overload
+    weight_format: LinearFormat | None = None  # of linear layers; None: as the model's dtype. See `tripod.ops.linear_formats`
+    kernels: Kernels = "auto"  # "native" where they run, else "torch"; or insist on one
+    batch_invariant: bool = False  # bitwise the same logits for a token whatever else is in its step; costs time on the torch route
+    log: Path | None = None  # a replay log is written there; see `tripod.engine.replay`
+
+    def __post_init__(self) -> None:
+        if self.kv_tokens is not None and self.kv_bytes is not None:
+            raise ConfigError(f"the KV pool is asked for as kv_tokens={self.kv_tokens} and kv_bytes={self.kv_bytes}; give one of the two")

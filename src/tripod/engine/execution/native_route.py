@@ -1,0 +1,118 @@
+"""The native kernels as a route: packed weights, keys and values in the kernels' layout, and a pool of threads."""
+
+# N tokens of the step, G key/value heads, K head size
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from tripod.engine.execution.kv_cache import KVCache, KVCacheSpec
+from tripod.engine.execution.ragged_batch import RaggedBatch
+from tripod.models.gpt_neox import GPTNeoX
+from tripod.models.language_model import LanguageModel
+from tripod.models.llama import Llama
+from tripod.models.native_blocks import pack_native
+from tripod.models.pack import PackedModel
+from tripod.ops.kernels.cpu import library, threads
+from tripod.ops.kernels.cpu.paged_attention import KVPool, paged_attention, why_no_pool
+from tripod.ops.linear_formats import LinearFormat
+
+
+def why_not(model: LanguageModel, weight_format: LinearFormat, block_size: int) -> str | None:
+    """Why the kernels cannot run this model here; None where they can."""
+    config = model.config
+    return library.why_not() or why_no_pool(
+        block_size=block_size,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        dtype=kv_dtype_of(weight_format),
+    )
+
+
+def kv_dtype_of(weight_format: LinearFormat) -> torch.dtype:
+    """Keys and values are rounded no more than what made them."""
+    return torch.float32 if weight_format == "f32" else torch.bfloat16
+
+
+class NativeRoute:
+    """Whatever a row is computed with, its sums are made in one order: batch-invariant as it is."""
+
+    is_batch_invariant = True
+
+    def __init__(self, weight_format: LinearFormat) -> None:
+        self.kv_dtype = kv_dtype_of(weight_format)
+        self.weight_format = weight_format
+        self._num_threads = min(threads.default_num_threads(), torch.get_num_threads())  # who limits torch limits this as well
+        self.name = f"native {library.load()} ({self._num_threads} threads)"
+
+    def pack(self, model: LanguageModel) -> PackedModel:
+        return pack_native(cast("GPTNeoX | Llama", model), self.weight_format)
+
+    def allocate(self, spec: KVCacheSpec) -> KVCache:
+        return NativeKVCache(spec)
+
+    def start_thread(self) -> None:
+        """The kernels' threads do the work; torch's would only take the processors from them."""
+        torch.get_num_threads()  # the first look of a thread sets its number; only then does another one stay
+        torch.set_num_threads(1)
+        threads.set_num_threads(self._num_threads)
+
+    def step(self) -> AbstractContextManager[None]:
+        return threads.held_awake()
+
+
+class NativeKVCache:
+    """A `KVCache` in the kernels' layout."""
+
+    def __init__(self, spec: KVCacheSpec) -> None:
+        """Takes the memory of the pool."""
+        self.spec = spec
+        self.pool = KVPool.allocate(
+            num_layers=spec.num_layers,
+            num_blocks=spec.num_blocks,
+            num_kv_heads=spec.num_kv_heads,
+            head_dim=spec.head_dim,
+            dtype=spec.dtype,
+        )
+
+    def attend(self, batch: RaggedBatch) -> NativeAttention:
+        return NativeAttention(self.pool, batch)
+
+    def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
+        if copies:
+            self.pool.copy_blocks(copies)
+
+    def clear(self, block_ids: Sequence[int], start: int, num_tokens: int) -> None:
+        size = self.spec.block_size
+        slots = torch.tensor([block_ids[token // size] * size + token % size for token in range(start, start + num_tokens)])
+        nothing = torch.zeros(num_tokens, self.spec.num_kv_heads, self.spec.head_dim)
+        for layer in range(self.spec.num_layers):
+            self.pool.write(layer, nothing, nothing, slots)
+
+
+class NativeAttention:
+    """The `Attend` of one step."""
+
+    def __init__(self, pool: KVPool, batch: RaggedBatch) -> None:
+        self._pool = pool
+        self._batch = batch
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None = None) -> Tensor:
+        batch = self._batch
+        self._pool.write(layer, key, value, batch.slots)
+        return paged_attention(
+            query,
+            self._pool,
+            layer,
+            requests=batch.requests,
+            positions=batch.positions,
+            block_tables=batch.block_tables,
+            scale=scale,
+            window=window,
+        )

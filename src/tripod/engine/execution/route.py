@@ -1,0 +1,148 @@
+"""What the engine runs on: native kernels or torch. Chosen once, at start, and logged."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+
+from tripod.engine.execution.fixed_tiles import FixedTiles, RowKVCache
+from tripod.engine.execution.kv_cache import KVCache, KVCacheSpec
+from tripod.engine.execution.paged_attention import TorchKVCache
+from tripod.errors import ConfigError
+from tripod.models.gpt_neox import GPTNeoX
+from tripod.models.language_model import LanguageModel
+from tripod.models.llama import Llama
+from tripod.models.pack import pack
+from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.torch_linear import pack_torch_linear
+
+Kernels: TypeAlias = Literal["auto", "native", "torch"]
+
+
+class Route(Protocol):
+    """One way to carry a step out."""
+
+    @property
+    def name(self) -> str:
+        """What it is and why it was taken, for the log."""
+        ...
+
+    @property
+    def weight_format(self) -> str:
+        """Of linear layers."""
+        ...
+
+    @property
+    def kv_dtype(self) -> torch.dtype:
+        """Of the keys and values that it keeps."""
+        ...
+
+    @property
+    def is_batch_invariant(self) -> bool:
+        """Whether a row has the same bits whatever its neighbours, by the way its sums are made."""
+        ...
+
+    def pack(self, model: LanguageModel) -> LanguageModel:
+        """The model with its weights made ready; itself where its architecture is not known here."""
+        ...
+
+    def allocate(self, spec: KVCacheSpec) -> KVCache:
+        """Take the memory of the pool."""
+        ...
+
+    def start_thread(self) -> None:
+        """Called once on the thread that will run the steps."""
+        ...
+
+    def step(self) -> AbstractContextManager[None]:
+        """Entered around each step."""
+        ...
+
+
+def format_of(dtype: torch.dtype) -> LinearFormat | None:
+    """The format that keeps weights as they are; None: they stay in torch's own layers."""
+    return {torch.float32: "f32", torch.bfloat16: "bf16"}.get(dtype)  # type: ignore[return-value]
+
+
+def choose_route(
+    model: LanguageModel, *, kernels: Kernels, weight_format: LinearFormat | None, block_size: int, batch_invariant: bool = False
+) -> Route:
+    """Native kernels where they can run, torch elsewhere.
+
+    Args:
+        model: as loaded.
+        kernels: "native" and "torch" insist on one.
+        weight_format: of the linear layers; None: of the model's dtype.
+        batch_invariant: a row must have the same bits whatever its neighbours.
+
+    Raises:
+        ConfigError: what was asked for cannot run here; the message says why.
+    """
+    if kernels not in ("auto", "native", "torch"):
+        raise ConfigError(f"kernels={kernels!r} is unknown; choose auto, native or torch")
+    if model.device.type == "cuda" and kernels != "torch" and weight_format is None and not batch_invariant and find_spec("triton"):
+        from tripod.engine.execution.cuda_route import CudaRoute
+
+        return CudaRoute(model)
+    chosen = weight_format or format_of(model.dtype)
+    reason = "asked for" if kernels == "torch" else _why_not_native(model, chosen, block_size)
+    if reason is None and chosen is not None:
+        from tripod.engine.execution.native_route import NativeRoute
+
+        return NativeRoute(chosen)
+    if kernels == "native":
+        raise ConfigError(f"kernels='native' cannot run here: {reason}; use kernels='auto' or 'torch'")
+    return TorchRoute(model, weight_format, reason or "", is_batch_invariant=batch_invariant)
+
+
+def _why_not_native(model: LanguageModel, weight_format: LinearFormat | None, block_size: int) -> str | None:
+    if not isinstance(model, GPTNeoX | Llama):
+        return f"a {type(model).__name__} is not one of the architectures that can be packed"
+    if model.device.type != "cpu":
+        return f"the model is on {model.device}"
+    if weight_format is None:
+        return f"the kernels have no linear layer in {model.dtype}"
+    from tripod.engine.execution.native_route import why_not
+
+    return why_not(model, weight_format, block_size)
+
+
+def mode_of(route: Route) -> str:
+    """How answers are computed, as a reply tells it."""
+    return f"{route.name.partition(' (')[0]}, {route.weight_format}" + (", batch-invariant" if route.is_batch_invariant else "")
+
+
+class TorchRoute:
+    """Torch's own operations; linear layers prepacked for oneDNN where a format is asked for."""
+
+    def __init__(self, model: LanguageModel, weight_format: LinearFormat | None, reason: str, *, is_batch_invariant: bool) -> None:
+        self.kv_dtype = model.dtype
+        self.is_batch_invariant = is_batch_invariant
+        self._device = model.device
+        self._format = weight_format
+        self.weight_format = weight_format or str(model.dtype).removeprefix("torch.")
+        self.name = f"torch ({reason})"
+
+    def pack(self, model: LanguageModel) -> LanguageModel:
+        packed = self._packed(model)
+        return FixedTiles(packed) if self.is_batch_invariant else packed
+
+    def _packed(self, model: LanguageModel) -> LanguageModel:
+        if self._format is None:
+            return model
+        if not isinstance(model, GPTNeoX | Llama):
+            raise ConfigError(f"weight_format={self._format!r} was asked for, but a {type(model).__name__} cannot be packed; leave it out")
+        return pack(model, functools.partial(pack_torch_linear, weight_format=self._format))
+
+    def allocate(self, spec: KVCacheSpec) -> KVCache:
+        return (RowKVCache if self.is_batch_invariant else TorchKVCache)(spec, self._device)
+
+    def start_thread(self) -> None:
+        pass
+
+    def step(self) -> AbstractContextManager[None]:
+        return nullcontext()

@@ -1,0 +1,183 @@
+"""Blocks over the native kernels: the same arithmetic as the model files', with projections joined and what follows a product done in it.
+
+They take ragged rows, [N, D], as the engine gives them. The stream between blocks is float32 whatever the weights are. Every operation
+treats a row by itself, in one order, so a row has the same bits whatever its neighbours.
+"""
+
+# N tokens, D hidden size, H query heads, G key/value heads, K head size
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from tripod.models.gpt_neox import GPTNeoX, GPTNeoXBlock
+from tripod.models.llama import Llama, LlamaBlock, RMSNorm
+from tripod.models.pack import PackedModel, clone_sharing_tensors
+from tripod.ops.attention import Attend
+from tripod.ops.kernels.cpu.linear import gate_up, linear, pack_gate_up, pack_linear
+from tripod.ops.kernels.cpu.rows import embedding, layer_norm, rms_norm, rotate
+from tripod.ops.linear import INT4_GROUP
+from tripod.ops.linear_formats import LinearActivation, LinearFormat
+
+_ACTIVATIONS: dict[str, LinearActivation] = {
+    "gelu": "gelu_erf",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "silu": "silu",
+}
+
+
+class NativeLinear:
+    """A `PackedLinear` over the native kernels; what may follow the product is done in it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, weight_format: LinearFormat) -> None:
+        self._packed = pack_linear(weight, weight_format, INT4_GROUP if weight_format == "int4" else None)
+        self._bias = None if bias is None else bias.detach().float().contiguous()
+
+    @property
+    def num_bytes(self) -> int:
+        return self._packed.num_bytes
+
+    def __call__(self, x: Tensor, activation: LinearActivation | None = None, residual: Tensor | None = None) -> Tensor:
+        """activation(x W^T + bias) + residual: [..., K] -> [..., N]."""
+        return linear(x.contiguous(), self._packed, self._bias, activation, residual)
+
+
+class NativeNorm(nn.Module):
+    """A LayerNorm or an RMSNorm, of rows or of the heads of a row."""
+
+    def __init__(self, norm: nn.LayerNorm | RMSNorm) -> None:
+        super().__init__()
+        self.weight = norm.weight.detach().float().contiguous()
+        self.has_mean = isinstance(norm, nn.LayerNorm)  # to subtract
+        bias = norm.bias if isinstance(norm, nn.LayerNorm) else None
+        self.bias = None if bias is None else bias.detach().float().contiguous()
+        self.eps = norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:  # [..., D] -> [..., D]
+        return layer_norm(x, self.weight, self.bias, self.eps) if self.has_mean else rms_norm(x, self.weight, self.eps)
+
+
+class _NativeGateUp:
+    """silu(gate x) * up x in one pass over x, where neither has a bias."""
+
+    def __init__(self, gate: nn.Linear, up: nn.Linear, weight_format: LinearFormat) -> None:
+        self._packed = pack_gate_up(gate.weight, up.weight, weight_format, INT4_GROUP if weight_format == "int4" else None)
+
+    @property
+    def num_bytes(self) -> int:
+        return self._packed.num_bytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return gate_up(x, self._packed)
+
+
+class NativeGPTNeoXBlock(nn.Module):
+    """`GPTNeoXBlock`."""
+
+    def __init__(self, block: GPTNeoXBlock, hidden_act: str, weight_format: LinearFormat) -> None:
+        super().__init__()
+        attention, mlp = block.attention, block.mlp
+        self.layer, self.num_heads, self.scale = attention.layer, attention.num_heads, attention.scale
+        self.is_parallel = block.is_parallel
+        self.attention_norm, self.mlp_norm = NativeNorm(block.attention_norm), NativeNorm(block.mlp_norm)
+        self.query_key_value = _native(attention.query_key_value, weight_format)
+        self.output = _native(attention.output, weight_format)
+        self.up, self.down = _native(mlp.up, weight_format), _native(mlp.down, weight_format)
+        self.joined_activation = _ACTIVATIONS.get(hidden_act)
+        self.activation = mlp.activation
+        self.num_bytes = sum(part.num_bytes for part in (self.query_key_value, self.output, self.up, self.down))
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:  # [N, D] -> [N, D]
+        joined = self.query_key_value(self.attention_norm(x)).view(len(x), self.num_heads, 3, -1)
+        query, key, value = joined.unbind(-2)  # each [N, H, K], with gaps
+        seen = attend(self.layer, rotate(query, cos, sin, out=query), rotate(key, cos, sin, out=key), value, scale=self.scale)
+        attended = self.output(seen.flatten(-2), residual=x)
+        return self.down(self._activated(self.mlp_norm(x if self.is_parallel else attended)), residual=attended)
+
+    def _activated(self, x: Tensor) -> Tensor:
+        if self.joined_activation is not None:
+            return self.up(x, self.joined_activation)
+        return self.activation(self.up(x))
+
+
+class NativeLlamaBlock(nn.Module):
+    """`LlamaBlock`, with query, key and value made by one product, and gate and up by another."""
+
+    def __init__(self, block: LlamaBlock, weight_format: LinearFormat) -> None:
+        super().__init__()
+        attention, mlp = block.attention, block.mlp
+        self.layer, self.head_dim, self.scale, self.window = attention.layer, attention.head_dim, attention.scale, attention.window
+        self.num_kv_heads = attention.key.out_features // attention.head_dim
+        self.num_heads = attention.query.out_features // attention.head_dim
+        self.attention_norm, self.mlp_norm = NativeNorm(block.attention_norm), NativeNorm(block.mlp_norm)
+        self.query_norm = NativeNorm(attention.query_norm) if isinstance(attention.query_norm, RMSNorm) else None
+        self.key_norm = NativeNorm(attention.key_norm) if isinstance(attention.key_norm, RMSNorm) else None
+        projections = (attention.query, attention.key, attention.value)
+        has_bias = attention.query.bias is not None
+        self.query_key_value = NativeLinear(
+            torch.cat([projection.weight for projection in projections]),
+            torch.cat([projection.bias for projection in projections]) if has_bias else None,
+            weight_format,
+        )
+        self.output, self.down = _native(attention.output, weight_format), _native(mlp.down, weight_format)
+        self.gate_up = None if mlp.gate.bias is not None else _NativeGateUp(mlp.gate, mlp.up, weight_format)
+        self.gate, self.up = (None, None) if self.gate_up else (_native(mlp.gate, weight_format), _native(mlp.up, weight_format))
+        parts = (self.query_key_value, self.output, self.down, self.gate_up, self.gate, self.up)
+        self.num_bytes = sum(part.num_bytes for part in parts if part is not None)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:  # [N, D] -> [N, D]
+        joined = self.query_key_value(self.attention_norm(x)).view(len(x), -1, self.head_dim)  # [N, H + 2 G, K]
+        query, key, value = torch.split(joined, [self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=-2)
+        if self.query_norm is None or self.key_norm is None:
+            rotated = joined[:, : self.num_heads + self.num_kv_heads]
+            rotate(rotated, cos, sin, out=rotated)
+        else:
+            query, key = self.query_norm(query.contiguous()), self.key_norm(key.contiguous())
+            query, key = rotate(query, cos, sin, out=query), rotate(key, cos, sin, out=key)
+        seen = attend(self.layer, query, key, value, scale=self.scale, window=self.window)
+        x = self.output(seen.flatten(-2), residual=x)
+        normed = self.mlp_norm(x)
+        if self.gate_up is not None:
+            return self.down(self.gate_up(normed), residual=x)
+        assert self.gate is not None
+        assert self.up is not None
+        return self.down(self.gate(normed, "silu") * self.up(normed), residual=x)
+
+
+class _WideEmbedding(nn.Module):
+    """The rows of the embedding as float32, whatever it is kept in."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        return embedding(token_ids, self.weight, torch.float32)
+
+
+@torch.inference_mode()
+def pack_native(model: GPTNeoX | Llama, weight_format: LinearFormat) -> PackedModel:
+    """`tripod.models.pack.pack` for the native kernels: the blocks are replaced as wholes. The model itself stays as it is."""
+    inner = clone_sharing_tensors(model)
+    head = NativeLinear((inner.embedding if inner.head is None else inner.head).weight, None, weight_format)
+    inner.head = None
+    num_bytes = head.num_bytes
+    for layer, block in enumerate(inner.blocks):
+        if isinstance(inner, GPTNeoX):
+            native: nn.Module = NativeGPTNeoXBlock(cast(GPTNeoXBlock, block), inner.config.hidden_act, weight_format)
+        else:
+            native = NativeLlamaBlock(cast(LlamaBlock, block), weight_format)
+        inner.blocks[layer] = native
+        num_bytes += cast(int, native.num_bytes)
+    inner.embedding = _WideEmbedding(inner.embedding.weight)  # type: ignore[assignment]
+    inner.norm = NativeNorm(inner.norm)  # type: ignore[assignment]
+    return PackedModel(inner, head, num_bytes, dtype=torch.float32)
+
+
+def _native(layer: nn.Linear, weight_format: LinearFormat) -> NativeLinear:
+    return NativeLinear(layer.weight, layer.bias, weight_format)

@@ -1,0 +1,204 @@
+"""The load generator: asks any OpenAI-compatible server for completions, in a closed or an open loop, and keeps what came of each.
+
+Times are the client's own. In an open loop a request's clock starts when it was due, not when the client got round to it,
+so a generator that falls behind does not flatter the server (coordinated omission).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from tripod.serving.workload import Ask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where to ask."""
+
+    url: str  # that ends in /v1
+    model: str
+    api_key: str = ""
+    ignore_eos: bool = True  # answers have the asked length; Tripod, vLLM and SGLang know the field
+    timeout_s: float = 600.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What came of one request. Seconds; times of day are after the start of the run."""
+
+    index: int
+    tenant: str
+    due_s: float
+    sent_s: float
+    status: int = 0  # of HTTP; 0: no answer came
+    error: str | None = None  # also one in the middle of a stream
+    is_aborted: bool = False  # by us, as asked
+    first_s: float | None = None  # of the first text
+    last_s: float | None = None  # of the last text
+    end_s: float = 0.0  # of the last byte
+    gaps_s: list[float] = field(default_factory=list)  # between chunks with text
+    text: str = ""
+    num_prompt_tokens: int = 0
+    num_output_tokens: int = 0
+    retry_after_s: float | None = None
+    made: dict[str, Any] | None = None  # the object `tripod` of our own server
+
+    @property
+    def is_ok(self) -> bool:
+        return self.status == 200 and self.error is None and not self.is_aborted
+
+    @property
+    def ttft_s(self) -> float | None:
+        return None if self.first_s is None else self.first_s - self.due_s
+
+    @property
+    def latency_s(self) -> float:
+        """From when it was due to its last byte."""
+        return self.end_s - self.due_s
+
+    @property
+    def itl_s(self) -> float | None:
+        """Mean time between two tokens."""
+        if self.first_s is None or self.last_s is None or self.num_output_tokens < 2:
+            return None
+        return (self.last_s - self.first_s) / (self.num_output_tokens - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run of the generator."""
+
+    outcomes: list[Outcome]  # in the order of the asks
+    duration_s: float
+    steps: list[dict[str, Any]]  # of our own server, the last ones
+
+    @property
+    def digest(self) -> str:
+        """Names the outputs: equal for two runs that asked for the same and got the same. Over what was answered whole."""
+        digest = hashlib.sha256()
+        for outcome in self.outcomes:
+            if outcome.is_ok:
+                digest.update(f"{outcome.index} {outcome.text}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+async def closed_loop(target: Target, asks: Sequence[Ask], *, concurrency: int, progress: Callable[[int], None] = lambda _: None) -> Run:
+    """`concurrency` clients, each asking again as soon as it has its answer."""
+    waiting = iter(enumerate(asks))
+    outcomes: list[Outcome] = []
+    began_s = time.monotonic()
+
+    async with _client(target, concurrency) as http:
+
+        async def client() -> None:
+            for index, ask in waiting:
+                due_s = time.monotonic() - began_s
+                outcomes.append(await _ask(http, target, index, ask, due_s, began_s))
+                progress(len(outcomes))
+
+        await asyncio.gather(*(client() for _ in range(concurrency)))
+        return await _run(http, target, outcomes, began_s)
+
+
+async def open_loop(target: Target, asks: Sequence[Ask], *, progress: Callable[[int], None] = lambda _: None) -> Run:
+    """Each request at its own time, whatever has become of the others."""
+    outcomes: list[Outcome] = []
+    began_s = time.monotonic()
+
+    async with _client(target, None) as http, asyncio.TaskGroup() as tasks:
+
+        async def one(index: int, ask: Ask) -> None:
+            outcomes.append(await _ask(http, target, index, ask, ask.arrival_s, began_s))
+            progress(len(outcomes))
+
+        for index, ask in sorted(enumerate(asks), key=lambda pair: pair[1].arrival_s):
+            await asyncio.sleep(ask.arrival_s - (time.monotonic() - began_s))
+            tasks.create_task(one(index, ask))
+    async with _client(target, 1) as http:
+        return await _run(http, target, outcomes, began_s)
+
+
+def _client(target: Target, concurrency: int | None) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+    headers = {"authorization": f"Bearer {target.api_key}"} if target.api_key else {}
+    return httpx.AsyncClient(limits=limits, headers=headers, timeout=target.timeout_s, trust_env=False)
+
+
+async def _run(http: httpx.AsyncClient, target: Target, outcomes: list[Outcome], began_s: float) -> Run:
+    duration_s = max((outcome.end_s for outcome in outcomes), default=time.monotonic() - began_s)
+    try:
+        response = await http.get(target.url.removesuffix("/v1") + "/debug/steps")
+        steps = response.json()["steps"] if response.status_code == 200 else []
+    except (httpx.HTTPError, ValueError, KeyError):
+        steps = []  # not one of ours
+    return Run(outcomes=sorted(outcomes, key=lambda outcome: outcome.index), duration_s=duration_s, steps=steps)
+
+
+async def _ask(http: httpx.AsyncClient, target: Target, index: int, ask: Ask, due_s: float, began_s: float) -> Outcome:
+    outcome = Outcome(index=index, tenant=ask.tenant, due_s=due_s, sent_s=time.monotonic() - began_s)
+    try:
+        async with asyncio.timeout(ask.abort_after_s):
+            await _stream(http, target, ask, outcome, began_s)
+    except TimeoutError:
+        outcome.is_aborted = True
+    except httpx.HTTPError as error:
+        outcome.error = f"{type(error).__name__}: {error}"
+    outcome.end_s = time.monotonic() - began_s
+    return outcome
+
+
+async def _stream(http: httpx.AsyncClient, target: Target, ask: Ask, outcome: Outcome, began_s: float) -> None:
+    body: dict[str, Any] = {
+        "model": target.model,
+        "prompt": list(ask.prompt_ids),
+        "max_tokens": ask.max_tokens,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if target.ignore_eos:
+        body["ignore_eos"] = True
+    headers = {"x-tenant": ask.tenant} if ask.tenant else {}
+    async with http.stream("POST", f"{target.url}/completions", json=body, headers=headers) as response:
+        outcome.status = response.status_code
+        if response.status_code != 200:
+            retry_after = response.headers.get("retry-after")
+            outcome.retry_after_s = float(retry_after) if retry_after is not None else None
+            outcome.error = (await response.aread()).decode(errors="replace")[:300]
+            return
+        is_done = False
+        async for line in response.aiter_lines():
+            if not line.startswith("data:"):
+                continue
+            if line == "data: [DONE]":
+                is_done = True
+                continue
+            _note(outcome, json.loads(line[5:]), time.monotonic() - began_s)
+        if not is_done and outcome.error is None:
+            outcome.error = "the stream ended without [DONE]"
+
+
+def _note(outcome: Outcome, chunk: dict[str, Any], now: float) -> None:
+    if "error" in chunk:
+        outcome.error = str(chunk["error"].get("message"))
+        return
+    outcome.made = chunk.get("tripod") or outcome.made
+    if chunk.get("usage"):
+        outcome.num_prompt_tokens = chunk["usage"]["prompt_tokens"]
+        outcome.num_output_tokens = chunk["usage"]["completion_tokens"]
+    text = "".join(choice.get("text") or "" for choice in chunk.get("choices", ()))
+    if text:
+        outcome.text += text
+        if outcome.last_s is not None:
+            outcome.gaps_s.append(now - outcome.last_s)
+        else:
+            outcome.first_s = now
+        outcome.last_s = now

@@ -1,0 +1,142 @@
+"""Every route gives the logits of the plain model; and in batch-invariant mode the same bits whatever stands beside a row."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.engine.conftest import plain_logits
+from tests.engine.tiny_models import BIASED_LLAMA, NEOX, QWEN, QWEN3, SERIAL_NEOX, tiny_model
+from tripod.engine.assemble import assemble
+from tripod.engine.engine_config import EngineConfig
+from tripod.engine.execution.ragged_batch import RaggedBatch
+from tripod.engine.execution.route import Kernels
+from tripod.engine.policy.request import Request
+from tripod.errors import ConfigError
+from tripod.models.gpt_neox import GPTNeoXConfig
+from tripod.models.language_model import LanguageModel
+from tripod.models.llama import LlamaConfig
+from tripod.ops.kernels.cpu import library
+from tripod.ops.linear_formats import LinearFormat
+from tripod.sampling import GREEDY
+
+needs_kernels = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
+ROUTES = ["torch", pytest.param("native", marks=needs_kernels)]
+CONFIGS = {"neox": NEOX, "serial neox": SERIAL_NEOX, "qwen2": QWEN, "qwen3": QWEN3, "biased llama": BIASED_LLAMA}
+
+
+class Steps:
+    """A runner's model and cache, driven by hand: which tokens of which sequence come in which step."""
+
+    def __init__(
+        self, model: LanguageModel, kernels: Kernels, weight_format: LinearFormat | None, *, batch_invariant: bool = False
+    ) -> None:
+        config = EngineConfig(kv_tokens=2048, kernels=kernels, weight_format=weight_format, batch_invariant=batch_invariant)
+        parts = assemble(model, config)
+        self.model, self.cache = parts.runner._model, parts.runner._kv_cache
+        self._free = list(range(128))
+        random.Random(5).shuffle(self._free)
+        parts.runner.start_thread()
+
+    def request(self, token_ids: Sequence[int]) -> Request:
+        request = Request(id="r", prompt_ids=tuple(token_ids), sampling=GREEDY, max_tokens=1)
+        request.block_ids = [self._free.pop() for _ in range(-(-len(token_ids) // 16))]
+        return request
+
+    @torch.inference_mode()
+    def step(self, schedule: dict[Request, int]) -> list[Tensor]:
+        """The logits of each request's tokens: [num_tokens, V] each."""
+        batch = RaggedBatch.of(schedule, 16, torch.device("cpu"))
+        logits = self.model.logits(self.model.hidden(batch.token_ids, batch.positions, self.cache.attend(batch)))
+        for request, num_tokens in schedule.items():
+            request.num_computed_tokens += num_tokens
+        return list(torch.split(logits, list(schedule.values())))
+
+    def whole(self, token_ids: Sequence[int], sizes: Sequence[int], others: Sequence[dict[Request, int]] = ()) -> Tensor:
+        """[T, V] of one sequence, computed in chunks of these sizes, each beside the requests of one entry of `others`."""
+        request = self.request(token_ids)
+        logits = []
+        for number, size in enumerate(sizes):
+            beside = dict(others[number]) if number < len(others) else {}
+            items = list(beside.items())
+            half = len(items) // 2
+            results = self.step({**dict(items[:half]), request: size, **dict(items[half:])})
+            logits.append(results[half])
+        self._free += request.block_ids
+        return torch.cat(logits)
+
+
+def token_ids(length: int, seed: int) -> list[int]:
+    return torch.randint(0, 259, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@pytest.mark.parametrize("kernels", ROUTES)
+@pytest.mark.parametrize(("weight_format", "tolerance"), [("f32", 1e-5), ("bf16", 3e-2), ("int8", 6e-2)])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_each_route_gives_the_logits_of_the_plain_model(name: str, weight_format: LinearFormat, tolerance: float, kernels: Kernels) -> None:
+    model = tiny_model(CONFIGS[name])
+    ids = token_ids(61, seed=1)
+    plain = plain_logits(model, ids)
+    logits = Steps(model, kernels, weight_format).whole(ids, [20, 1, 1, 30, 1, 8])
+    assert float((logits - plain).square().mean().sqrt() / plain.square().mean().sqrt()) < tolerance
+
+
+@pytest.mark.parametrize("kernels", ROUTES)
+@pytest.mark.parametrize("weight_format", ["f32", "bf16", "int8"])
+@pytest.mark.parametrize("name", ["neox", "qwen2", "qwen3"])
+def test_a_row_has_the_same_bits_alone_in_any_chunk_and_beside_any_neighbours(
+    name: str, weight_format: LinearFormat, kernels: Kernels
+) -> None:
+    steps = Steps(tiny_model(CONFIGS[name]), kernels, weight_format, batch_invariant=True)
+    ids = token_ids(40, seed=2)
+    expected = steps.whole(ids, [1] * 40)
+    assert torch.equal(steps.whole(ids, [40]), expected), "as one chunk"
+    assert torch.equal(steps.whole(ids, [7, 1, 1, 22, 9]), expected), "in chunks"
+    for num_others in (1, 2, 7, 31):
+        crowd = [steps.request(token_ids(24, seed=100 + number)) for number in range(min(num_others, 20))]
+        sizes = [13, 1, 1, 20, 5]
+        beside = [{other: 1 + 3 * ((number + step) % 3 == 0) for number, other in enumerate(crowd)} for step in range(len(sizes))]
+        assert torch.equal(steps.whole(ids, sizes, beside), expected), f"beside {len(crowd)} others"
+        for other in crowd:
+            steps._free += other.block_ids
+
+
+def test_the_plain_torch_route_does_change_bits_with_the_batch() -> None:
+    """The control: were this not so, the test above would show nothing."""
+    model = tiny_model(NEOX).bfloat16()
+    steps = Steps(model, "torch", None)
+    ids = token_ids(40, seed=2)
+    assert not torch.equal(steps.whole(ids, [40]), steps.whole(ids, [1] * 40))
+
+
+@pytest.mark.parametrize("config", [NEOX, QWEN], ids=["neox", "qwen2"])
+def test_bfloat16_models_are_invariant_on_the_torch_route_as_well(config: GPTNeoXConfig | LlamaConfig) -> None:
+    steps = Steps(tiny_model(config).bfloat16(), "torch", None, batch_invariant=True)
+    ids = token_ids(40, seed=2)
+    crowd = {steps.request(token_ids(24, seed=100 + number)): 1 + number % 3 for number in range(9)}
+    expected = steps.whole(ids, [1] * 40)
+    assert torch.equal(steps.whole(ids, [40]), expected)
+    assert torch.equal(steps.whole(ids, [11, 1, 28], [crowd, crowd, crowd]), expected)
+
+
+def test_a_route_that_cannot_run_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(NEOX)
+    with pytest.raises(ConfigError, match=r"kernels='native' cannot run here: the kernels keep blocks of 16 tokens; block_size=8"):
+        assemble(model, EngineConfig(kv_tokens=64, kernels="native", block_size=8))
+    with pytest.raises(ConfigError, match="kernels='fast' is unknown; choose auto, native or torch"):
+        assemble(model, EngineConfig(kv_tokens=64, kernels="fast"))  # type: ignore[arg-type]
+    assert assemble(model, EngineConfig(kv_tokens=64, block_size=8)).route.name.startswith("torch (the kernels keep blocks of 16")
+
+
+def test_the_pool_may_be_asked_for_in_bytes() -> None:
+    model = tiny_model(QWEN)
+    block = 2 * 2 * 16 * 2 * 12 * 4  # keys and values of 2 layers: 16 tokens, 2 heads of 12 numbers of 4 bytes
+    assert assemble(model, EngineConfig(kv_bytes=5 * block + 7, kernels="torch")).spec.num_blocks == 5
+    with pytest.raises(ConfigError, match=f"does not hold one block of 16 tokens, which takes {block} bytes"):
+        assemble(model, EngineConfig(kv_bytes=block - 1, kernels="torch"))
+    with pytest.raises(ConfigError, match="give one of the two"):
+        EngineConfig(kv_bytes=1000, kv_tokens=10)
