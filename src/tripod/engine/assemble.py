@@ -48,6 +48,7 @@ def assemble(model: LanguageModel, config: EngineConfig) -> EngineParts:
         max_num_requests=config.max_num_requests,
         max_num_waiting=config.max_num_waiting,
         max_waiting_tokens=config.max_waiting_tokens,
+        max_wait_s=config.max_wait_s,
         prefix_cache=config.prefix_cache,
         fair=config.fair,
         aging_s=config.aging_s,

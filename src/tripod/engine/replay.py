@@ -88,8 +88,6 @@ def replay(run: LoggedRun, model: LanguageModel, *, tokenizer: Tokenizer | None 
     num_steps = num_tokens = 0
     for event in run.events:
         match event["event"]:
-            case "add" if event["sampling"].get("grammar") is not None:
-                raise ConfigError(f"request {event['request']} of the log has a grammar; runs with grammars cannot be replayed yet")
             case "add":
                 request = requests[event["request"]] = request_of(event)
                 if request.sampling.grammar is not None:

@@ -56,6 +56,11 @@ class Outcome:
         return self.status == 200 and self.error is None and not self.is_aborted
 
     @property
+    def num_chunks(self) -> int:
+        """With text, so far."""
+        return len(self.gaps_s) + (self.first_s is not None)
+
+    @property
     def ttft_s(self) -> float | None:
         return None if self.first_s is None else self.first_s - self.due_s
 
@@ -182,6 +187,9 @@ async def _stream(http: httpx.AsyncClient, target: Target, ask: Ask, outcome: Ou
                 is_done = True
                 continue
             _note(outcome, json.loads(line[5:]), time.monotonic() - began_s)
+            if ask.abort_after_chunks is not None and outcome.num_chunks >= ask.abort_after_chunks:
+                outcome.is_aborted = True
+                return
         if not is_done and outcome.error is None:
             outcome.error = "the stream ended without [DONE]"
 

@@ -118,3 +118,18 @@ def test_a_refusal_says_when_what_waits_will_have_begun() -> None:
     with pytest.raises(OverloadedError) as refused:
         policy.add(ask("r", [20]), now)
     assert refused.value.retry_after_s == pytest.approx(6 * 12.0 / 2)  # two began after the first, in twelve seconds
+
+
+def test_a_wait_that_can_be_foreseen_to_be_too_long_is_refused_to_whoever_causes_it() -> None:
+    policy = make_policy(max_wait_s=15.0, max_num_requests=1)
+    now = 0.0
+    for number in range(4):
+        policy.add(ask("r", [number], tenant="heavy"), now)
+    for _ in range(3):  # one begins every four seconds
+        schedule = policy.plan(now)
+        now += 4.0
+        policy.commit(schedule, execute(schedule), now)
+    policy.add(ask("r", [10], tenant="heavy"), now)  # the second in its queue: begins in 12 s by the last three, 6 s each
+    policy.add(ask("r", [11], tenant="light"), now)
+    with pytest.raises(OverloadedError, match=r"would wait for about 18\.0 s, and this engine lets none wait for more than 15 s"):
+        policy.add(ask("r", [12], tenant="heavy"), now)

@@ -18,6 +18,7 @@ class PolicyConfig:
     max_num_requests: int  # running at once
     max_num_waiting: int  # the queue's length in requests
     max_waiting_tokens: int | None = None  # and in tokens; None: no bound but the number of requests
+    max_wait_s: float | None = None  # a request that would wait longer, as far as can be foreseen, is refused; None: no bound
     prefix_cache: bool = True  # reuse the keys and values of beginnings that were computed before
     fair: bool = True  # tenants share the engine equally; False: one queue for all
     aging_s: float | None = 60.0  # so long a wait makes up for one level of priority; None: priorities are strict, and may starve
@@ -33,6 +34,8 @@ class PolicyConfig:
             )
         if self.max_waiting_tokens is not None and self.max_waiting_tokens < 1:
             raise ConfigError(f"max_waiting_tokens={self.max_waiting_tokens} lets nobody wait; give at least 1, or None for no bound")
+        if self.max_wait_s is not None and not self.max_wait_s > 0.0:
+            raise ConfigError(f"max_wait_s={self.max_wait_s} lets nobody wait; give seconds above 0, or None for no bound")
         if self.aging_s is not None and not 0.0 < self.aging_s < float("inf"):
             raise ConfigError(f"aging_s={self.aging_s} is not a time; give seconds above 0, or None for strict priorities")
 

@@ -231,7 +231,7 @@ class Policy:
             if num_needed + len(self.running) > self.blocks.num_available - num_idle:
                 break
             self.waiting.take(request)
-            self._admission.left(now)
+            self._admission.left(request, now)
             self._admit(request, node, path, token_ids, now)
             schedule[request] = min(request.num_pending_tokens, budget)
             budget -= schedule[request]
@@ -331,26 +331,36 @@ class Policy:
                 order, and one more. What follows a stop token or exceeds `max_tokens` is dropped.
         """
         finished = []
+        charges: dict[str, float] = {}
+        size = self.config.block_size
         for request, num_tokens in schedule.items():
             if request.stage is not Stage.RUNNING:
                 continue
             token_ids = sampled.get(request, ())
-            num_drafts = max(0, num_tokens - request.num_pending_tokens)
-            num_right = min(num_drafts, max(0, len(token_ids) - 1))
-            request.num_computed_tokens += num_tokens - num_drafts + num_right
-            request.num_scored_tokens = max(request.num_scored_tokens, min(request.num_computed_tokens + 1, len(request.prompt_ids)))
-            request.draft_ids.clear()
             if token_ids:
-                self.waiting.charge(request.tenant, len(token_ids) * DECODE_COST)
+                charges[request.tenant] = charges.get(request.tenant, 0.0) + len(token_ids) * DECODE_COST
+            if request.draft_ids:
+                num_tokens -= self._drop_drafts(request, num_tokens, token_ids)
+            request.num_computed_tokens += num_tokens
+            if request.num_scored_tokens < len(request.prompt_ids):
+                request.num_scored_tokens = max(request.num_scored_tokens, min(request.num_computed_tokens + 1, len(request.prompt_ids)))
             reason = self._append(request, token_ids)
-            if request.prefix is not None:
+            if request.prefix is not None and request.num_computed_tokens >= (request.prefix.depth + 1) * size:
                 self._remember(request)
             if reason is not None:
                 self.finish(request, reason)
                 finished.append(request)
-            elif num_drafts:
-                self.blocks.trim(request.block_ids, request.num_tokens)  # of wrong drafts
+        for tenant, cost in charges.items():
+            self.waiting.charge(tenant, cost)
         return finished
+
+    def _drop_drafts(self, request: Request, num_tokens: int, token_ids: Sequence[int]) -> int:
+        """Give up the drafts of a step and the blocks of the wrong ones. Returns the number of the wrong."""
+        num_drafts = max(0, num_tokens - request.num_pending_tokens)
+        num_wrong = num_drafts - min(num_drafts, max(0, len(token_ids) - 1))
+        request.draft_ids.clear()
+        self.blocks.trim(request.block_ids, request.num_tokens + len(token_ids))
+        return num_wrong
 
     def _append(self, request: Request, token_ids: Sequence[int]) -> FinishReason | None:
         for token_id in token_ids:
