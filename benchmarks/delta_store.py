@@ -27,7 +27,7 @@ import zstandard
 from safetensors.torch import load, load_file
 
 from benchmarks.checkpoint_series import log_then_linear, read_text, train_series
-from benchmarks.index_maps import processor
+from benchmarks.setting import processor
 from tripod.training.byte_planes import entropy_bytes, split
 from tripod.training.delta_store import DeltaStore, checkpoints_of
 from tripod.training.safetensors_file import ITEM_BYTES, SafetensorsFile

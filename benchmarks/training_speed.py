@@ -27,8 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
+from transformers import GPTNeoXForCausalLM
+from transformers.utils import logging as transformers_logging
 
-from benchmarks.index_maps import processor
+from benchmarks.setting import processor
 from tripod.models.initialize import initial_language_model
 from tripod.models.save import save_checkpoint
 from tripod.training.dropout import RowDropout
@@ -36,7 +38,7 @@ from tripod.training.fast_layers import with_fast_layers
 from tripod.training.flops import flops_per_token
 from tripod.training.gemm_peak import measure_gemm_peak
 from tripod.training.gradients import Precision, accumulate_gradients, compute_dtype, mixed_precision
-from tripod.training.optimizer import AdamW, parameter_groups
+from tripod.training.optimizer import AdamW
 from tripod.training.recipe import ModelRecipe, OptimizerRecipe
 from tripod.training.recipe_file import recipe_from
 
@@ -74,10 +76,11 @@ def tripod_step(recipe: ModelRecipe, precision: Precision) -> tuple[Callable[[Te
 
 def plain_step(folder: Path, precision: Precision) -> Callable[[Tensor], float]:
     """The loop that one writes with transformers and torch."""
-    from transformers import GPTNeoXForCausalLM
-
     model = GPTNeoXForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=LR, betas=(0.9, 0.95), eps=1e-8)
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.95), eps=1e-8)
 
     def step(tokens: Tensor) -> float:
         with mixed_precision(precision, tokens.device):
@@ -154,6 +157,9 @@ def main() -> None:
     }
     print(f"{setting['processor']}, {setting['threads']} threads, {setting['versions']}, commit {commit}, {TOKENS} tokens a step")
     print("size  length  precision   Tripod s   plain s   faster by (round by round)     of GEMM peak   matrix products in ours")
+    transformers_logging.disable_progress_bar()
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"training-speed-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
     results = []
     for size in arguments.sizes:
         for seq_length in arguments.seq_lengths:
@@ -161,9 +167,7 @@ def main() -> None:
                 found = compare(size, seq_length, precision, arguments.rounds)
                 results.append(found)
                 print(line(found), flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"training-speed-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
-    path.write_text(json.dumps({"setting": setting, "results": results}, indent=1) + "\n")
+                path.write_text(json.dumps({"setting": setting, "results": results}, indent=1) + "\n")  # whatever ends it
     print(f"raw: {path.name}")
     if not all(found["is_equal"] for found in results):
         sys.exit(1)

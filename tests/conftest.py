@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# One thread for torch and for the kernels, here and in the processes that tests start: the models are so small that threads would wait
+# for each other longer than they work. Read when torch is imported. Tests of several threads ask for them by name.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels for GPUs are tested on the CPU; read when Triton is imported
 
 _SHARED = Path(os.environ.get("TRIPOD_SHARED", Path(__file__).parents[2] / "shared"))

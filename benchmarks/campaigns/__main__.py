@@ -5,13 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks.campaigns import books, kill, resume, structured
+from benchmarks.campaigns import books, drain, kill, overload, resume, schemathesis_cases, soak, structured, timings
 
 CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
     "books": books.main,
+    "drain": drain.main,
     "kill": kill.main,
+    "overload": overload.main,
     "resume": resume.main,
+    "schemathesis": schemathesis_cases.main,
+    "soak": soak.main,
     "structured": structured.main,
+    "timings": timings.main,
 }
 
 

@@ -133,5 +133,5 @@ def test_the_doctor_tells_paths_to_programs_too(tripod: Command, cache: Path) ->
     assert found["python"]["executable"] == sys.executable
     assert found["folders"]["indexes and demo"] == str(cache / "tripod")
     assert found["torch"]["threads"] >= 1
-    assert set(found["paths"]) == {"embedder", "engine", "retrieval", "server", "answers"}
+    assert set(found["paths"]) == {"embedder", "engine", "CPU kernels", "retrieval", "server", "answers"}
     assert str(found["paths"]["embedder"]) in tripod("doctor").out

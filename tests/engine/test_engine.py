@@ -587,7 +587,7 @@ def test_a_failure_before_anyone_runs_ends_the_queue_instead_of_repeating_foreve
 ) -> None:
     async def use(engine: Engine) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(engine._loop.policy, "plan", lambda: 1 // 0)
+            patch.setattr(engine._loop.policy, "plan", lambda now: 1 // 0)
             with pytest.raises(EngineError, match="ZeroDivisionError"):
                 await asyncio.wait_for(engine.generate("a", greedy(1)), timeout=10)
         assert (await engine.generate("a", greedy(1))).usage.completion_tokens == 1

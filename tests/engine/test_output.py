@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tripod.engine.output import RequestOutput
-from tripod.engine.policy.policy import Policy, PolicyConfig
+from tripod.engine.policy.config import PolicyConfig
+from tripod.engine.policy.policy import Policy
 from tripod.engine.policy.request import Request
 from tripod.messages import FinishReason
 from tripod.sampling import SamplingParams
@@ -25,12 +26,12 @@ def play(tokenizer: Tokenizer, token_ids: Sequence[int], sampling: SamplingParam
     request = Request(id="r", prompt_ids=(65,), sampling=sampling, max_tokens=sampling.max_tokens or 99, stop_ids=frozenset(stop_ids))
     output = RequestOutput(request, tokenizer, model="m", arrived_s=1.0)
     policy = Policy(CONFIG)
-    policy.add(request)
+    policy.add(request, 0.0)
     events: list[Event] = []
     reason: FinishReason | None = None
     for token_id in token_ids:
-        schedule = policy.plan()
-        policy.commit(schedule, {request: [token_id]})
+        schedule = policy.plan(0.0)
+        policy.commit(schedule, {request: [token_id]}, 0.0)
         delta, stopped = output.push((), now=2.0)
         events.append(delta)
         reason = stopped or request.finish_reason

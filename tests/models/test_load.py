@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -251,3 +253,28 @@ def test_saving_over_a_checkpoint_leaves_its_other_files_and_no_temporary_ones(c
     save_checkpoint(model, checkpoint)
     assert {path.name for path in checkpoint.iterdir()} == before
     assert torch.equal(our_logits(load_language_model(checkpoint)), our_logits(model))
+
+
+def test_building_an_empty_model_does_not_load_torchs_compiler(tmp_path: Path) -> None:
+    from tests.engine.tiny_models import NEOX, tiny_model
+
+    save_checkpoint(tiny_model(NEOX), tmp_path)
+    program = (
+        "import sys; from pathlib import Path; from tripod.models.load import empty_language_model; "
+        "model = empty_language_model(Path(sys.argv[1])); "
+        "print(model.embedding.weight.device, 'torch._dynamo.utils' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == ["meta", "False"]
+
+
+def test_matrices_that_will_be_packed_stay_in_the_file_and_all_else_is_copied(tmp_path: Path) -> None:
+    from tests.engine.tiny_models import NEOX, tiny_model
+
+    saved = tiny_model(NEOX)
+    save_checkpoint(saved, tmp_path)
+    mapped = load_language_model(tmp_path, dtype=torch.bfloat16, keeps_linear_mapped=True)
+    for name, tensor in mapped.state_dict().items():
+        is_matrix = tensor.ndim == 2 and name != "embedding.weight"
+        assert tensor.dtype is (torch.float32 if is_matrix else torch.bfloat16), name
+        assert torch.equal(tensor, saved.state_dict()[name].to(tensor.dtype)), name

@@ -96,8 +96,8 @@ def test_what_cannot_be_done_as_a_file_says_is_told(changes: dict[str, Any], mes
 
 
 def test_checkpoints_that_are_not_powers_are_kept_too() -> None:
-    rule = recipe_from(neox_recipe({**SMALL, "extra-save-iters": [0, 1, 2, 4, 10, 16], "checkpoint-factor": 50}, name="s", source="s"))
-    assert rule.checkpoints.steps(100) == (0, 1, 2, 4, 10, 16, 50, 100)
+    rule = recipe_from(neox_recipe({**SMALL, "extra-save-iters": [0, 1, 2, 3, 4, 10, 16], "checkpoint-factor": 50}, name="s", source="s"))
+    assert rule.checkpoints.steps(100) == (0, 1, 2, 3, 4, 10, 16, 50, 100)
 
 
 def test_files_are_merged_with_hyphens_or_underscores_and_may_not_contradict() -> None:

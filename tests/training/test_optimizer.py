@@ -17,11 +17,10 @@ from tripod.training.recipe import OptimizerRecipe
 
 def test_biases_and_norms_do_not_decay_and_embeddings_do(make_recipe: MakeRecipe) -> None:
     model = initial_language_model(make_recipe().model.config(), 0, "small-wang")
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    decayed, kept = (
-        {names[id(parameter)] for parameter in group["params"]}  # type: ignore[attr-defined]
-        for group in parameter_groups(model, 0.1)
-    )
+    names = dict(model.named_parameters())
+    matrices, vectors = parameter_groups(names, 0.1)
+    assert (matrices.weight_decay, vectors.weight_decay) == (0.1, 0.0)
+    decayed, kept = set(matrices.names), set(vectors.names)
     assert all(name.endswith((".bias", "norm.weight")) for name in kept)
     assert not any(name.endswith(".bias") or "norm" in name for name in decayed)
     assert {"embedding.weight", "head.weight"} <= decayed

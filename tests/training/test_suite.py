@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,12 @@ def test_the_standing_of_a_run_is_read_from_its_folder(make_recipe: MakeRecipe) 
     with (Path(recipe.run) / "metrics.jsonl").open("ab") as metrics:
         metrics.write(b'{"step": 7, "lo')  # as another process writes
     assert standing(recipe) == now
+
+
+def test_the_standing_of_a_long_run_is_read_from_the_end_of_its_metrics(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(num_steps=4000)
+    Path(recipe.run).mkdir(parents=True)
+    lines = [json.dumps({"step": step, "loss": float(step), "seconds": 0.5}) for step in range(1, 3001)]
+    (Path(recipe.run) / "metrics.jsonl").write_text("\n".join(lines) + "\n")  # 130 kB: the reader begins within a line
+    now = standing(recipe)
+    assert (now.step, now.loss, now.seconds_left) == (3000, pytest.approx((2801 + 3000) / 2), 500.0)  # a twentieth are 200 steps

@@ -82,11 +82,14 @@ def _torch() -> dict[str, Any]:
 
 
 def _paths() -> dict[str, Any]:
+    from tripod.ops.kernels.cpu import library
+
     engine = "torch on the CPU, float32" if _has("torch") else "none: install 'tripod[engine]'"
     missing = [name for name in _EXTRAS["serve"] if not _has(name)]
     return {
         "embedder": _embedder(),
         "engine": engine,
+        "CPU kernels": library.describe(),
         "retrieval": "SQLite FTS5 (BM25) and exact vector search with numpy",
         "server": "uvicorn"
         if not missing and _has("torch")

@@ -14,10 +14,10 @@ NAME = "python-documentation"  # as which a recipe names it
 
 def write_python_documentation(path: Path) -> None:
     """Write the language reference and the docstrings of the standard library as jsonl, sorted by their files."""
+    from tripod.durable import atomic_file
     from tripod.errors import ConversionError
     from tripod.retrieval.converters.python_source import PythonSource
     from tripod.retrieval.scan import scan
-    from tripod.training.data.atomic_file import atomic_file
 
     converter = PythonSource(has_comments=False)
     folder = Path(sysconfig.get_paths()["stdlib"])

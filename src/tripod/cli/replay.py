@@ -23,7 +23,7 @@ def replay(
 
     run = LoggedRun.read(log)
     path = locate(model or run.model)
-    loaded = load_language_model(path, dtype=getattr(torch, run.dtype))
+    loaded = load_language_model(path, dtype=getattr(torch, run.dtype), keeps_linear_mapped=run.config.weight_format is not None)
     report = replay_run(run, loaded, tokenizer=load_tokenizer(path if path.is_dir() else path.parent))
     if report.step is None:
         typer.echo(f"{report.num_steps} steps and {report.num_tokens} tokens are the same")

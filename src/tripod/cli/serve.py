@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +29,13 @@ def serve(
         ),
     ] = None,
     kv_tokens: Annotated[int | None, typer.Option("--kv-tokens", min=1, help="Size of the key/value pool in tokens.")] = None,
+    kv_bytes: Annotated[int | None, typer.Option("--kv-bytes", min=1, help="Size of the key/value pool in bytes, instead.")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", metavar="f32|bf16|int8|int4", help="Format of linear layers.")] = None,
+    batch_invariant: Annotated[
+        bool, typer.Option("--batch-invariant", help="Bitwise the same answer whatever else is computed with it.")
+    ] = False,
+    log: Annotated[Path | None, typer.Option("--log", metavar="FILE", help="Write a replay log there; see `tripod replay`.")] = None,
+    timeline: Annotated[bool, typer.Option("--timeline", help="Say what the start was spent on.")] = False,
     max_num_requests: Annotated[int, typer.Option("--max-num-requests", min=1, help="Running at once.")] = 64,
     max_waiting_requests: Annotated[int, typer.Option("--max-waiting-requests", min=1, help="Queued; more are refused with 429.")] = 512,
     max_waiting_tokens: Annotated[int, typer.Option("--max-waiting-tokens", min=1, help="Of queued prompts, estimated.")] = 2_000_000,
@@ -56,6 +64,7 @@ def serve(
     import asyncio
     import os
 
+    from tripod.cli.weights import weight_format
     from tripod.errors import MissingExtraError
 
     try:
@@ -81,8 +90,15 @@ def serve(
                 listener,
                 embedder=embedder,
                 chat_template=chat_template,
-                kv_tokens=kv_tokens,
-                max_num_requests=max_num_requests,
+                engine_options={
+                    "kv_tokens": kv_tokens,
+                    "kv_bytes": kv_bytes,
+                    "weight_format": weight_format(weights),
+                    "batch_invariant": batch_invariant,
+                    "log": log,
+                    "max_num_requests": max_num_requests,
+                },
+                shows_timeline=timeline,
                 config=config,
                 api_keys=keys,
                 drain_s=drain,
@@ -98,8 +114,8 @@ async def _serve(
     *,
     embedder: str | None,
     chat_template: str | None,
-    kv_tokens: int | None,
-    max_num_requests: int,
+    engine_options: Mapping[str, Any],
+    shows_timeline: bool,
     config: ServerConfig,
     api_keys: ApiKeys,
     drain_s: float,
@@ -114,6 +130,7 @@ async def _serve(
     try:
         from tripod.engine.encode import Encoder
         from tripod.engine.engine import Engine, EngineConfig
+        from tripod.engine.timeline import Timeline
         from tripod.models.locate import locate
         from tripod.serving.app import build_app
         from tripod.serving.server import serve as serve_app
@@ -128,10 +145,13 @@ async def _serve(
         note(f"serving the encoder {model} at http://{host}:{port}/v1 (Ctrl-C ends)")
         await serve_app(app, listener, drain_s=drain_s, grace_s=grace_s)
         return
+    timeline = Timeline()
     async with AsyncExitStack() as resources:
         engine = await resources.enter_async_context(
-            Engine.load(model, config=EngineConfig(kv_tokens=kv_tokens, max_num_requests=max_num_requests), chat_template=own_template)
+            Engine.load(model, config=EngineConfig(**engine_options), chat_template=own_template, timeline=timeline)
         )
+        if shows_timeline:
+            note(f"start: {timeline}")
         encoder = Encoder.load(locate(embedder)) if embedder is not None else None
         app = build_app(
             engine,

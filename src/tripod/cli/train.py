@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,10 @@ def train(
     ] = None,
     sample: Annotated[str | None, typer.Option("--sample", metavar="PROMPT", help="Let each checkpoint go on from this text.")] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that tokenise, where the recipe names texts.")] = 1,
+    processes: Annotated[
+        int,
+        typer.Option("--processes", min=1, help="That share the run, by the recipe's `parallel`; torchrun starts them on many machines."),
+    ] = 1,
     stop_with_parent: Annotated[bool, typer.Option("--stop-with-parent", hidden=True)] = False,  # of `tripod suite run`
 ) -> None:
     """Train a model by a recipe. Checkpoints lie in the recipe's run folder and serve at once: tripod generate RUN@stepN "..."
@@ -53,6 +58,9 @@ def train(
         for read in recipes:
             _print_plan(read, stdout())
         return
+    if processes > 1:
+        _train_by_processes(recipes, recipe if branch is None else None, changes or (), resume, device, threads, processes, workers)
+        return
     import torch
 
     if threads is not None:
@@ -67,12 +75,13 @@ def train(
 def _train(recipe: Recipe, *, resume: bool, device: str, sample: str | None, should_stop: Callable[[], bool]) -> None:
     import torch
 
+    from tripod.cli.processes import is_first_process, num_processes
     from tripod.cli.terminal import note, stdout
     from tripod.training.gemm_peak import measure_gemm_peak
     from tripod.training.gradients import compute_dtype
     from tripod.training.loop import train as run_recipe
 
-    peak_flops = measure_gemm_peak(torch.device(device), compute_dtype(recipe.precision))
+    peak_flops = measure_gemm_peak(torch.device(device), compute_dtype(recipe.precision)) * num_processes()
 
     def on_checkpoint(folder: Path, step: int) -> None:
         if sample is not None:
@@ -80,11 +89,36 @@ def _train(recipe: Recipe, *, resume: bool, device: str, sample: str | None, sho
 
     with _steps_shown(recipe, peak_flops) as on_step:
         result = run_recipe(recipe, resume=resume, device=device, on_step=on_step, on_checkpoint=on_checkpoint, should_stop=should_stop)
+    if not is_first_process():
+        return
     steps = result.run.steps
     state = "complete" if result.is_complete else "stopped and saved"
     loss = "" if result.last is None else f", loss {result.last.loss:.3f}"
     stdout().print(f"{recipe.run}: {state} at step {result.step} of {recipe.num_steps}{loss}; {len(steps)} checkpoints", markup=False)
     note(f'try: tripod generate {recipe.run}@step{steps[-1]} "..."')
+
+
+def _train_by_processes(
+    recipes: tuple[Recipe, ...],
+    path: Path | None,
+    changes: list[str] | tuple[str, ...],
+    resume: bool,
+    device: str,
+    threads: int | None,
+    processes: int,
+    workers: int,
+) -> None:
+    """The same command in each process; a branch, which has been begun here, by the recipes that lie in its runs."""
+    from tripod.cli.processes import run_as_processes
+
+    for read in recipes:
+        prepare_recipe(read, workers)
+        arguments = ["train", str(path or Path(read.run) / "recipe.yaml"), "--device", device]
+        arguments += [part for change in changes for part in ("--set", change)] if path is not None else []
+        arguments += ["--resume"] if resume or path is None else []
+        arguments += [] if threads is None else ["--threads", str(threads)]
+        if status := run_as_processes(arguments, processes):
+            raise typer.Exit(status if status > 0 else 1)
 
 
 def _begin_branch(parent: str, path: Path, changes: list[str] | tuple[str, ...], *, dry_run: bool) -> tuple[Recipe, ...]:
@@ -104,6 +138,13 @@ def _begin_branch(parent: str, path: Path, changes: list[str] | tuple[str, ...],
 
 def prepare_recipe(recipe: Recipe, workers: int) -> None:
     """Make tokenizer and data set of a recipe that names its texts, where they are not there."""
+    from tripod.cli.processes import is_first_process
+    from tripod.training.prepare import is_prepared
+
+    if not is_first_process():  # of those that torchrun started: the first makes them
+        while recipe.data.source is not None and not is_prepared(recipe.data):
+            time.sleep(0.5)
+        return
     with _work_shown() as progress:
         _prepare(recipe, workers, progress)
 

@@ -8,7 +8,8 @@ from tripod.engine.engine_config import EngineConfig
 from tripod.engine.execution.kv_cache import KVCacheSpec, default_kv_tokens
 from tripod.engine.execution.route import Route, choose_route
 from tripod.engine.execution.runner import Runner
-from tripod.engine.policy.policy import Policy, PolicyConfig
+from tripod.engine.policy.config import PolicyConfig
+from tripod.engine.policy.policy import Policy
 from tripod.errors import ConfigError
 from tripod.models.language_model import LanguageModel
 
@@ -46,6 +47,11 @@ def assemble(model: LanguageModel, config: EngineConfig) -> EngineParts:
         max_batch_tokens=config.max_batch_tokens,
         max_num_requests=config.max_num_requests,
         max_num_waiting=config.max_num_waiting,
+        max_waiting_tokens=config.max_waiting_tokens,
+        max_wait_s=config.max_wait_s,
+        prefix_cache=config.prefix_cache,
+        fair=config.fair,
+        aging_s=config.aging_s,
     )
     return EngineParts(Policy(limits), Runner(packed, route.allocate(spec), route), limits, spec, route)
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -19,13 +19,14 @@ import torch
 
 from tripod.engine.assemble import assemble
 from tripod.engine.engine_config import EngineConfig as EngineConfig
-from tripod.engine.execution.route import mode_of
+from tripod.engine.execution.route import format_of, mode_of
 from tripod.engine.grammar.compiler import GrammarCompiler
 from tripod.engine.output import RequestOutput
 from tripod.engine.policy.request import Request
 from tripod.engine.replay_log import ReplayLog
 from tripod.engine.step_loop import StepLoop, Stream
 from tripod.engine.step_record import StepRecord
+from tripod.engine.timeline import Timeline
 from tripod.errors import ContextLengthError, EngineError, NotFoundError, RequestError, TripodError
 from tripod.messages import Reply
 from tripod.models.language_model import LanguageModel
@@ -122,12 +123,16 @@ class Engine:
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         chat_template: Path | None = None,
+        timeline: Timeline | None = None,
     ) -> Engine:
         """Open a model by its address and start an engine on it. Blocks while weights are read.
 
         Args:
             address: a folder, `run@stepN`, `org/name@revision`, or a llama2.c file; see `tripod.models.locate`.
+            config: of the engine. Without a weight format, linear layers are packed in that of `dtype`.
+            dtype: of what is not packed.
             chat_template: a Jinja file to use instead of the template beside the model.
+            timeline: is told when each part of the start is done.
 
         Raises:
             CheckpointError: no usable checkpoint is there.
@@ -136,10 +141,20 @@ class Engine:
         from tripod.models.load import load_language_model
         from tripod.models.locate import locate
 
+        timeline = timeline or Timeline()
+        timeline.mark("imports")
         path = locate(address)
-        model = load_language_model(path, dtype=dtype, device=device)
+        if device == "cpu" and config.weight_format is None:
+            config = replace(config, weight_format=format_of(dtype))
+        # Packing copies the matrices of linear layers, so they are read from the mapped file and never held twice.
+        model = load_language_model(path, dtype=dtype, device=device, keeps_linear_mapped=config.weight_format is not None)
+        timeline.mark("weights found")
         tokenizer = load_tokenizer(path if path.is_dir() else path.parent, chat_template=chat_template)
-        return cls(model, tokenizer, config, name=address)
+        timeline.mark("tokenizer")
+        engine = cls(model, tokenizer, config, name=address)
+        timeline.mark("weights packed and KV pool taken")
+        logger.info("engine %s started: %s", address, timeline)
+        return engine
 
     @property
     def max_context(self) -> int:
@@ -153,7 +168,7 @@ class Engine:
             running=len(policy.running),
             waiting=len(policy.waiting),
             free_blocks=blocks.num_free,
-            cached_blocks=0,
+            cached_blocks=blocks.num_cached,
             total_blocks=blocks.num_blocks,
             block_size=blocks.block_size,
             kv_bytes=self._spec.num_bytes,
@@ -218,7 +233,14 @@ class Engine:
     # --- asking
 
     def stream(
-        self, prompt: str | Sequence[int], sampling: SamplingParams, *, request_id: str | None = None
+        self,
+        prompt: str | Sequence[int],
+        sampling: SamplingParams,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        tenant: str = "",
+        timeout_s: float | None = None,
     ) -> AsyncGenerator[Event, None]:
         """The events of one request: Deltas, then one Finished. Closing the iterator early aborts the request.
 
@@ -227,22 +249,41 @@ class Engine:
         Args:
             prompt: text, which is tokenised with the tokenizer's special tokens, or token ids, taken as they are.
             request_id: for `abort`; must not be that of an open request.
+            priority: lower runs first, among the requests of one tenant; a level is made up for by `EngineConfig.aging_s` of waiting.
+            tenant: who asks. Tenants share the engine equally, however much each of them sends.
+            timeout_s: seconds from this call in which the answer must be complete; None: no limit.
 
         Raises:
             ContextLengthError: prompt and answer together do not fit.
             RequestError: a parameter or the prompt cannot be used.
-            OverloadedError: the queue is full.
+            OverloadedError: the queue has no place for it.
+            DeadlineError: `timeout_s` passed.
             EngineError: the engine is closed, or failed while it ran this request.
         """
         if isinstance(prompt, str):
             self.check_length(len(prompt))
             prompt = self.tokenizer.encode(prompt)
         prompt_ids = prompt
-        return self._events(self._request(prompt_ids, sampling, request_id))
+        request = self._request(prompt_ids, sampling, request_id)
+        request.priority, request.tenant = priority, tenant
+        if timeout_s is not None:
+            if not timeout_s > 0.0:
+                raise RequestError(f"timeout_s={timeout_s} leaves no time; give seconds above 0, or None for no limit", param="timeout")
+            request.deadline_s = time.monotonic() + timeout_s
+        return self._events(request)
 
-    async def generate(self, prompt: str | Sequence[int], sampling: SamplingParams, *, request_id: str | None = None) -> Reply:
+    async def generate(
+        self,
+        prompt: str | Sequence[int],
+        sampling: SamplingParams,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        tenant: str = "",
+        timeout_s: float | None = None,
+    ) -> Reply:
         """The whole answer: the fold over `stream`, with the same arguments and errors."""
-        return await fold(self.stream(prompt, sampling, request_id=request_id))
+        return await fold(self.stream(prompt, sampling, request_id=request_id, priority=priority, tenant=tenant, timeout_s=timeout_s))
 
     async def score(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Score:
         """Log-probability of each token of a continuation, given a prompt and the tokens before it.

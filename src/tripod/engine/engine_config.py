@@ -24,6 +24,11 @@ class EngineConfig:
     max_num_requests: int = 64  # running at once
     max_batch_tokens: int = 512  # computed in one step: decodes and prompt chunks together
     max_num_waiting: int = 4096  # queued; more are refused as overload
+    max_waiting_tokens: int | None = None  # the same in tokens; None: no bound but the number of requests
+    max_wait_s: float | None = None  # a request that would wait longer, as far as can be foreseen, is refused; None: no bound
+    prefix_cache: bool = True  # reuse the keys and values of beginnings that were computed before
+    fair: bool = True  # tenants share the engine equally; False: one queue for all
+    aging_s: float | None = 60.0  # so long a wait makes up for one level of priority; None: strict priorities, which may starve
     weight_format: LinearFormat | None = None  # of linear layers; None: as the model's dtype. See `tripod.ops.linear_formats`
     kernels: Kernels = "auto"  # "native" where they run, else "torch"; or insist on one
     batch_invariant: bool = False  # bitwise the same logits for a token whatever else is in its step; costs time on the torch route

@@ -113,7 +113,10 @@ class RequestOutput:
         events: list[Event] = [Delta(text=text)] if text else []
         finished = Finished(
             finish_reason=reason,
-            usage=Usage(prompt_tokens=len(request.prompt_ids), completion_tokens=len(request.output_ids)),
+            usage=Usage(
+                prompt_tokens=len(request.prompt_ids), completion_tokens=len(request.output_ids), cached_tokens=request.num_cached_tokens
+            ),
+            cache_miss=str(request.cache_miss) if request.cache_miss is not None else None,
             timings=self.clock.timings(),
             stop=self._matched,
             prompt_logprobs=tuple(self._prompt_logprobs),

@@ -94,7 +94,7 @@ def replay(run: LoggedRun, model: LanguageModel, *, tokenizer: Tokenizer | None 
                     if grammars is None:
                         raise ConfigError(f"request {request.id} had a grammar, which is followed with the tokenizer; give it as well")
                     request.matcher = grammars.matcher_now(request.sampling.grammar)
-                parts.policy.add(request)
+                parts.policy.add(request, event["now"])
             case "finish":
                 parts.policy.finish(requests[event["request"]], event["reason"])
             case "step":
@@ -110,10 +110,12 @@ def replay(run: LoggedRun, model: LanguageModel, *, tokenizer: Tokenizer | None 
 
 def _step(parts: EngineParts, event: Mapping[str, Any]) -> str:
     """Do one step. What differs from the log, or nothing."""
-    schedule = parts.policy.plan()
+    schedule = parts.policy.plan(event["planned"])
     planned = [[request.id, num_tokens] for request, num_tokens in schedule.items()]
     if planned != event["schedule"]:
         return f"the schedule: logged {event['schedule']}, now {planned}"
+    if copies := parts.policy.take_copies():
+        parts.runner.copy_blocks(copies)
     result = parts.runner.run(schedule)
     result.follow_grammars()
     for request in schedule:
@@ -124,5 +126,6 @@ def _step(parts: EngineParts, event: Mapping[str, Any]) -> str:
         if tokens != logged:
             at = len(request.output_ids)
             return f"request {request.id}, output token {at}: logged {logged}, now {tokens}"
-    parts.policy.commit({request: n for request, n in schedule.items() if request not in result.failed}, result.token_ids)
+    computed = {request: n for request, n in schedule.items() if request not in result.failed}
+    parts.policy.commit(computed, result.token_ids, event["committed"])
     return ""

@@ -62,16 +62,20 @@ class ReplayLog:
             seed=request.seed,
             stop_ids=sorted(request.stop_ids),
             score_from=request.score_from,
+            priority=request.priority,
+            tenant=request.tenant,
         )
 
     def finish(self, request: Request, reason: FinishReason) -> None:
         self._write(event="finish", request=request.id, reason=reason)
 
-    def step(self, step_id: int, now: float, schedule: Schedule, result: StepResult) -> None:
+    def step(self, step_id: int, clock: tuple[float, float], schedule: Schedule, result: StepResult) -> None:
+        """`clock` is when the step was planned and when it was committed."""
         self._write(
             event="step",
             step=step_id,
-            now=now,
+            planned=clock[0],
+            committed=clock[1],
             schedule=[[request.id, num_tokens] for request, num_tokens in schedule.items()],
             tokens={request.id: token_ids for request, token_ids in result.token_ids.items()},
             failed=[request.id for request in result.failed],
@@ -95,6 +99,8 @@ def request_of(event: Mapping[str, Any]) -> Request:
         seed=event["seed"],
         stop_ids=frozenset(event["stop_ids"]),
         score_from=event["score_from"],
+        priority=event["priority"],
+        tenant=event["tenant"],
     )
 
 

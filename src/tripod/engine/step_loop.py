@@ -19,7 +19,7 @@ from tripod.engine.policy.policy import Policy, Schedule
 from tripod.engine.policy.request import Request, Stage
 from tripod.engine.replay_log import ReplayLog
 from tripod.engine.step_record import RING_SIZE, StepRecord
-from tripod.errors import EngineError, TripodError
+from tripod.errors import DeadlineError, EngineError, TripodError
 from tripod.messages import FinishReason
 from tripod.trace import Event
 
@@ -136,6 +136,7 @@ class StepLoop:
                 is_closing = self._is_closing  # nothing is posted after it was set
             for change in changes:
                 change()
+            self._expire()
             if is_closing:
                 return False
             if self.policy.has_work:
@@ -150,13 +151,23 @@ class StepLoop:
     def _add(self, stream: Stream) -> None:
         request = stream.output.request
         self._streams[request] = stream
+        now = time.monotonic()
         try:
-            self.policy.add(request)
+            self.policy.add(request, now)
         except TripodError as error:
             self._end(request, error)
         else:
             if self._log is not None:
-                self._log.add(request, time.monotonic())
+                self._log.add(request, now)
+
+    def _expire(self) -> None:
+        for request in self.policy.expire(time.monotonic()):
+            if self._log is not None:
+                self._log.finish(request, "abort")
+            what = f"{len(request.output_ids)} tokens were generated" if request.output_ids else "it had not given a token"
+            self._fail(
+                request, DeadlineError(f"the deadline of request {request.id} passed when {what}; give it more time or fewer tokens")
+            )
 
     def _abort(self, request: Request) -> None:
         if request in self._streams:
@@ -166,19 +177,21 @@ class StepLoop:
     def _step(self) -> None:
         started = time.monotonic()
         num_preemptions = self.policy.num_preemptions
-        schedule = self.policy.plan()
+        schedule = self.policy.plan(started)
         planned = time.monotonic()
         step_id, self.num_steps = self.num_steps, self.num_steps + 1
         counts = _Counts()
         for request, num_tokens in schedule.items():
             counts.add(request, num_tokens, is_first=self._streams[request].output.take_part(step_id, planned))
+        if copies := self.policy.take_copies():
+            self._runner.copy_blocks(copies)
         result = self._runner.run(schedule)
         result.follow_grammars()
         ran = time.monotonic()
         if self._log is not None:
-            self._log.step(step_id, started, schedule, result)
+            self._log.step(step_id, (started, ran), schedule, result)
         computed = {request: num_tokens for request, num_tokens in schedule.items() if request not in result.failed}
-        self.policy.commit(computed, result.token_ids)
+        self.policy.commit(computed, result.token_ids, ran)
         committed = self._progress_s = time.monotonic()
         self._deliver_step(computed, result, committed)
         for request, error in result.failed.items():

@@ -35,7 +35,9 @@ def random_language_model(config: LlamaConfig | GPTNeoXConfig, seed: int, *, dty
     return model.to(dtype).eval().requires_grad_(False)
 
 
-def initial_language_model(config: LlamaConfig | GPTNeoXConfig, seed: int, scheme: Initialization) -> Llama | GPTNeoX:
+def initial_language_model(
+    config: LlamaConfig | GPTNeoXConfig, seed: int, scheme: Initialization, *, base_width: int | None = None
+) -> Llama | GPTNeoX:
     """A float32 model to train, on the CPU. Matrices are normal with `standard_deviation`, norms ones, biases zeros.
 
     Each tensor has a generator of its own, seeded by `seed` and its name: its values depend neither on the device that trains it
@@ -48,7 +50,7 @@ def initial_language_model(config: LlamaConfig | GPTNeoXConfig, seed: int, schem
         if parameter.ndim == 2:
             digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
             generator = torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-            nn.init.normal_(parameter, std=standard_deviation(name, config, scheme), generator=generator)
+            nn.init.normal_(parameter, std=standard_deviation(name, config, scheme, base_width=base_width), generator=generator)
         elif name.endswith(".bias"):
             nn.init.zeros_(parameter)
         else:
@@ -56,19 +58,25 @@ def initial_language_model(config: LlamaConfig | GPTNeoXConfig, seed: int, schem
     return model.train()
 
 
-def standard_deviation(name: str, config: LlamaConfig | GPTNeoXConfig, scheme: Initialization) -> float:
+def standard_deviation(name: str, config: LlamaConfig | GPTNeoXConfig, scheme: Initialization, *, base_width: int | None = None) -> float:
     """Of the matrix `name` of our models. D hidden size, L layers.
 
     small-wang: sqrt(2 / (5 D)) ("small init", Nguyen & Salazar 2019, arXiv:1910.05895), and 2 / (L sqrt(D)) for the matrices that write
     into the residual stream (Wang & Komatsuzaki 2021, GPT-J): Pythia up to 2.8b.
     normal-scaled: 0.02, and 0.02 / sqrt(2 L) for those (Radford et al. 2019, GPT-2; Megatron): Pythia 6.9b and 12b.
+
+    With a base width, that of a model so wide, carried over by muP (Yang et al. 2022, arXiv:2203.03466, table 3): times the root of
+    base / D inside the blocks, base / D in the head, and as it is in the embedding.
     """
     is_output_side = name.endswith(_OUTPUT_SIDE)
+    width = config.hidden_size if base_width is None else base_width
+    ratio = width / config.hidden_size
+    carried = 1.0 if name.startswith("embedding.") else ratio if name.startswith("head.") else math.sqrt(ratio)
     match scheme:
         case "small-wang":
-            return 2.0 / (config.num_layers * math.sqrt(config.hidden_size)) if is_output_side else math.sqrt(0.4 / config.hidden_size)
+            return carried * (2.0 / (config.num_layers * math.sqrt(width)) if is_output_side else math.sqrt(0.4 / width))
         case "normal-scaled":
-            return 0.02 / math.sqrt(2.0 * config.num_layers) if is_output_side else 0.02
+            return carried * (0.02 / math.sqrt(2.0 * config.num_layers) if is_output_side else 0.02)
         case _:
             assert_never(scheme)
 

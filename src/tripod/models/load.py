@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from tripod.errors import CheckpointError, ConfigError
 from tripod.models.architectures import ENCODERS, LANGUAGE_MODELS, Architecture, Model, architecture_of
@@ -20,13 +21,20 @@ from tripod.models.names import NameTable
 MAX_NAMED = 12  # names listed in an error before "and N more"
 
 
-def load_language_model(folder: Path, *, dtype: torch.dtype | None = torch.float32, device: torch.device | str = "cpu") -> Llama | GPTNeoX:
+def load_language_model(
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = torch.float32,
+    device: torch.device | str = "cpu",
+    keeps_linear_mapped: bool = False,
+) -> Llama | GPTNeoX:
     """Load a checkpoint in the Hugging Face layout, or a single llama2.c file, for inference: no tensor asks for gradients.
 
     Args:
         folder: holds config.json and weights; or the path of a llama2.c `.bin`. `locate` finds it from an address.
         dtype: of the weights and so of the computation, whatever the checkpoint's own; None: each tensor keeps its own.
         device: where the weights go.
+        keeps_linear_mapped: the matrices of linear layers stay in the mapped files as they are, for a caller that packs them at once.
 
     Raises:
         CheckpointError: a file is absent, broken or of an unknown architecture, or tensors are missing, unexpected or of another shape.
@@ -34,7 +42,7 @@ def load_language_model(folder: Path, *, dtype: torch.dtype | None = torch.float
     """
     if folder.is_file():
         return load_llama2c(folder, dtype=dtype or torch.float32).to(device)
-    return cast("Llama | GPTNeoX", _load(folder, LANGUAGE_MODELS, dtype, device))
+    return cast("Llama | GPTNeoX", _load(folder, LANGUAGE_MODELS, dtype, device, keeps_linear_mapped=keeps_linear_mapped))
 
 
 def load_encoder(folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Bert:
@@ -52,13 +60,22 @@ def empty_language_model(folder: Path) -> Llama | GPTNeoX:
     return cast("Llama | GPTNeoX", _empty(folder, LANGUAGE_MODELS)[1])
 
 
+class _WithoutInitialising(TorchFunctionMode):
+    """Leaves tensors as they are where a module would fill them: on the meta device that loads torch's compiler, for a second or more."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
 def _empty(folder: Path, supported: tuple[str, ...]) -> tuple[Architecture, Model]:
     config = read_config(folder)
     if "quantization_config" in config:
         raise CheckpointError(f"{folder} is a quantized checkpoint ({config['quantization_config']!r:.120}); use the one it was made from")
     try:
         architecture = architecture_of(config.get("model_type"), supported)
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutInitialising():
             return architecture, architecture.build(architecture.read_config(config))
     except ConfigError as error:  # which of several checkpoints it was
         raise type(error)(f"{folder}: {error}") from error
@@ -68,12 +85,25 @@ def _empty(folder: Path, supported: tuple[str, ...]) -> tuple[Architecture, Mode
         ) from error
 
 
-def _load(folder: Path, supported: tuple[str, ...], dtype: torch.dtype | None, device: torch.device | str) -> Model:
+def _load(
+    folder: Path,
+    supported: tuple[str, ...],
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    *,
+    keeps_linear_mapped: bool = False,
+) -> Model:
     architecture, model = _empty(folder, supported)
     tensors = match_tensors(model, read_tensors(folder), architecture.names, source=folder)
+    mapped = _linear_weights(model) if keeps_linear_mapped else set()
     # Copied once out of the mapped files: aligned, and safe when someone replaces a file under a running model.
-    model.load_state_dict({name: tensor.to(device=device, dtype=dtype, copy=True) for name, tensor in tensors.items()}, assign=True)
+    copied = {name: tensor.to(device=device, dtype=dtype, copy=True) for name, tensor in tensors.items() if name not in mapped}
+    model.load_state_dict(copied | {name: tensors[name] for name in mapped}, assign=True)
     return model.eval().requires_grad_(False)
+
+
+def _linear_weights(model: Model) -> set[str]:
+    return {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
 def match_tensors(model: Model, tensors: dict[str, Tensor], names: NameTable, *, source: Path) -> dict[str, Tensor]:

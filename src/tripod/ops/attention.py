@@ -9,6 +9,7 @@ that its caller passes in: whole sequences for training and reference, paged key
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -72,6 +73,34 @@ def causal_attention(layer: int, query: Tensor, key: Tensor, value: Tensor, *, s
         scale=scale,
         enable_gqa=query.shape[2] != key.shape[2],
     ).transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DocumentAttention:
+    """The `Attend` of rows that hold several documents: each token sees itself and what stands before it in its own document.
+
+    starts: [B, T], int64: the column in which the document of each token begins.
+    """
+
+    starts: Tensor
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None = None) -> Tensor:
+        """[B, T, H, K] for query [B, T, H, K], key and value [B, T, G, K]; see `causal_attention`."""
+        _expect_grouped_heads(query, key, value)
+        expect_shape("starts", self.starts, tuple(query.shape[:2]))
+        position = torch.arange(query.shape[1], device=query.device)
+        distance = position[:, None] - position[None, :]
+        mask = (distance >= 0) & (self.starts[:, :, None] <= position)  # [B, T, T], True where seen
+        if window is not None:
+            mask &= distance < window
+        return scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=mask[:, None],
+            scale=scale,
+            enable_gqa=query.shape[2] != key.shape[2],
+        ).transpose(1, 2)
 
 
 def bidirectional_attention(lengths: Sequence[int]) -> Attend:

@@ -48,6 +48,7 @@ class Admission:
     max_tenant_requests: int | None = None
     num_waiting: int = 0
     num_started: int = 0
+    num_admitted: int = 0  # tickets given, ever
     waiting_tokens: float = 0.0
     _tenants: dict[str, _Tenant] = field(default_factory=dict)
     _forgot_s: float = 0.0
@@ -99,6 +100,7 @@ class Admission:
         self._note(tenant, now)
         self.check(tenant, num_requests, num_tokens, now)
         ticket = Ticket(tenant, num_requests, tokens_each=num_tokens / num_requests)
+        self.num_admitted += 1
         self.num_waiting += num_requests
         self._tenants[tenant].num_waiting += num_requests
         self.waiting_tokens += num_tokens

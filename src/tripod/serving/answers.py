@@ -106,7 +106,7 @@ class _Account:
             cached_tokens=self.usage.cached_tokens,
             cache_miss=next((event.cache_miss for event in finished if event.cache_miss is not None), None),
             step_ids=sorted({step_id for event in finished for step_id in event.step_ids}),
-            batch_invariant=bool(getattr(self._engine.config, "batch_invariant", False)),
+            batch_invariant=self._engine.config.batch_invariant,
         )
 
     def _describe(self) -> None:

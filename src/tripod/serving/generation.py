@@ -63,7 +63,13 @@ async def generate(engine: Engine, choices: Sequence[Choice], visit: Visit) -> A
     """
     served = visit.served
     visit.meter = served.metrics.meter(len(choices), visit.arrived_s)
-    streams = [engine.stream(choice.prompt_ids, choice.sampling) for choice in choices]  # all are checked before one is begun
+    timeout_s = visit.remaining_s
+    if timeout_s is not None and timeout_s <= 0.0:
+        raise visit.deadline_error()
+    streams = [  # all are checked before one is begun
+        engine.stream(choice.prompt_ids, choice.sampling, priority=visit.priority, tenant=visit.tenant, timeout_s=timeout_s)
+        for choice in choices
+    ]
     arrivals: asyncio.Queue[tuple[Choice, Event] | Exception] = asyncio.Queue()
     asked_s = time.monotonic()
 
@@ -84,8 +90,8 @@ async def generate(engine: Engine, choices: Sequence[Choice], visit: Visit) -> A
     with served.lifecycle.told_of_cut(arrivals.put_nowait):
         tasks = [asyncio.create_task(pump(choice, stream)) for choice, stream in zip(choices, streams, strict=True)]
         alarm = (
-            asyncio.get_running_loop().call_later(max(0.0, visit.remaining_s), lambda: arrivals.put_nowait(visit.deadline_error()))
-            if visit.remaining_s is not None
+            asyncio.get_running_loop().call_later(timeout_s, lambda: arrivals.put_nowait(visit.deadline_error()))
+            if timeout_s is not None  # the engine keeps it between steps; here it holds even when a step hangs
             else None
         )
         try:

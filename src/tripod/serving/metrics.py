@@ -35,6 +35,8 @@ class Metrics:
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts, cached ones included")
         self.generation_tokens = self._counter("generation_tokens", "Tokens generated")
         self.cached_tokens = self._counter("cached_tokens", "Tokens of prompts whose keys and values were reused")
+        self.prefix_cache_queries = self._counter("prefix_cache_queries", "Tokens of prompts that were looked up in the prefix cache")
+        self.prefix_cache_hits = self._counter("prefix_cache_hits", "Of these, the ones that were found there")
         self.embedding_tokens = self._counter("embedding_tokens", "Tokens of texts that were embedded")
         self.success = Counter("tripod_request_success", "Requests finished, by reason", ("finished_reason",), registry=self._registry)
         self.aborted = self._counter("num_aborted_requests", "Requests whose client went away")
@@ -91,6 +93,8 @@ class Meter:
                 metrics.prompt_tokens.inc(event.usage.prompt_tokens)
                 metrics.generation_tokens.inc(event.usage.completion_tokens)
                 metrics.cached_tokens.inc(event.usage.cached_tokens)
+                metrics.prefix_cache_queries.inc(event.usage.prompt_tokens)
+                metrics.prefix_cache_hits.inc(event.usage.cached_tokens)
                 metrics.success.labels(event.finish_reason).inc()
                 metrics.end_to_end.observe(now - self.arrived_s)
                 metrics.queue.observe(event.timings.queue_s)
@@ -122,6 +126,7 @@ class _Queue(Collector):
             "Requests that were let in and have not ended",
             self._admission.num_waiting + self._admission.num_started,
         )
+        yield CounterMetricFamily("tripod_num_admitted_http_requests", "HTTP requests let in", self._admission.num_admitted)
         yield GaugeMetricFamily("tripod_num_tokens_waiting", "Estimated tokens of prompts that wait", self._admission.waiting_tokens)
 
 
@@ -141,7 +146,4 @@ class _EngineNumbers(Collector):
         yield CounterMetricFamily("tripod_engine_steps", "Steps of the engine", stats.steps)
         yield CounterMetricFamily(
             "tripod_num_leaked_blocks", "Blocks without an owner, reclaimed when idle; above 0 is a defect", stats.leaked_blocks
-        )
-        yield CounterMetricFamily(
-            "tripod_prefix_cache_queries", "Tokens of prompts that were looked up in the prefix cache", stats.prompt_tokens
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -12,11 +13,15 @@ HEADERS_TIMEOUT_S = 30.0  # from the first byte, or the connection, to the end o
 
 
 class Connection(H11Protocol):
-    """Aborts a connection whose request headers do not come; and tells the application how to abort it."""
+    """Aborts a connection whose request headers do not come; tells the application how to abort it, and when a request came.
+
+    Among many requests the last waits for its turn on the event loop; the wait counts from here, as its client's clock does.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._headers_due: asyncio.TimerHandle | None = None
+        self._first_byte_s: float | None = None  # of the request whose headers are being read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -24,12 +29,15 @@ class Connection(H11Protocol):
 
         async def with_abort(scope: Scope, receive: Receive, send: Send) -> None:
             scope["tripod.abort"] = transport.abort
+            scope["tripod.arrived_s"], self._first_byte_s = self._first_byte_s, None
             await app(scope, receive, send)
 
         self.app = with_abort
         self._expect_headers()
 
     def data_received(self, data: bytes) -> None:
+        if self._awaits_headers and self._first_byte_s is None:
+            self._first_byte_s = time.monotonic()
         super().data_received(data)
         if self._awaits_headers:
             self._expect_headers()

@@ -120,7 +120,7 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        arrived_s = time.monotonic()
+        arrived_s = scope.get("tripod.arrived_s") or time.monotonic()
         headers = Headers(scope=scope)
         keys = self._served.api_keys
         key_tenant = keys.tenant(headers.get("authorization")) if keys.digests else None

@@ -29,6 +29,7 @@ class Ask:
     max_tokens: int
     tenant: str = ""
     abort_after_s: float | None = None  # the client hangs up so long after it asked
+    abort_after_chunks: int | None = None  # or when it has so many chunks with text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tripod.durable import atomic_file, durable_file, durable_folder
 from tripod.errors import ConfigError
 from tripod.training.checkpoint import FORMAT, MANIFEST, checkpoint_folder, read_manifest, steps_of_run
-from tripod.training.data.atomic_file import atomic_file
 from tripod.training.data.interventions import ChangeReport, change_report
 from tripod.training.data.order import check_fingerprint
-from tripod.training.durable import durable_file, durable_folder
 from tripod.training.metrics import FILE_NAME as METRICS
 from tripod.training.metrics import read_metrics
 from tripod.training.recipe import BranchRecipe, Recipe

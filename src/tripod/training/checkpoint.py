@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import re
 import shutil
@@ -24,13 +23,13 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import safetensors
 import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from tripod.durable import PARTIAL, durable_folder, write_flushed
 from tripod.errors import CheckpointError
 from tripod.models import gpt_neox, llama
 from tripod.models.checkpoint import read_tensors
@@ -39,7 +38,6 @@ from tripod.models.llama import Llama
 from tripod.models.load import match_tensors
 from tripod.models.names import NameTable
 from tripod.models.save import save_checkpoint
-from tripod.training.durable import sync_folder
 from tripod.training.loss_scale import LossScale
 from tripod.training.optimizer import AdamW
 
@@ -48,7 +46,6 @@ OPTIMIZER = "optimizer.safetensors"
 WEIGHTS = "model.safetensors"
 FORMAT = 1
 _STEP = re.compile(r"step(0|[1-9][0-9]*)")
-_PARTIAL = ".partial-step"
 TOKENIZER_FILES = (
     "tokenizer*.json",
     "tokenizer.model",
@@ -98,29 +95,30 @@ def steps_of_run(run: Path) -> tuple[int, ...]:
 def save_training_checkpoint(
     run: Path,
     model: Llama | GPTNeoX,
-    optimizer: AdamW,
+    optimizer_state: Mapping[str, Tensor],
     position: Position,
     *,
     tokenizer: Path,
     recipe: Mapping[str, Any],
     order_fingerprint: str,
 ) -> Path:
-    """Write `run/stepN` and return it. One that is there already stays: a run that comes there again has the same state."""
+    """Write `run/stepN` and return it; the optimizer's state is `AdamW.tensors`.
+
+    One that is there already stays: a run that comes there again has the same state.
+    """
     target = checkpoint_folder(run, position.step)
     if (target / MANIFEST).is_file():
         return target
     names = _names(model)
     weights = {names.to_checkpoint(name): tensor for name, tensor in model.state_dict().items()}
-    state = _translated(optimizer.tensors(), names.to_checkpoint)
+    state = _translated(optimizer_state, names.to_checkpoint)
     state["step"] = torch.tensor(position.num_updates)
-    partial = run / f"{_PARTIAL}{position.step}-{uuid4().hex}"
-    partial.mkdir(parents=True)
-    try:
+    with durable_folder(target) as partial:
         save_checkpoint(model, partial)
         for pattern in TOKENIZER_FILES:
             for file in sorted(tokenizer.glob(pattern)):
-                _write(partial / file.name, file.read_bytes())
-        _write(partial / OPTIMIZER, to_safetensors({name: tensor.cpu().contiguous() for name, tensor in state.items()}))
+                write_flushed(partial / file.name, file.read_bytes())
+        write_flushed(partial / OPTIMIZER, to_safetensors({name: tensor.cpu().contiguous() for name, tensor in state.items()}))
         manifest = Manifest(
             position=position,
             order_fingerprint=order_fingerprint,
@@ -129,19 +127,13 @@ def save_training_checkpoint(
             versions=versions(),
             git_commit=_git_commit(),
         )
-        _write(partial / MANIFEST, json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1).encode() + b"\n")
-        sync_folder(partial)
-        partial.rename(target)
-        sync_folder(run)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        write_flushed(partial / MANIFEST, json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1).encode() + b"\n")
     return target
 
 
 def remove_partial_checkpoints(run: Path) -> None:
     """Take away what a crash left of checkpoints that were being written."""
-    for entry in run.glob(f"{_PARTIAL}*"):
+    for entry in run.glob(f"{PARTIAL}step*"):
         shutil.rmtree(entry)
 
 
@@ -220,13 +212,6 @@ def _translated(state: Mapping[str, Tensor], translate: Any) -> dict[str, Tensor
     """Behind the moment's name, the tensor's is translated: exp_avg.NAME."""
     split = ((name.partition("."), tensor) for name, tensor in state.items())
     return {f"{moment}.{translate(name)}": tensor for (moment, _, name), tensor in split}
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 @cache

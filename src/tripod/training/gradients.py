@@ -6,16 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 
 import torch
 from torch import Tensor
 
-from tripod.models.gpt_neox import GPTNeoX
-from tripod.models.llama import Llama
-from tripod.ops.attention import causal_attention
+from tripod.models.language_model import LanguageModel
 from tripod.training.dropout import RowDropout
 from tripod.training.head_loss import head_gradients, head_losses
+from tripod.training.packing import Packing
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -40,31 +39,27 @@ def mixed_precision(precision: Precision, device: torch.device) -> AbstractConte
     return torch.autocast(device.type, compute_dtype(precision))
 
 
-def target_losses(model: Llama | GPTNeoX, tokens: Tensor, precision: Precision) -> Tensor:
+def target_losses(model: LanguageModel, tokens: Tensor, precision: Precision, packing: Packing | None = None) -> Tensor:
     """Cross-entropy of each target in nats: tokens [B, T + 1] -> [B, T], float32.
 
-    Every token but the first of a row is a target, ends of documents too; a row is one sequence, over the borders of its documents,
-    as in GPT-NeoX.
+    Every token but the first of a row is a target, ends and beginnings of documents too, as in GPT-NeoX. Without a packing, a row is one
+    sequence.
     """
-    targets = tokens[:, 1:]
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    packing = packing or Packing.of_whole_rows(inputs)
     with mixed_precision(precision, tokens.device):
-        hidden = _hidden(model, tokens)
+        hidden = model.hidden(inputs, packing.positions, packing.attend)
     return head_losses(hidden.flatten(0, 1).to(compute_dtype(precision)), head_weight(model), targets.flatten()).view(targets.shape)
 
 
-def head_weight(model: Llama | GPTNeoX) -> Tensor:
+def head_weight(model: LanguageModel) -> Tensor:
     """[V, D]: of the output matrix, or of the embedding that serves as one."""
-    return (model.embedding if model.head is None else model.head).weight
-
-
-def _hidden(model: Llama | GPTNeoX, tokens: Tensor) -> Tensor:  # [B, T + 1] -> [B, T, D]
-    inputs = tokens[:, :-1]
-    positions = torch.arange(inputs.shape[1], device=tokens.device).expand(inputs.shape)
-    return model.hidden(inputs, positions, causal_attention)
+    parts: Any = model  # a part of the protocol only here: serving asks for logits
+    return (parts.embedding if parts.head is None else parts.head).weight  # type: ignore[no-any-return]
 
 
 def accumulate_gradients(
-    model: Llama | GPTNeoX,
+    model: LanguageModel,
     tokens: Tensor,
     rows: Sequence[int],
     *,
@@ -72,6 +67,8 @@ def accumulate_gradients(
     precision: Precision,
     dropout: RowDropout,
     loss_scale: float = 1.0,
+    num_targets: int | None = None,
+    packing: Packing | None = None,
 ) -> Tensor:
     """Add the gradients of the mean loss over all targets of a batch to the parameters, some rows at a time.
 
@@ -83,31 +80,38 @@ def accumulate_gradients(
         precision: of the matrix products.
         dropout: of the model.
         loss_scale: the gradients are multiplied by it.
+        packing: of the rows; without one, a row is one sequence.
+        num_targets: of the whole batch, where these rows are a part of it; those of these rows.
 
     Returns:
-        The mean loss, a float32 scalar without the scale.
+        The sum of the losses over `num_targets`, a float64 scalar without the scale: the mean loss, or this part's share of it.
     """
     total = torch.zeros((), dtype=torch.float64, device=tokens.device)
-    num_targets = tokens[:, 1:].numel()
+    if num_targets is None:
+        num_targets = tokens[:, 1:].numel()
+    packing = packing or Packing.of_whole_rows(tokens[:, :-1])
     for start in range(0, len(rows), micro_rows):
         part = slice(start, start + micro_rows)
-        with mixed_precision(precision, tokens.device), dropout.training(rows[part]):
-            hidden = _hidden(model, tokens[part])
-        narrow = hidden.detach().flatten(0, 1).to(compute_dtype(precision))
-        targets = tokens[part, 1:].flatten()
-        losses, gradient = head_gradients(narrow, head_weight(model), targets, loss_scale / num_targets)
-        hidden.backward(gradient.view(hidden.shape).to(hidden.dtype))  # type: ignore[no-untyped-call]
+        inputs, targets, packed = tokens[part, :-1], tokens[part, 1:], packing.part(part)
+        with dropout.training(rows[part]):
+            with mixed_precision(precision, tokens.device):
+                hidden = model.hidden(inputs, packed.positions, packed.attend)
+            narrow = hidden.detach().flatten(0, 1).to(compute_dtype(precision))
+            losses, gradient = head_gradients(narrow, head_weight(model), targets.flatten(), loss_scale / num_targets)
+            hidden.backward(gradient.view(hidden.shape).to(hidden.dtype))  # type: ignore[no-untyped-call]
         total += losses.sum(dtype=torch.float64)
     return total / num_targets
 
 
 @torch.no_grad()
-def mean_loss(model: Llama | GPTNeoX, tokens: Tensor, *, micro_rows: int, precision: Precision) -> Tensor:
+def mean_loss(model: LanguageModel, tokens: Tensor, *, micro_rows: int, precision: Precision, packing: Packing | None = None) -> Tensor:
     """The mean loss over rows [B, T + 1] without gradients: a scalar."""
-    return row_losses(model, tokens, micro_rows=micro_rows, precision=precision).mean()
+    return row_losses(model, tokens, micro_rows=micro_rows, precision=precision, packing=packing).mean()
 
 
 @torch.no_grad()
-def row_losses(model: Llama | GPTNeoX, tokens: Tensor, *, micro_rows: int, precision: Precision) -> Tensor:
+def row_losses(model: LanguageModel, tokens: Tensor, *, micro_rows: int, precision: Precision, packing: Packing | None = None) -> Tensor:
     """The mean loss of each row: [B, T + 1] -> [B]."""
-    return torch.cat([target_losses(model, part, precision).mean(1) for part in torch.split(tokens, micro_rows)])
+    packing = packing or Packing.of_whole_rows(tokens[:, :-1])
+    parts = (slice(start, start + micro_rows) for start in range(0, len(tokens), micro_rows))
+    return torch.cat([target_losses(model, tokens[part], precision, packing.part(part)).mean(1) for part in parts])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,11 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tripod.errors import TrainingError
+from tripod.errors import TrainingError, TripodError
+from tripod.models.gpt_neox import GPTNeoX
 from tripod.models.initialize import initial_language_model
+from tripod.models.llama import Llama, LlamaConfig
 from tripod.text.load_tokenizer import load_tokenizer
 from tripod.text.tokenizer import check_fits
-from tripod.training.checkpoint import Position, load_training_checkpoint, save_training_checkpoint
+from tripod.training.blocks import compile_blocks, recompute_blocks
+from tripod.training.checkpoint import Position, checkpoint_folder, load_training_checkpoint, save_training_checkpoint
 from tripod.training.data.order import DataOrder, check_fingerprint
 from tripod.training.data.progress import Progress, no_progress
 from tripod.training.dropout import RowDropout
@@ -25,6 +28,8 @@ from tripod.training.flops import flops_per_token
 from tripod.training.gradients import accumulate_gradients, mean_loss, row_losses
 from tripod.training.metrics import MetricsLog, SpikeDetector, read_metrics
 from tripod.training.optimizer import AdamW
+from tripod.training.packing import Packing, pack
+from tripod.training.parallel import ALONE, Processes, joined_processes, parallelize, whole
 from tripod.training.recipe import Recipe
 from tripod.training.recipe_file import to_mapping
 from tripod.training.run import Run
@@ -109,44 +114,75 @@ def train(
         CheckpointError: the newest checkpoint is not what its manifest says.
         TrainingError: a loss or a gradient is not a number; nothing of that step was saved.
     """
-    run = Run.resume(recipe) if resume else Run.begin(recipe)
-    trainer = Trainer(run, device=torch.device(device), progress=progress)
-    last: StepReport | None = None
-    try:
-        if not run.steps:
-            trainer.validate_beginning()
-            on_checkpoint(trainer.save(), 0)
-        while trainer.position.step < recipe.num_steps and not should_stop():
-            last = trainer.step()
-            on_step(last)
-            if recipe.checkpoints.is_due(last.step, recipe.num_steps):
-                on_checkpoint(trainer.save(), last.step)
-        trainer.save()  # of a run that was stopped; otherwise it is there
-    finally:
-        trainer.close()
-    step = trainer.position.step
-    return TrainResult(run=run, step=step, is_complete=step == recipe.num_steps, last=last)
+    with joined_processes(recipe.parallel, torch.device(device)) as processes:
+        run = _open_run(recipe, resume, processes)
+        trainer = Trainer(run, device=torch.device(device), processes=processes, progress=progress)
+        last: StepReport | None = None
+
+        def save() -> None:
+            folder, step = trainer.save(), trainer.position.step
+            if processes.is_first:
+                on_checkpoint(folder, step)
+
+        try:
+            if not run.steps:
+                trainer.validate_beginning()
+                save()
+            while trainer.position.step < recipe.num_steps and not trainer.should_stop(should_stop()):
+                last = trainer.step()
+                if processes.is_first:
+                    on_step(last)
+                if recipe.checkpoints.is_due(last.step, recipe.num_steps):
+                    save()
+            trainer.save()  # of a run that was stopped; otherwise it is there
+        finally:
+            trainer.close()
+        step = trainer.position.step
+        return TrainResult(run=run, step=step, is_complete=step == recipe.num_steps, last=last)
+
+
+def _open_run(recipe: Recipe, resume: bool, processes: Processes) -> Run:
+    """By the first process; the others go on when its files are there, or raise what it raised."""
+    run: Run | TripodError | None = None
+    if processes.is_first:
+        try:
+            run = Run.resume(recipe) if resume else Run.begin(recipe)
+        except TripodError as error:
+            run = error
+    run = processes.from_first(run)
+    if isinstance(run, TripodError):
+        raise run
+    assert run is not None
+    return run
 
 
 class Trainer:
     """Model, optimizer and position of a run, one step after the other."""
 
-    def __init__(self, run: Run, *, device: torch.device, progress: Progress = no_progress) -> None:
+    def __init__(self, run: Run, *, device: torch.device, processes: Processes = ALONE, progress: Progress = no_progress) -> None:
         """Open a run where its newest checkpoint stands, or at its beginning."""
         recipe = run.recipe
+        self._processes = processes
+        self._part = processes.part(recipe.batch.rows)
         self.run = run
         self._recipe = recipe
         self._device = device
         self._tokenizer = Path(recipe.data.tokenizer)
         check_fits(load_tokenizer(self._tokenizer), recipe.model.vocab_size)
+        if not processes.is_first:
+            processes.from_first(None)  # which makes the index maps that the others read
         self._order = run.order(progress=progress)
         self._valid = None if recipe.validation is None else run.order("valid", progress=progress)
+        if processes.is_first:
+            processes.from_first(None)
         config = recipe.model.config()
         self._flops = flops_per_token(config, recipe.batch.seq_length)
-        self.model = initial_language_model(config, recipe.seeds.initialization, recipe.model.initialization).to(device)
-        if device.type == "cpu":
+        self.model = initial_language_model(
+            config, recipe.seeds.initialization, recipe.model.initialization, base_width=recipe.model.mup_base_width
+        ).to(device)
+        if device.type == "cpu" and recipe.parallel.tensor == 1 and not recipe.compile:
             with_fast_layers(self.model)
-        self.optimizer = AdamW(self.model, recipe.optimizer)
+        self.optimizer = AdamW(self.model, recipe.optimizer, mup_ratio=recipe.model.mup_ratio)
         self._dropout = RowDropout(self.model, recipe.dropout, recipe.seeds.dropout)
         self._learning_rates = recipe.learning_rates()
         self._micro_rows = recipe.batch.micro_rows or recipe.batch.rows
@@ -156,7 +192,16 @@ class Trainer:
             manifest = load_training_checkpoint(run.checkpoint(run.steps[-1]), self.model, self.optimizer)
             check_fingerprint(manifest.order_fingerprint, self._order.fingerprint)
             self.position = manifest.position
-        self._metrics = MetricsLog(run.metrics_path, first_step=self.position.step if run.steps else -1)
+        if not processes.is_alone:
+            state = self.optimizer.tensors()
+            parallelize(self.model, processes)
+            self.optimizer = AdamW(self.model, recipe.optimizer, processes, mup_ratio=recipe.model.mup_ratio)
+            self.optimizer.load(state, self.position.num_updates)
+        if recipe.compile:
+            compile_blocks(self.model, device)
+        if recipe.recompute:
+            recompute_blocks(self.model)
+        self._metrics = MetricsLog(run.metrics_path, first_step=self.position.step if run.steps else -1, is_kept=processes.is_first)
         self._spikes = SpikeDetector()
         for record in read_metrics(run.metrics_path):
             if "loss" in record:
@@ -169,19 +214,24 @@ class Trainer:
             TrainingError: the loss or a gradient is not a number.
         """
         began_s = time.monotonic()
-        recipe, position = self._recipe, self.position
+        recipe, position, processes = self._recipe, self.position, self._processes
         rows = self._order.rows_of_step(position.step)
-        tokens = self._batch(self._order, position.step)
+        tokens = self._batch(self._order, position.step, self._part)
+        num_targets = len(rows) * recipe.batch.seq_length
         scale = position.loss_scale
-        loss = accumulate_gradients(
+        share = accumulate_gradients(
             self.model,
             tokens,
-            rows,
+            rows[self._part],
             micro_rows=self._micro_rows,
+            num_targets=num_targets,
+            packing=self._packing(self._order, rows[self._part]),
             precision=recipe.precision,
             dropout=self._dropout,
-            loss_scale=1.0 if scale is None else scale.scale,
-        ).item()
+            loss_scale=(1.0 if scale is None else scale.scale) * processes.gradient_factor,
+        )
+        loss = processes.sum_over_data(share).item()
+        processes.reduce_gradients(self.model)
         grad_norm = self.optimizer.clip_gradients(loss_scale=1.0 if scale is None else scale.scale)
         lr = self._learning_rates.learning_rate(position.num_updates)
         is_sound = math.isfinite(loss) and math.isfinite(grad_norm)
@@ -190,8 +240,7 @@ class Trainer:
         else:
             self.optimizer.forget_gradients()
             if scale is None or not math.isfinite(loss) or scale.scale <= recipe.loss_scaling.minimum:
-                raise TrainingError(self._divergence(tokens, rows, loss, grad_norm))
-        num_targets = tokens[:, 1:].numel()
+                raise TrainingError(self._divergence(rows, loss, grad_norm))
         self.position = Position(
             step=position.step + 1,
             num_updates=position.num_updates + is_sound,
@@ -223,22 +272,35 @@ class Trainer:
     def save(self) -> Path:
         """Write the checkpoint of this step, the metrics up to it first."""
         self._metrics.sync()
-        return save_training_checkpoint(
-            self.run.folder,
-            self.model,
-            self.optimizer,
-            self.position,
-            tokenizer=self._tokenizer,
-            recipe=to_mapping(self._recipe),
-            order_fingerprint=self._order.fingerprint,
-        )
+        folder = checkpoint_folder(self.run.folder, self.position.step)
+        weights = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
+        state = {name: whole(tensor) for name, tensor in self.optimizer.tensors().items()}
+        if self._processes.is_first:
+            save_training_checkpoint(
+                self.run.folder,
+                self.model if self._processes.is_alone else _model_of(weights, self._recipe),
+                state,
+                self.position,
+                tokenizer=self._tokenizer,
+                recipe=to_mapping(self._recipe),
+                order_fingerprint=self._order.fingerprint,
+            )
+        self._processes.from_first(None)
+        return folder
+
+    def should_stop(self, is_asked: bool) -> bool:
+        """Whether any of the processes was asked to stop: all stop at the same step."""
+        return bool(self._processes.sum_over_all(int(is_asked)))
 
     def close(self) -> None:
         self._metrics.close()
 
-    def _batch(self, order: DataOrder, step: int) -> Tensor:
+    def _batch(self, order: DataOrder, step: int, part: slice = slice(None)) -> Tensor:
         """[rows, seq_length + 1] int64 on the device."""
-        return torch.from_numpy(order.batch_at(step).astype(np.int64)).to(self._device)
+        return torch.from_numpy(order.batch_at(step, part).astype(np.int64)).to(self._device)
+
+    def _packing(self, order: DataOrder, rows: Sequence[int]) -> Packing:
+        return pack(order.rows, rows, self._recipe.batch, self._device)
 
     def _is_validation_due(self) -> bool:
         validation, step = self._recipe.validation, self.position.step
@@ -248,14 +310,22 @@ class Trainer:
         assert self._valid is not None
         assert self._recipe.validation is not None
         losses = [
-            mean_loss(self.model, self._batch(self._valid, number), micro_rows=self._micro_rows, precision=self._recipe.precision)
+            mean_loss(
+                self.model,
+                self._batch(self._valid, number, self._part),
+                micro_rows=self._micro_rows,
+                precision=self._recipe.precision,
+                packing=self._packing(self._valid, self._valid.rows_of_step(number)[self._part]),
+            )
             for number in range(self._recipe.validation.num_batches)
         ]
-        return torch.stack(losses).mean().item()
+        return self._processes.sum_over_data(torch.stack(losses).mean()).item() / self._processes.num_data
 
-    def _divergence(self, tokens: Tensor, rows: range, loss: float, grad_norm: float) -> str:
-        """Which rows did it, and which documents are in them."""
-        alone = row_losses(self.model, tokens, micro_rows=self._micro_rows, precision=self._recipe.precision)
+    def _divergence(self, rows: range, loss: float, grad_norm: float) -> str:
+        """Which rows did it, and which documents are in them. Every process looks at all of them."""
+        tokens = self._batch(self._order, self.position.step)
+        packing = self._packing(self._order, rows)
+        alone = row_losses(self.model, tokens, micro_rows=self._micro_rows, precision=self._recipe.precision, packing=packing)
         bad = [row for row, is_sound in zip(rows, alone.isfinite().tolist(), strict=True) if not is_sound]
         named = []
         for row in (bad or list(rows))[:4]:
@@ -269,3 +339,12 @@ class Trainer:
             f"{'; '.join(named)}. See `tripod data batch {self.run.folder} {step}`; lower the learning rate, or leave these rows out. "
             "Nothing of this step was saved"
         )
+
+
+def _model_of(weights: dict[str, Tensor], recipe: Recipe) -> Llama | GPTNeoX:
+    """A plain model around tensors that are whole."""
+    config = recipe.model.config()
+    with torch.device("meta"):
+        model = Llama(config) if isinstance(config, LlamaConfig) else GPTNeoX(config)
+    model.load_state_dict(weights, assign=True)
+    return model

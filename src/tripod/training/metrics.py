@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from tripod.training.data.atomic_file import atomic_file
+from tripod.durable import atomic_file
 
 FILE_NAME = "metrics.jsonl"
 
@@ -29,22 +29,31 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 class MetricsLog:
     """Appends to a metrics file. A line is in the file when `write` returns, and on the disk after `sync`."""
 
-    def __init__(self, path: Path, *, first_step: int) -> None:
-        """Open the file for a run that goes on behind `first_step` steps: what later steps wrote before a crash is taken out."""
+    def __init__(self, path: Path, *, first_step: int, is_kept: bool = True) -> None:
+        """Open the file for a run that goes on behind `first_step` steps: what later steps wrote before a crash is taken out.
+
+        Where it is not kept, because another process of the run writes it, nothing is written.
+        """
+        self._stream: IO[bytes] | None = None
+        if not is_kept:
+            return
         if path.is_file():
             kept = [record for record in read_metrics(path) if record["step"] <= first_step]
             with atomic_file(path) as stream:
                 stream.writelines(_line(record) for record in kept)
-        self._stream: IO[bytes] = path.open("ab", buffering=0)
+        self._stream = path.open("ab", buffering=0)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        self._stream.write(_line(record))  # one system call: a crash of the process leaves all of a line or nothing
+        if self._stream is not None:
+            self._stream.write(_line(record))  # one system call: a crash of the process leaves all of a line or nothing
 
     def sync(self) -> None:
-        os.fsync(self._stream.fileno())
+        if self._stream is not None:
+            os.fsync(self._stream.fileno())
 
     def close(self) -> None:
-        self._stream.close()
+        if self._stream is not None:
+            self._stream.close()
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

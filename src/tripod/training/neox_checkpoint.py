@@ -13,6 +13,7 @@ read: their files belong to the number of processes that wrote them.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tripod.durable import durable_file, durable_folder, write_flushed
 from tripod.errors import CheckpointError, ConfigError, MissingExtraError
 from tripod.models.gpt_neox import NAMES, GPTNeoX, GPTNeoXConfig
 from tripod.models.load import match_tensors
-from tripod.training.durable import durable_folder
 from tripod.training.neox_config import merge_neox, neox_model
 
 _LAYER_FILE = re.compile(r"layer_(\d+)-model_(\d+)-model_states\.pt")
@@ -149,10 +150,10 @@ def write_neox_checkpoint(model: GPTNeoX, folder: Path, *, step: int, num_parts:
             state = {"iteration": step, "mp_world_size": num_parts, "dp_world_size": 1, "args": neox_settings(config, num_parts)}
             _save(state, partial / f"mp_rank_{part:02}_model_states.pt")
         (partial / "configs").mkdir()
-        (partial / "configs" / "tripod.yml").write_text(
-            _yaml().safe_dump(neox_settings(config, num_parts), sort_keys=False), encoding="utf-8"
-        )
-    (folder / _LATEST).write_text(target.name, encoding="utf-8")
+        settings = _yaml().safe_dump(neox_settings(config, num_parts), sort_keys=False)
+        write_flushed(partial / "configs" / "tripod.yml", settings.encode())
+    with durable_file(folder / _LATEST) as stream:
+        stream.write(target.name.encode())
     return target
 
 
@@ -253,12 +254,9 @@ def _settings(folder: Path, configs: Sequence[Path]) -> dict[str, Any]:
 
 
 def _save(content: object, path: Path) -> None:
-    import os
-
-    with path.open("wb") as stream:
-        torch.save(content, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    write_flushed(path, stream.getvalue())
 
 
 def _yaml() -> Any:

@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from tripod.errors import CheckpointError
+from tripod.training.parallel import ALONE, Processes, copy_whole_, is_shared, local
 from tripod.training.recipe import OptimizerRecipe
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices, embeddings included, decay; norms and biases, which are vectors, do not."""
-    parameters = list(model.parameters())
-    return [
-        {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """Parameters by name that are updated alike."""
+
+    names: tuple[str, ...]
+    weight_decay: float
+    lr_factor: float = 1.0
+
+
+def parameter_groups(parameters: Mapping[str, Tensor], weight_decay: float, *, mup_ratio: float = 1.0) -> tuple[ParameterGroup, ...]:
+    """Matrices, embeddings included, decay; norms and biases, which are vectors, do not.
+
+    With muP (Yang et al. 2022, arXiv:2203.03466, table 3) the rate of all matrices but the embedding is divided by how many times wider
+    the model is; what a step decays stays the same.
+    """
+    matrices = [name for name, parameter in parameters.items() if parameter.ndim >= 2]
+    vectors = ParameterGroup(tuple(name for name, parameter in parameters.items() if parameter.ndim < 2), 0.0)
+    if mup_ratio == 1.0:
+        return ParameterGroup(tuple(matrices), weight_decay), vectors
+    inputs = tuple(name for name in matrices if name.startswith("embedding."))
+    hidden = tuple(name for name in matrices if not name.startswith("embedding."))
+    return ParameterGroup(inputs, weight_decay), ParameterGroup(hidden, weight_decay * mup_ratio, 1.0 / mup_ratio), vectors
 
 
 class AdamW:
     """Decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101), bias correction on, everything in float32."""
 
-    def __init__(self, model: nn.Module, recipe: OptimizerRecipe) -> None:
+    def __init__(self, model: nn.Module, recipe: OptimizerRecipe, processes: Processes = ALONE, *, mup_ratio: float = 1.0) -> None:
+        self._processes = processes
         self._parameters = dict(model.named_parameters())
-        self._clip = recipe.clip
-        self._inner = torch.optim.AdamW(
-            parameter_groups(model, recipe.weight_decay), lr=0.0, betas=(recipe.beta1, recipe.beta2), eps=recipe.eps, fused=True
-        )
-        for parameter in self._parameters.values():  # from the beginning, so that a checkpoint of step 0 is like any other
-            self._inner.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                **{moment: torch.zeros_like(parameter, requires_grad=False) for moment in _MOMENTS},
-            }
+        self._recipe = recipe
+        self._groups = parameter_groups(self._parameters, recipe.weight_decay, mup_ratio=mup_ratio)
+        self._state = {  # from the beginning, so that a checkpoint of step 0 is like any other
+            name: {moment: torch.zeros_like(parameter, requires_grad=False) for moment in _MOMENTS}
+            for name, parameter in self._parameters.items()
+        }
+        self._num_updates = {  # one for each, as torch asks; the fused update advances them
+            name: torch.zeros((), dtype=torch.float32, device=local(parameter).device) for name, parameter in self._parameters.items()
+        }
 
     def clip_gradients(self, *, loss_scale: float = 1.0) -> float:
         """Take the loss scale out of the gradients and shorten them to the global L2 norm `clip`.
@@ -43,26 +65,53 @@ class AdamW:
         """
         gradients = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
         if loss_scale != 1.0:
-            for gradient in gradients:
-                gradient.mul_(1.0 / loss_scale)
-        return nn.utils.clip_grad_norm_(self._parameters.values(), self._clip or float("inf")).item()
+            torch._foreach_mul_([local(gradient) for gradient in gradients], 1.0 / loss_scale)
+        norm = self._norm(gradients)
+        if self._recipe.clip and math.isfinite(norm) and norm > self._recipe.clip:
+            torch._foreach_mul_([local(gradient) for gradient in gradients], self._recipe.clip / norm)
+        return norm
+
+    def _norm(self, gradients: list[Tensor]) -> float:
+        """The L2 norm of all of them, over all processes."""
+        processes = self._processes
+        squares = torch.stack(torch._foreach_norm([local(gradient) for gradient in gradients])).double().square()
+        if processes.is_sharded:
+            squares = processes.sum_over_data(squares)
+        shared = torch.tensor([is_shared(gradient, processes.mesh, "tensor") for gradient in gradients], device=squares.device)
+        total = squares[~shared].sum()
+        if processes.recipe.tensor > 1:
+            total += processes.sum_over_tensor(squares[shared].sum())
+        return total.sqrt().item()
 
     def update(self, lr: float) -> None:
         """Change the weights by their gradients, and forget those."""
-        for group in self._inner.param_groups:
-            group["lr"] = lr
-        self._inner.step()
+        for group in self._groups:
+            with torch.no_grad():
+                adamw(
+                    [local(self._parameters[name]) for name in group.names],
+                    [local(_gradient(self._parameters[name])) for name in group.names],
+                    [local(self._state[name]["exp_avg"]) for name in group.names],
+                    [local(self._state[name]["exp_avg_sq"]) for name in group.names],
+                    [],
+                    [self._num_updates[name] for name in group.names],
+                    fused=True,
+                    amsgrad=False,
+                    beta1=self._recipe.beta1,
+                    beta2=self._recipe.beta2,
+                    lr=lr * group.lr_factor,
+                    weight_decay=group.weight_decay,
+                    eps=self._recipe.eps,
+                    maximize=False,
+                )
         self.forget_gradients()
 
     def forget_gradients(self) -> None:
         # Zeroed in place: memory that is given back and asked for again costs more than the zeros.
-        torch._foreach_zero_([parameter.grad for parameter in self._parameters.values() if parameter.grad is not None])
+        torch._foreach_zero_([local(parameter.grad) for parameter in self._parameters.values() if parameter.grad is not None])
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state: `exp_avg.NAME` and `exp_avg_sq.NAME` for each parameter NAME, in its shape, float32."""
-        return {
-            f"{moment}.{name}": self._inner.state[parameter][moment] for name, parameter in self._parameters.items() for moment in _MOMENTS
-        }
+        """The state: `exp_avg.NAME` and `exp_avg_sq.NAME` for each parameter NAME, in its shape, float32; laid out as the parameter is."""
+        return {f"{moment}.{name}": self._state[name][moment] for name in self._parameters for moment in _MOMENTS}
 
     def load(self, tensors: dict[str, Tensor], num_updates: int) -> None:
         """Set the state to that after `num_updates` updates.
@@ -79,6 +128,11 @@ class AdamW:
                 f"the optimizer state is of another model; missing, unexpected or of another shape: {', '.join(wrong[:8])}"
             )
         for name, tensor in own.items():
-            tensor.copy_(tensors[name])
-        for parameter in self._parameters.values():
-            self._inner.state[parameter]["step"].fill_(num_updates)
+            copy_whole_(tensor, tensors[name])
+        for count in self._num_updates.values():
+            count.fill_(num_updates)
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None, "every parameter of a language model has a gradient after a backward pass"
+    return parameter.grad

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from tripod.durable import atomic_file
 from tripod.errors import ConfigError
 from tripod.text.bpe import train_tokenizer
-from tripod.training.data.atomic_file import atomic_file
 from tripod.training.data.build import build_dataset
 from tripod.training.data.indexed_dataset import index_path, token_path
 from tripod.training.data.progress import Progress, no_progress

@@ -49,6 +49,7 @@ class ModelRecipe:
     is_parallel: bool = True  # of gpt_neox: attention and MLP side by side, not one after the other
     is_tied: bool = False
     initialization: Literal["small-wang", "normal-scaled"] = "small-wang"  # see `tripod.models.initialize`
+    mup_base_width: int | None = None  # the hidden size for which optimizer.lr was found: muP carries it over (arXiv:2203.03466)
 
     def problems(self, path: str) -> Iterator[Problem]:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_positions"):
@@ -70,8 +71,17 @@ class ModelRecipe:
             yield f"{path}.num_kv_heads", f"{self.num_kv_heads} does not divide num_heads={self.num_heads}"
         if self.architecture == "llama" and not self.is_parallel:
             yield f"{path}.is_parallel", "false; llama has its attention before its MLP in any case, so leave it out"
+        if self.mup_base_width is not None and self.mup_base_width < 1:
+            yield f"{path}.mup_base_width", f"{self.mup_base_width}; must be at least 1"
+        if self.mup_base_width is not None and self.is_tied:
+            yield f"{path}.mup_base_width", "given with is_tied: embedding and head need different scales"
         if self.norm_eps <= 0:
             yield f"{path}.norm_eps", f"{self.norm_eps}; must be positive"
+
+    @property
+    def mup_ratio(self) -> float:
+        """How many times wider than the model for which the learning rate was found; 1 without muP."""
+        return 1.0 if self.mup_base_width is None else self.hidden_size / self.mup_base_width
 
     @property
     def _rotary_fraction(self) -> float:
@@ -176,6 +186,8 @@ class BatchRecipe:
     rows: int  # of a step, over all devices and micro-batches
     seq_length: int  # targets of a row
     micro_rows: int | None = None  # rows in memory at once; all
+    attention: Literal["row", "document"] = "row"  # what a token sees: all before it in the row, as in GPT-NeoX, or in its document
+    positions: Literal["row", "document"] = "row"  # from where they count
 
     def problems(self, path: str) -> Iterator[Problem]:
         if self.rows < 1:
@@ -267,6 +279,18 @@ class BranchRecipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelRecipe:
+    """How several processes share a run. How many there are is an argument of the run; neither changes which rows a step trains."""
+
+    style: Literal["replicate", "shard"] = "replicate"  # every process has all weights, or a part of each (FSDP, arXiv:2304.11277)
+    tensor: int = 1  # processes that share each matrix (Megatron, arXiv:1909.08053); the rest share the rows
+
+    def problems(self, path: str) -> Iterator[Problem]:
+        if self.tensor < 1:
+            yield f"{path}.tensor", f"{self.tensor}; must be at least 1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """All of a run but the machine.
 
@@ -286,6 +310,9 @@ class Recipe:
     validation: ValidationRecipe | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the matrix products; weights and optimizer are float32
     loss_scaling: LossScaling = field(default_factory=LossScaling)  # of fp16
+    recompute: bool = False  # compute each block again for its gradients instead of keeping what it computed (arXiv:1604.06174)
+    compile: bool = False  # the blocks by torch.compile
+    parallel: ParallelRecipe = field(default_factory=ParallelRecipe)
     dropout: float = 0.0  # share of the numbers dropped behind the embedding and behind each attention and MLP
     interventions: tuple[InterventionRecipe, ...] = ()  # what changes in the rows, one after the other
     branch: BranchRecipe | None = None  # None: it began with initial weights
@@ -298,7 +325,7 @@ class Recipe:
             yield "run", "empty; name a folder"
         if self.num_steps < 1:
             yield "num_steps", f"{self.num_steps}; must be at least 1"
-        for name in ("model", "data", "batch", "optimizer", "schedule", "seeds", "validation"):
+        for name in ("model", "data", "batch", "optimizer", "schedule", "seeds", "validation", "parallel"):
             piece = getattr(self, name)
             if piece is not None:
                 yield from piece.problems(name)

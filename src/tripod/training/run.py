@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tripod.durable import atomic_file
 from tripod.errors import ConfigError
 from tripod.training.checkpoint import Manifest, checkpoint_folder, read_manifest, remove_partial_checkpoints, steps_of_run
-from tripod.training.data.atomic_file import atomic_file
 from tripod.training.data.interventions import ChangedRows
 from tripod.training.data.open_order import open_order
 from tripod.training.data.order import DataOrder
@@ -20,7 +20,10 @@ from tripod.training.recipe import Recipe
 from tripod.training.recipe_file import read_recipe, recipe_from, to_mapping, to_yaml
 
 RECIPE = "recipe.yaml"
-_MAY_CHANGE = ("run", "validation", "checkpoints", "batch.micro_rows", "data.prefixes", "data.tokenizer", "data.maps_folder", "data.source")
+_MAY_CHANGE = (
+    *("run", "validation", "checkpoints", "batch.micro_rows", "parallel", "recompute"),
+    *("data.prefixes", "data.tokenizer", "data.maps_folder", "data.source"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,8 @@ class Run:
     def resume(recipe: Recipe) -> Run:
         """The run of this recipe, at whatever step it is; a new one if there is none.
 
-        What does not touch weights may have changed: where things lie, when to save and to validate, and the size of a micro-batch
-        (by which sums are rounded otherwise). The order of the data is checked by its fingerprint.
+        What does not touch weights may have changed: where things lie, when to save and to validate, the size of a micro-batch
+        and the layout over processes (by which sums are rounded otherwise). The order of the data is checked by its fingerprint.
 
         Raises:
             ConfigError: its newest checkpoint was made by a recipe that differs in anything else.

@@ -42,7 +42,7 @@ def test_releasing_twice_is_caught() -> None:
     copy = list(held)
     blocks.release(held)
     assert held == []
-    with pytest.raises(AssertionError, match="released by two owners"):
+    with pytest.raises(AssertionError, match="released by more owners than it has"):
         blocks.release(copy)
 
 

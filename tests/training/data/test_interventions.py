@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.training.conftest import MakeRecipe
 from tripod.errors import ConfigError
 from tripod.text.load_tokenizer import load_tokenizer
 from tripod.training.data.batch_view import view_batch
-from tripod.training.data.interventions import change_report
+from tripod.training.data.interventions import FilteredRows, change_report
 from tripod.training.data.order import DataOrder
 from tripod.training.intervention import InterventionRecipe
 from tripod.training.recipe import Recipe
@@ -74,6 +75,7 @@ def test_a_row_that_became_shorter_is_filled_with_ends_of_documents(make_recipe:
     assert filled
     for row in filled:
         number = order.rows.spans(row)[-1].num_tokens
+        assert order.rows.change(row).counts["tokens filled"] == number  # type: ignore[attr-defined]
         assert order.rows.row(row)[-number:].tolist() == [EOD] * number
         text = text_of(control.rows.row(row))
         assert text_of(order.rows.row(row)) == re.sub(r"\band\b", "+", re.sub(r"\bmake\b", "is", text))
@@ -96,6 +98,21 @@ def test_a_filtered_row_gives_its_place_to_one_that_does_not_match(make_recipe: 
     assert stood_in
     assert all(row >= num_read or row not in range(20, 36) for row in stood_in)
     assert any(row >= num_read for row in stood_in)  # unread rows come first
+
+
+def test_where_every_row_is_read_rows_from_outside_of_the_steps_stand_in(make_recipe: MakeRecipe) -> None:
+    recipe, _, _ = with_interventions(make_recipe, FILTER)
+    _, (layer,) = intervened_order(recipe)
+    assert isinstance(layer, FilteredRows)
+    layer = replace(layer, num_read=layer.num_rows)
+    turns = [layer._candidate(number) for number in range(layer.num_rows - 16)]
+    assert turns == [*range(20), *range(36, layer.num_rows)]
+    for row in range(20, 36):
+        if "4" in text_of(layer.inner.row(row)):
+            other = layer.substitute(row)
+            assert other not in range(20, 36)
+            span = layer.inner.spans(other)[0]
+            assert row in {place.row for place in layer.places(span.document or 0, span.start)}
 
 
 def test_a_filter_that_matches_everything_is_refused(make_recipe: MakeRecipe) -> None:
@@ -184,6 +201,8 @@ def test_the_report_counts_rows_tokens_and_words(make_recipe: MakeRecipe) -> Non
     assert (report.num_rows, report.num_seen, report.num_tokens) == (16, 16, 16 * 17)
     assert report.counts["make -> give"] == sum(len(re.findall(r"\bmake\b", text)) for text in texts)
     assert report.counts["and -> plus"] == sum(len(re.findall(r"\band\b", text)) for text in texts)
+    grown = sum(len(re.findall(r"\band\b", text)) for text in texts)  # plus is a letter longer than and
+    assert sum(layer.change(row).counts.get("tokens cut", 0) for row in range(20, 36)) == report.counts["tokens cut"] == grown
     assert report.num_rows_changed == sum(bool(re.search(r"\b(make|and)\b", text)) for text in texts)
     assert 0 < report.share_of_tokens < report.share_of_rows <= 1
     assert change_report(layer, max_rows=4).num_seen == 4

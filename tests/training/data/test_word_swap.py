@@ -52,6 +52,11 @@ def test_two_words_swap_places() -> None:
     assert swap.replace("left right, Right LEFT") == "right left, Left RIGHT"
 
 
+def test_of_two_words_that_begin_alike_the_longer_is_taken() -> None:
+    swap = WordSwap({"ice": "fire", "ice cream": "soup"}, None)  # type: ignore[arg-type]
+    assert swap.replace("ice cream, ice") == "soup, fire"
+
+
 def test_with_case_kept_apart_only_the_written_form_is_found(bpe: Tokenizer) -> None:
     assert WordSwap({"he": "she"}, bpe, keeps_case=False).replace("He, he, HE") == "He, she, HE"
 
@@ -59,6 +64,8 @@ def test_with_case_kept_apart_only_the_written_form_is_found(bpe: Tokenizer) -> 
 def test_special_tokens_stay_and_words_do_not_reach_across_them(bytewise: Tokenizer) -> None:
     swap = WordSwap({"he": "she"}, bytewise)
     assert swapped(swap, [*b"h", 256, *b"e he", 256]) == [*b"h", 256, *b"e she", 256]
+    named = WordSwap({"endoftext": "end"}, bytewise)  # as the special token spells itself
+    assert swapped(named, [256, *b"endoftext", 256]) == [256, *b"end", 256]
 
 
 def test_a_character_cut_by_the_edge_of_a_row_stays(bytewise: Tokenizer) -> None:

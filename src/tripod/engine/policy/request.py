@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from tripod.engine.policy.prefix_cache import CacheMiss, Node
 from tripod.messages import FinishReason
 from tripod.sampling import SamplingParams
 
@@ -35,14 +36,21 @@ class Request:
     seed: int = 0  # the sampler's draws are a pure function of (seed, index of the output token)
     stop_ids: frozenset[int] = frozenset()  # end-of-sequence and stop token ids that end this request
     score_from: int | None = None  # log-probabilities are wanted for the prompt's tokens from this index on
+    priority: int = 0  # lower runs first, among the requests of one tenant
+    tenant: str = ""  # who asks; tenants share the engine fairly. "": nobody in particular
+    deadline_s: float | None = None  # of the caller's clock; whoever has not ended by then is ended by expire
 
     matcher: Matcher | None = None  # of the grammar of `sampling`; moved on by every token, before the commit
 
-    arrival: int = -1  # place in the order of all requests; written by add
+    order: tuple[float, int] = (0.0, -1)  # by which requests run, give way and leave a tenant's queue; written by add
     stage: Stage = Stage.WAITING
-    block_ids: list[int] = field(default_factory=list)  # owned blocks of the KV pool; empty unless RUNNING
+    block_ids: list[int] = field(default_factory=list)  # its blocks of the KV pool, some shared with others; empty unless RUNNING
+    prefix: Node | None = None  # the last of its blocks that the prefix cache knows; None where it takes no part
     output_ids: list[int] = field(default_factory=list)
+    draft_ids: list[int] = field(default_factory=list)  # guesses of what follows; written by a drafter before plan, emptied by commit
     num_computed_tokens: int = 0  # tokens of prompt and output whose keys and values stand in the blocks
+    num_cached_tokens: int = 0  # of the prompt, those that were taken from the prefix cache when it began
+    cache_miss: CacheMiss | None = None  # why the prefix cache did not give more
     num_scored_tokens: int = 0  # the prompt's tokens before this index are scored already, or not wanted; survives preemption
     num_preemptions: int = 0
     finish_reason: FinishReason | None = None  # None until FINISHED; a failed request is finished by "abort"
@@ -65,9 +73,20 @@ class Request:
         """Known tokens that are not yet computed: 1 while decoding, more while the prompt (or a recomputation) is under way."""
         return self.num_tokens - self.num_computed_tokens
 
+    @property
+    def max_cached_tokens(self) -> int:
+        """Known tokens that need not be computed if their keys and values are at hand.
+
+        The last one is computed, because its logits are wanted; so is each that is followed by one whose score is wanted.
+        """
+        num_unscored = self.num_scored_tokens if self.num_scored_tokens < len(self.prompt_ids) else self.num_tokens
+        return max(0, min(self.num_tokens, num_unscored) - 1)
+
     def token_ids(self, start: int, end: int) -> list[int]:
-        """The known tokens of the half-open range, across the border between prompt and output."""
+        """The tokens of the half-open range: prompt, output, and the drafts behind it."""
         num_prompt = len(self.prompt_ids)
+        if self.draft_ids and end > self.num_tokens:
+            return [*self.prompt_ids, *self.output_ids, *self.draft_ids][start:end]
         if start >= num_prompt:
             return self.output_ids[start - num_prompt : end - num_prompt]
         return [*self.prompt_ids[start:end], *self.output_ids[: max(0, end - num_prompt)]]

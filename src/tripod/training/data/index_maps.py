@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tripod.durable import atomic_file
 from tripod.errors import ConfigError, DatasetError
-from tripod.training.data.atomic_file import atomic_file
 from tripod.training.data.progress import Progress, no_progress
 
 _CHUNK = 1 << 18  # documents walked at once: their cumulative sizes stay in a core's cache

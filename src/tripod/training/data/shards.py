@@ -12,8 +12,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from tripod.durable import atomic_file
 from tripod.errors import ConfigError, DatasetError
-from tripod.training.data.atomic_file import atomic_file
 
 PYTHIA_SHARD_BYTES = 5_000_000_000
 _CHUNK = 1 << 22

@@ -73,6 +73,21 @@ def test_a_variable_switches_the_kernels_off_and_the_reason_names_it() -> None:
     assert "names no level" in _ask(code, TRIPOD_KERNELS="sse9")
 
 
+def test_the_description_says_what_the_absence_costs_and_why() -> None:
+    code = "from tripod.ops.kernels.cpu import library; print(library.describe())"
+    assert _ask(code, TRIPOD_KERNELS="off") == (
+        "none, so decoding takes the torch path, which is slower most of all in batches, and int4 is not available: "
+        "TRIPOD_KERNELS=off switches them off"
+    )
+
+
+def test_the_description_does_not_wait_for_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _room(tmp_path, monkeypatch)
+    monkeypatch.setattr(library, "find_compiler", lambda: "g++")
+    assert library.describe().endswith("python -m tripod.ops.kernels.cpu.build")
+    assert not list(tmp_path.glob("*.so"))
+
+
 @needs_kernels
 def test_a_variable_names_the_level() -> None:
     assert _ask("from tripod.ops.kernels.cpu import library; print(library.load())", TRIPOD_KERNELS="portable") == "portable"

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.ops.kernels.cpu.levels import level, needs_kernels
 from tripod.errors import ConfigError, ShapeError
 from tripod.ops import linear_formats as reference
-from tripod.ops.kernels.cpu.linear import gate_up, linear, pack_gate_up, pack_linear
+from tripod.ops.kernels.cpu.linear import gate_up, gate_up_bias, linear, pack_gate_up, pack_linear
 from tripod.ops.kernels.cpu.packing import PackedWeight
 from tripod.ops.kernels.cpu.threads import set_num_threads
 
@@ -103,10 +103,11 @@ def test_gate_and_up_in_one_pass_equal_their_reference(level: str, format: str, 
     gate, up = _random(200, 96) / 10, _random(200, 96, seed=1) / 10
     packed = pack_gate_up(gate, up, format, group)
     x = _random(9, 96, seed=2)
-    expected = reference.gate_up(
-        x, reference.format_weight(gate, format, group), reference.format_weight(up, format, group), dtype=torch.float64
-    )
-    assert _error(gate_up(x, packed), expected) < 1e-5
+    rounded = [reference.format_weight(weight, format, group) for weight in (gate, up)]
+    assert _error(gate_up(x, packed), reference.gate_up(x, *rounded, dtype=torch.float64)) < 1e-5
+    biases = _random(200, seed=3), _random(200, seed=4)
+    halves = [reference.linear(x, weight, bias, dtype=torch.float64) for weight, bias in zip(rounded, biases, strict=True)]
+    assert _error(gate_up(x, packed, gate_up_bias(*biases)), torch.nn.functional.silu(halves[0]) * halves[1]) < 1e-5
     assert torch.equal(gate_up(x[4:5], packed), gate_up(x, packed)[4:5])
 
 

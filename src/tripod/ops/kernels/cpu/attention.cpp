@@ -46,6 +46,10 @@ struct Bf16 {
     static TRIPOD_INLINE void store16(Word* to, F16 x) { store_bf16(reinterpret_cast<uint16_t*>(to), x); }
 };
 
+// Into the second cache: what is fetched into the first takes the few places that the loads of now wait in,
+// and decodes of many heads do not reach the memory's speed.
+TRIPOD_INLINE void fetch_line(const Word* at) { __builtin_prefetch(at, 0, 2); }
+
 TRIPOD_INLINE bool any_above(F16 x, float bound) {
 #if defined(__AVX512F__)
     return _mm512_cmp_ps_mask(x, _mm512_set1_ps(bound), _CMP_GT_OQ) != 0;
@@ -79,7 +83,7 @@ TRIPOD_INLINE F16 keep(F16 x, int64_t begin, int64_t end) {
 
 // The work on rows that share a request and a key/value head, and all that is known of it on the way.
 struct Tile {
-    Word* query;       // [rows][P / kPerWord]
+    Word* query;       // [P / kPerWord][rows], for each few rows that are computed together
     float* out;        // [rows][P], not yet divided
     float* total;      // [rows][16]: the sum of the weights so far is the sum of these
     float* largest;    // [rows]
@@ -87,18 +91,24 @@ struct Tile {
     int num_rows;
 };
 
-// sums[r][c] += over steps: columns[c][step * stride] . rows[r * row_stride + step]. `ahead` is where the next stretch lies, from
-// the same place on: it is fetched while this one is computed. Null where there is none.
-template <class Number, int kNumRows, int kColumns>
-TRIPOD_INLINE void multiply(F16 (&sums)[kNumRows][kColumns], const Word* const (&columns)[kColumns], int64_t stride, const Word* rows,
-                            int64_t row_stride, int steps, const Word* const* ahead) {
+// How many of the rows that are left are computed at a time: all within the registers, and nearly as many the next time.
+int rows_at_a_time(int left) {
+    const int parts = (left + kRows - 1) / kRows;
+    return (left + parts - 1) / parts;
+}
+
+// sums[r][c] += over steps: columns[c][step * stride] . rows[r * kRowStride + step * kStepStride]. `ahead` is where the next stretch
+// lies, from the same place on: it is fetched while this one is computed. Null where there is none.
+template <class Number, int kRowStride, int kStepStride, int kNumRows, int kColumns>
+TRIPOD_INLINE void multiply(F16 (&sums)[kNumRows][kColumns], const Word* const (&columns)[kColumns], int64_t stride, const Word* rows, int steps,
+                            const Word* const* ahead) {
     for (int step = 0; step < steps; ++step) {
         I16 words[kColumns];
         TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) words[c] = iload(columns[c] + step * stride);
         if (ahead != nullptr)
-            TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) __builtin_prefetch(ahead[c] + step * stride, 0, 3);
+            TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) fetch_line(ahead[c] + step * stride);
         TRIPOD_UNROLL for (int r = 0; r < kNumRows; ++r) {
-            const Word word = rows[r * row_stride + step];
+            const Word word = rows[r * kRowStride + step * kStepStride];
             TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) sums[r][c] = Number::dot(sums[r][c], words[c], word);
         }
     }
@@ -116,14 +126,14 @@ struct Stretch {
 };
 
 template <class Number, int kNumRows, int kNumBlocks>
-TRIPOD_INLINE void weigh(const Stretch& stretch, const Tile& tile, int row, bool is_cut, Word* weights) {
+__attribute__((noinline)) void weigh(const Stretch& stretch, const Tile& tile, int row, bool is_cut, Word* weights) {
     const int steps = stretch.padded / Number::kPerWord;
     F16 scores[kNumRows][kNumBlocks];
     TRIPOD_UNROLL for (int r = 0; r < kNumRows; ++r)
         TRIPOD_UNROLL for (int b = 0; b < kNumBlocks; ++b) scores[r][b] = zeros();
     const Word* keys[kNumBlocks];
     TRIPOD_UNROLL for (int b = 0; b < kNumBlocks; ++b) keys[b] = stretch.keys[b];
-    multiply<Number>(scores, keys, kBlockTokens, tile.query + int64_t{row} * steps, steps, steps, stretch.ahead[0] ? stretch.ahead : nullptr);
+    multiply<Number, 1, kNumRows>(scores, keys, kBlockTokens, tile.query + int64_t{row} * steps, steps, stretch.ahead[0] ? stretch.ahead : nullptr);
 
     TRIPOD_UNROLL for (int r = 0; r < kNumRows; ++r) {
         if (is_cut) {
@@ -155,7 +165,7 @@ TRIPOD_INLINE void weigh(const Stretch& stretch, const Tile& tile, int row, bool
 
 // Adds the values of the first `num_tokens` of the stretch, by their weights, to numbers [i, i + 16 kColumns) of the rows.
 template <class Number, int kNumRows, int kColumns>
-TRIPOD_INLINE void add_values(const Stretch& stretch, const Tile& tile, int row, int i, int num_tokens, const Word* weights, const Word* tail) {
+__attribute__((noinline)) void add_values(const Stretch& stretch, const Tile& tile, int row, int i, int num_tokens, const Word* weights, const Word* tail) {
     constexpr int kSteps = kBlockTokens / Number::kPerWord, kRowStride = kStretch / Number::kPerWord;
     float* const out = tile.out + int64_t{row} * stretch.padded + i;
     F16 sums[kNumRows][kColumns];
@@ -169,12 +179,12 @@ TRIPOD_INLINE void add_values(const Stretch& stretch, const Tile& tile, int row,
             values[c] = stretch.keys[b] + stretch.half + i + c * kLanes;
             ahead[c] = stretch.ahead[b] + stretch.half + i + c * kLanes;
         }
-        multiply<Number>(sums, values, stretch.padded, weights + b * kSteps, kRowStride, steps, stretch.ahead[0] ? ahead : nullptr);
+        multiply<Number, kRowStride, 1>(sums, values, stretch.padded, weights + b * kSteps, steps, stretch.ahead[0] ? ahead : nullptr);
     }
     if (tail != nullptr) {
         const Word* values[kColumns];
         TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) values[c] = tail + i + c * kLanes;
-        multiply<Number>(sums, values, stretch.padded, weights + num_tokens / Number::kPerWord, kRowStride, 1, nullptr);
+        multiply<Number, kRowStride, 1>(sums, values, stretch.padded, weights + num_tokens / Number::kPerWord, 1, nullptr);
     }
     TRIPOD_UNROLL for (int r = 0; r < kNumRows; ++r)
         TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) store(out + int64_t{r} * stretch.padded + c * kLanes, sums[r][c]);
@@ -187,12 +197,10 @@ void attend_stretch(const Stretch& stretch, const Tile& tile, int row) {
     // Cut: a row of these ends within the stretch, or its window begins within.
     const bool is_cut = tile.position[row] + 1 < stretch.start + kStretch || (stretch.window > 0 && last + 1 - stretch.window > stretch.start);
     alignas(64) Word weights[kNumRows * kStretch / Number::kPerWord];
-    switch ((num_tokens + kBlockTokens - 1) / kBlockTokens) {
-        case 1: weigh<Number, kNumRows, 1>(stretch, tile, row, is_cut, weights); break;
-        case 2: weigh<Number, kNumRows, 2>(stretch, tile, row, is_cut, weights); break;
-        case 3: weigh<Number, kNumRows, 3>(stretch, tile, row, is_cut, weights); break;
-        default: weigh<Number, kNumRows, 4>(stretch, tile, row, is_cut, weights);
-    }
+    // A block that nothing of is seen weighs nothing: leaving it out saves time, and changes no bit.
+    if (num_tokens <= kBlockTokens) weigh<Number, kNumRows, 1>(stretch, tile, row, is_cut, weights);
+    else if (num_tokens <= 2 * kBlockTokens) weigh<Number, kNumRows, 2>(stretch, tile, row, is_cut, weights);
+    else weigh<Number, kNumRows, 4>(stretch, tile, row, is_cut, weights);
 
     // The last token may share its words with one that nobody has written: zero times what lies there need not be zero.
     alignas(64) Word tail_words[512];
@@ -237,41 +245,47 @@ Span span_from(const AttentionCall& call, int64_t begin) {
     return {begin, end};
 }
 
+// A tile's worth of a span, for one key/value head: the work that goes to one thread.
+struct Unit {
+    Span span;
+    int head;
+    int64_t index;  // of the tile: rows token-major, the heads of the group within a token
+};
+
 class Worker {
   public:
     Worker(const KvLayer& kv, const AttentionCall& call)
         : kv_(kv), call_(call), padded_(kv.padded_size()), words_(padded_ / kv.per_word()), group_(call.num_heads / kv.num_heads),
           tile_rows_(std::max(kRows, kTileNumbers / padded_ / kRows * kRows)) {}
 
-    // The tiles of a span and a key/value head: token-major, the heads of the group within a token.
     int64_t num_tiles(const Span& span) const { return ((span.end - span.begin) * group_ + tile_rows_ - 1) / tile_rows_; }
 
-    // Cost of one tile, in rows times stretches. Fetching a stretch costs as much as a few rows of arithmetic.
-    int64_t cost(const Span& span, int64_t index) const {
-        const int64_t first = index * tile_rows_, last = std::min(first + tile_rows_, (span.end - span.begin) * group_) - 1;
-        const int64_t start = call_.positions[span.begin];
-        return (last - first + 1 + kRows) * (last_stretch(start + last / group_) - first_stretch(start + first / group_) + 1);
+    // In rows times stretches. Fetching a stretch costs as much as a few rows of arithmetic.
+    int64_t cost(const Unit& unit) const {
+        const Range rows = rows_of(unit);
+        return (rows.end - rows.begin + kRows) * (last_stretch(unit) - first_stretch(unit) + 1);
     }
 
-    void attend(const Span& span, int head, int64_t index) {
-        const int64_t first = index * tile_rows_, last = std::min(first + tile_rows_, (span.end - span.begin) * group_) - 1;
-        Tile tile = begin_tile(span, head, first, static_cast<int>(last - first + 1));
-        const int64_t* blocks = call_.block_tables + call_.requests[span.begin] * call_.table_stride;
-        const int64_t context = tile.position[tile.num_rows - 1] + 1;
-        const int64_t stretches[2] = {first_stretch(tile.position[0]), last_stretch(context - 1)};
+    // Computes a unit; meanwhile fetches the beginning of the one that this thread computes next, if there is one.
+    void attend(const Unit& unit, const Unit* next) {
+        Tile tile = begin_tile(unit);
         Stretch stretch{};
         stretch.scale = call_.scale;
         stretch.window = call_.window;
         stretch.padded = padded_;
         stretch.half = kv_.half();
-        point_at(stretch.ahead, blocks, head, stretches[0], context);
-        for (int64_t at = stretches[0]; at <= stretches[1]; ++at) {
-            std::copy_n(stretch.ahead, kStretchBlocks, stretch.keys);
-            if (at < stretches[1]) point_at(stretch.ahead, blocks, head, at + 1, context);
-            else stretch.ahead[0] = nullptr;
+        const int64_t last = last_stretch(unit);
+        for (int64_t at = first_stretch(unit); at <= last; ++at) {
             stretch.start = at * kStretch;
-            for (int row = 0, left = tile.num_rows; left > 0;) {
-                const int parts = (left + kRows - 1) / kRows, num_rows = (left + parts - 1) / parts;
+            point_at(stretch.keys, unit, at);
+            if (at < last) {
+                point_at(stretch.ahead, unit, at + 1);
+            } else {
+                stretch.ahead[0] = nullptr;
+                if (next != nullptr) fetch(*next);
+            }
+            for (int row = 0; row < tile.num_rows;) {
+                const int num_rows = rows_at_a_time(tile.num_rows - row);
                 const bool is_after = tile.position[row + num_rows - 1] >= stretch.start;
                 const bool is_within = call_.window == 0 || tile.position[row] - call_.window + 1 < stretch.start + kStretch;
                 if (is_after && is_within) {
@@ -279,23 +293,41 @@ class Worker {
                     else attend_rows<Float>(stretch, tile, row, num_rows);
                     stretch.ahead[0] = nullptr;  // fetched by the first rows
                 }
-                row += num_rows, left -= num_rows;
+                row += num_rows;
             }
-            if (at < stretches[1]) point_at(stretch.ahead, blocks, head, at + 1, context);
         }
-        finish(tile, span, head, first);
+        finish(tile, unit);
     }
 
   private:
-    int64_t last_stretch(int64_t position) const { return position / kStretch; }
-    int64_t first_stretch(int64_t position) const { return call_.window > 0 ? std::max<int64_t>(0, position - call_.window + 1) / kStretch : 0; }
-
-    void point_at(const Word** keys, const int64_t* blocks, int head, int64_t stretch, int64_t context) const {
-        const int64_t last_block = (context - 1) / kBlockTokens;
-        for (int b = 0; b < kStretchBlocks; ++b) keys[b] = kv_.keys(blocks[std::min(stretch * kStretchBlocks + b, last_block)], head);
+    Range rows_of(const Unit& unit) const {
+        const int64_t begin = unit.index * tile_rows_;
+        return {begin, std::min(begin + tile_rows_, (unit.span.end - unit.span.begin) * group_)};
+    }
+    int64_t first_position(const Unit& unit) const { return call_.positions[unit.span.begin + rows_of(unit).begin / group_]; }
+    int64_t last_position(const Unit& unit) const { return call_.positions[unit.span.begin + (rows_of(unit).end - 1) / group_]; }
+    int64_t last_stretch(const Unit& unit) const { return last_position(unit) / kStretch; }
+    int64_t first_stretch(const Unit& unit) const {
+        return call_.window > 0 ? std::max<int64_t>(0, first_position(unit) - call_.window + 1) / kStretch : 0;
     }
 
-    Tile begin_tile(const Span& span, int head, int64_t first, int num_rows) const {
+    void point_at(const Word** keys, const Unit& unit, int64_t stretch) const {
+        const int64_t* blocks = call_.block_tables + call_.requests[unit.span.begin] * call_.table_stride;
+        const int64_t last_block = last_position(unit) / kBlockTokens;
+        for (int b = 0; b < kStretchBlocks; ++b) keys[b] = kv_.keys(blocks[std::min(stretch * kStretchBlocks + b, last_block)], unit.head);
+    }
+
+    // The first stretch of a unit, or what there is of it.
+    void fetch(const Unit& unit) const {
+        const Word* keys[kStretchBlocks];
+        point_at(keys, unit, first_stretch(unit));
+        for (int b = 0; b < kStretchBlocks && (b == 0 || keys[b] != keys[b - 1]); ++b)
+            for (int64_t word = 0; word < 2 * kv_.half(); word += 16) fetch_line(keys[b] + word);
+    }
+
+    Tile begin_tile(const Unit& unit) const {
+        const Range mine = rows_of(unit);
+        const int num_rows = static_cast<int>(mine.end - mine.begin);
         const int64_t rows = tile_rows_;
         char* memory = static_cast<char*>(scratch(Scratch::kAttention, rows * (4 * words_ + 4 * padded_ + 4 * kLanes + 4 + 8) + 64));
         Tile tile{};
@@ -305,22 +337,30 @@ class Worker {
         tile.total = tile.out + rows * padded_;
         tile.position = reinterpret_cast<int64_t*>(tile.total + rows * kLanes);
         tile.largest = reinterpret_cast<float*>(tile.position + rows);
-        for (int r = 0; r < num_rows; ++r) {
-            const int64_t row = span.begin + (first + r) / group_;
-            pack_head(tile.query + r * words_, call_.query, row, head * group_ + static_cast<int>((first + r) % group_), kv_.head_size, padded_, kv_.is_bf16);
-            tile.position[r] = call_.positions[row];
-            tile.largest[r] = kNothingSeen;
+        alignas(64) Word packed[512];
+        for (int begin = 0, together = 0; begin < num_rows; begin += together) {
+            together = rows_at_a_time(num_rows - begin);
+            for (int r = begin; r < begin + together; ++r) {
+                const int64_t row = unit.span.begin + (mine.begin + r) / group_;
+                const int head = unit.head * group_ + static_cast<int>((mine.begin + r) % group_);
+                pack_head(packed, call_.query, row, head, kv_.head_size, padded_, kv_.is_bf16);
+                Word* const to = tile.query + int64_t{begin} * words_ + r - begin;
+                for (int step = 0; step < words_; ++step) to[step * together] = packed[step];
+                tile.position[r] = call_.positions[row];
+                tile.largest[r] = kNothingSeen;
+            }
         }
         std::memset(tile.out, 0, sizeof(float) * num_rows * padded_);
         std::memset(tile.total, 0, sizeof(float) * num_rows * kLanes);
         return tile;
     }
 
-    void finish(const Tile& tile, const Span& span, int head, int64_t first) const {
+    void finish(const Tile& tile, const Unit& unit) const {
+        const int64_t first = rows_of(unit).begin;
         for (int r = 0; r < tile.num_rows; ++r) {
             float* const numbers = tile.out + int64_t{r} * padded_;
             const F16 share = splat(1.0f / sum(load(tile.total + r * kLanes)));
-            const int64_t at = (span.begin + (first + r) / group_) * call_.out.row_stride + (head * group_ + (first + r) % group_) * call_.out.head_stride;
+            const int64_t at = (unit.span.begin + (first + r) / group_) * call_.out.row_stride + (unit.head * group_ + (first + r) % group_) * call_.out.head_stride;
             const size_t size = static_cast<size_t>(kv_.head_size);
             if (call_.out.is_bf16) {
                 uint16_t narrow[512];
@@ -359,20 +399,28 @@ void paged_attention(const KvLayer& kv, const AttentionCall& call, int thread, i
     int64_t total = 0;
     for (Span span{0, 0}; span.end < call.num_rows;) {
         span = span_from(call, span.end);
-        for (int64_t index = 0; index < worker.num_tiles(span); ++index) total += worker.cost(span, index);
+        for (int64_t index = 0; index < worker.num_tiles(span); ++index) total += worker.cost({span, 0, index});
     }
     total *= kv.num_heads;
-    // A tile belongs to the thread in whose share of the cost its middle lies.
+    // A unit belongs to the thread in whose share of the cost its middle lies. One is held back until the next is known.
     int64_t done = 0;
+    Unit held{};
+    bool is_held = false;
     for (Span span{0, 0}; span.end < call.num_rows;) {
         span = span_from(call, span.end);
         for (int head = 0; head < kv.num_heads; ++head)
             for (int64_t index = 0; index < worker.num_tiles(span); ++index) {
-                const int64_t cost = worker.cost(span, index);
-                if ((2 * done + cost) * num_threads / (2 * total) == thread) worker.attend(span, head, index);
+                const Unit unit{span, head, index};
+                const int64_t cost = worker.cost(unit);
+                const bool is_mine = (2 * done + cost) * num_threads / (2 * total) == thread;
                 done += cost;
+                if (!is_mine) continue;
+                if (is_held) worker.attend(held, &unit);
+                held = unit;
+                is_held = true;
             }
     }
+    if (is_held) worker.attend(held, nullptr);
 }
 
 }  // namespace tripod

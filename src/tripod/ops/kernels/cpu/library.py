@@ -19,13 +19,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tripod.errors import ConfigError, ShapeError
-from tripod.ops.kernels.cpu.build import LEVELS, build, levels_here, object_path
+from tripod.ops.kernels.cpu.build import LEVELS, build, find_compiler, levels_here, object_path
 
 if TYPE_CHECKING:  # so that `tripod doctor` asks without loading torch
     from torch import Tensor
 
 POINTER = ctypes.c_void_p
-COST_OF_ABSENCE = "decoding takes two to three times as long on the torch path, and int4 is not available"
+COST_OF_ABSENCE = "decoding takes the torch path, which is slower most of all in batches, and int4 is not available"
 
 _log = logging.getLogger(__name__)
 _loaded: dict[str, ctypes.CDLL | str] = {}  # by level: the library, or why there is none
@@ -76,6 +76,16 @@ def why_not() -> str | None:
     return None if _chosen is not None else _choose()[1]
 
 
+def describe() -> str:
+    """What a person should know of the kernels here, in a line. Compiles nothing."""
+    asked = os.environ.get("TRIPOD_KERNELS", "")
+    level = asked if asked in LEVELS else levels_here()[0]
+    if asked != "off" and not object_path(level).exists() and find_compiler() is not None:
+        return f"for {level}, compiled when they are first used; to do it now: python -m tripod.ops.kernels.cpu.build"
+    reason = why_not()
+    return f"none, so {COST_OF_ABSENCE}: {reason}" if reason else f"for {load()}"
+
+
 @contextmanager
 def level_forced(level: str) -> Iterator[None]:
     """Run another level's kernels inside the block, for tests and comparisons.
@@ -122,9 +132,9 @@ def _open(level: str) -> ctypes.CDLL | str:
         return f"this processor does not have what the level '{level}' needs ({', '.join(sorted(LEVELS[level][0]))})"
     path = object_path(level)
     try:
-        if not path.exists():
+        if not path.exists() and find_compiler() is not None:
             _log.warning("compiling the CPU kernels for the level '%s'; this takes some seconds, once", level)
-            build([level])
+        build([level])
         return ctypes.CDLL(str(path))
     except (RuntimeError, OSError) as error:
         return str(error)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from tripod.errors import ConfigError, ShapeError
 from tripod.ops.kernels.cpu.library import POINTER, KernelFunction, expect_tensor
-from tripod.ops.kernels.cpu.packing import PackedWeight, pack_gate_up, pack_linear
+from tripod.ops.kernels.cpu.packing import PackedWeight, gate_up_bias, pack_gate_up, pack_linear
 from tripod.ops.linear_formats import LinearActivation
 
-__all__ = ["PackedWeight", "gate_up", "linear", "pack_gate_up", "pack_linear"]
+__all__ = ["PackedWeight", "gate_up", "gate_up_bias", "linear", "pack_gate_up", "pack_linear"]
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1}
 FORMATS = {"f32": 0, "bf16": 1, "int8": 2, "int4": 3}
@@ -67,12 +67,13 @@ def linear(
     return _apply(x, packed, bias, ACTIVATIONS[activation], residual, out)
 
 
-def gate_up(x: Tensor, packed: PackedWeight, *, out: Tensor | None = None) -> Tensor:
-    """silu(x gate^T) * (x up^T).
+def gate_up(x: Tensor, packed: PackedWeight, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
+    """silu(x gate^T + its bias) * (x up^T + its bias).
 
     Args:
         x: [..., K], as in `linear`.
         packed: from `pack_gate_up`.
+        bias: from `gate_up_bias`; None: none.
         out: [..., N], as in `linear`.
 
     Returns:
@@ -84,7 +85,7 @@ def gate_up(x: Tensor, packed: PackedWeight, *, out: Tensor | None = None) -> Te
     """
     if not packed.is_gate_up:
         raise ConfigError("the weight holds a single layer; pack the two with pack_gate_up(gate, up, ...)")
-    return _apply(x, packed, None, _SILU_MUL, None, out)
+    return _apply(x, packed, bias, _SILU_MUL, None, out)
 
 
 def _apply(x: Tensor, packed: PackedWeight, bias: Tensor | None, activation: int, residual: Tensor | None, out: Tensor | None) -> Tensor:
@@ -101,7 +102,7 @@ def _apply(x: Tensor, packed: PackedWeight, bias: Tensor | None, activation: int
         if out.data_ptr() == x.data_ptr() and out.numel():
             raise ConfigError("out is x itself; the layer reads all of x for every column of out: give another tensor")
     if bias is not None:
-        expect_tensor("bias", bias, (num_outputs,), (torch.float32,))
+        expect_tensor("bias", bias, (packed.padded_outputs if packed.is_gate_up else num_outputs,), (torch.float32,))
     if residual is not None:
         expect_tensor("residual", residual, shape, (out.dtype,))
     if x.numel() == 0:

@@ -114,6 +114,12 @@ def pack_gate_up(gate: Tensor, up: Tensor, format: str, group: int | None = None
     return PackedWeight(data, halves[0].shape, halves[0].format, group, is_gate_up=True)
 
 
+def gate_up_bias(gate: Tensor, up: Tensor) -> Tensor:
+    """The biases of gate and up, [N] each, in the order of the panels of `pack_gate_up`: float32 [padded outputs]."""
+    halves = [F.pad(bias.detach().float(), (0, -bias.shape[0] % PANEL)).view(-1, PANEL) for bias in (gate, up)]
+    return torch.stack(halves, dim=1).flatten()
+
+
 def pack_formatted(weight: FormattedWeight) -> PackedWeight:
     """Lay out a weight that is rounded already, for instance with calibrated scales."""
     num_outputs, num_inputs = weight.values.shape

@@ -16,7 +16,7 @@
 namespace tripod {
 namespace {
 
-constexpr int kSpinsBeforeYield = 4096;  // a thread that waits this long waits for one that does not run: give it the core
+constexpr int kSpinsBeforeYield = 512;  // some microseconds: who waits longer waits for a thread that does not run, so give it the core
 constexpr auto kAwakeSpin = std::chrono::microseconds(1000);
 constexpr auto kIdleSpin = std::chrono::microseconds(5);  // the time between two calls from Python
 
@@ -81,12 +81,14 @@ class Pool {
     void wait_for_region_after(uint32_t seen) {
         using Clock = std::chrono::steady_clock;
         const auto start = Clock::now();
-        do {
-            for (int spins = 0; spins < 64; ++spins) {
+        for (int rounds = 0;; ++rounds) {
+            for (int spins = 0; spins < kSpinsBeforeYield / 8; ++spins) {
                 if (region_.load(std::memory_order_acquire) != seen) return;
                 pause();
             }
-        } while (Clock::now() - start < (awake.load(std::memory_order_relaxed) ? kAwakeSpin : kIdleSpin));
+            if (rounds >= 8) sched_yield();
+            if (Clock::now() - start >= (awake.load(std::memory_order_relaxed) ? kAwakeSpin : kIdleSpin)) break;
+        }
         std::unique_lock<std::mutex> lock(parking_);
         sleepers_.fetch_add(1, std::memory_order_seq_cst);
         wake_.wait(lock, [&] { return region_.load(std::memory_order_seq_cst) != seen; });

@@ -1,0 +1,209 @@
+#include "layer.hpp"
+
+#include "epilogue.hpp"
+#include "pool.hpp"
+#include "rows.hpp"
+
+namespace tripod {
+namespace {
+
+// Rows that a product will read, in the form of its format.
+struct Operand {
+    Weights weights;
+    InputLayout layout;
+    uint8_t* memory;
+
+    Inputs inputs() const { return inputs_in(layout, memory); }
+    void convert(int64_t row, const float* x) const { convert_row(weights, layout, memory, row, x); }
+
+    // Whether the product before may write its rows here itself: they need no scales, and no zeros at their ends.
+    bool takes_rows() const {
+        return weights.format <= Format::kBf16 && layout.stride == weights.num_inputs * bytes_of(static_cast<Type>(weights.format));
+    }
+};
+
+// Takes one allocation apart. First with no memory, to learn how much it needs.
+class Carver {
+  public:
+    explicit Carver(void* memory) : memory_(static_cast<uint8_t*>(memory)) {}
+    int64_t taken() const { return taken_; }
+    uint8_t* take(int64_t num_bytes) {
+        uint8_t* const part = memory_ + taken_;
+        taken_ += ceil_div(num_bytes, 4096) * 4096;
+        return part;
+    }
+    Operand operand(const Dense& dense, int64_t rows) {
+        const Weights weights = dense.weights();
+        const InputLayout layout = input_layout(weights, rows);
+        return {weights, layout, take(layout.num_bytes)};
+    }
+
+  private:
+    uint8_t* memory_;
+    int64_t taken_ = 0;
+};
+
+struct Workspace {
+    Operand normed, mlp_normed, attended, hidden;
+    float* query_key_value;  // [rows, columns of the first product]
+    float* seen;             // [rows, H K]
+    float* activated;        // [rows, F]: where the hidden operand does not take rows itself
+
+    Workspace(Carver& carver, const Layer& layer, int64_t rows)
+        : normed(carver.operand(layer.query_key_value, rows)),
+          mlp_normed(carver.operand(layer.up, rows)),
+          attended(carver.operand(layer.output, rows)),
+          hidden(carver.operand(layer.down, rows)),
+          query_key_value(reinterpret_cast<float*>(carver.take(rows * layer.query_key_value.num_columns * 4))),
+          seen(attended.takes_rows() ? nullptr : reinterpret_cast<float*>(carver.take(rows * layer.output.num_inputs * 4))),
+          activated(hidden.takes_rows() ? nullptr : reinterpret_cast<float*>(carver.take(rows * layer.down.num_inputs * 4))) {}
+};
+
+void norm_row(const Norm& norm, const float* x, float* out, int64_t size) {
+    if (norm.is_rms) rms_norm(x, norm.weight, norm.eps, out, size);
+    else layer_norm(x, norm.weight, norm.bias, norm.eps, out, size);
+}
+
+// The share of one thread in one layer. Between two barriers a thread writes only what no other reads or writes.
+class Worker {
+  public:
+    Worker(const Layer& layer, const KvLayer& kv, const Step& step, float* x, const Workspace& space, int thread, int num_threads)
+        : layer_(layer), kv_(kv), step_(step), x_(x), space_(space), thread_(thread), num_threads_(num_threads),
+          rows_(share(step.num_rows, thread, num_threads)), size_(layer.output.num_columns) {}
+
+    void run() {
+        norm(layer_.attention_norm, space_.normed);
+        if (layer_.is_parallel) norm(layer_.mlp_norm, space_.mlp_normed);
+        barrier();
+        product(layer_.query_key_value, space_.normed, Activation::kNone, space_.query_key_value, Type::kF32);
+        if (layer_.is_parallel) up();
+        barrier();
+        turn_and_write();
+        barrier();
+        attend();
+        barrier();
+        if (convert(space_.attended, space_.seen) | (layer_.is_parallel && convert(space_.hidden, space_.activated))) barrier();
+        add(layer_.output, space_.attended);
+        if (!layer_.is_parallel) {
+            barrier();
+            norm(layer_.mlp_norm, space_.mlp_normed);
+            barrier();
+            up();
+            barrier();
+            if (convert(space_.hidden, space_.activated)) barrier();
+        }
+        add(layer_.down, space_.hidden);  // the same thread added the same columns of the attention's output before
+    }
+
+  private:
+    void norm(const Norm& norm, const Operand& to) const {
+        auto* const row_memory = static_cast<float*>(scratch(Scratch::kRow, size_ * 4));
+        for (int64_t row = rows_.begin; row < rows_.end; ++row) {
+            norm_row(norm, x_ + row * size_, row_memory, size_);
+            to.convert(row, row_memory);
+        }
+    }
+
+    void product(const Dense& dense, const Operand& from, Activation activation, void* out, Type type) const {
+        const Output output{dense.bias, activation, type, nullptr, out, dense.num_columns, dense.num_columns};
+        linear_share(from.weights, from.inputs(), output, step_.num_rows, thread_, num_threads_);
+    }
+
+    void up() const {
+        const auto activation = static_cast<Activation>(layer_.activation);
+        if (space_.hidden.takes_rows())
+            product(layer_.up, space_.mlp_normed, activation, space_.hidden.memory, static_cast<Type>(space_.hidden.weights.format));
+        else
+            product(layer_.up, space_.mlp_normed, activation, space_.activated, Type::kF32);
+    }
+
+    void add(const Dense& dense, const Operand& from) const {
+        const Output output{dense.bias, Activation::kNone, Type::kF32, x_, x_, size_, size_};
+        linear_share(from.weights, from.inputs(), output, step_.num_rows, thread_, num_threads_);
+    }
+
+    bool convert(const Operand& to, const float* from) const {
+        if (to.takes_rows()) return false;
+        for (int64_t row = rows_.begin; row < rows_.end; ++row) to.convert(row, from + row * to.weights.num_inputs);
+        return true;
+    }
+
+    Heads heads(int64_t at, int64_t stride) const {
+        return {space_.query_key_value + at, false, layer_.query_key_value.num_columns, stride};
+    }
+
+    // Norms and rotation of queries and keys in place, then keys and values into the pool: all for the same rows and heads.
+    void turn_and_write() const {
+        const Heads query = heads(layer_.query_at, layer_.query_stride), key = heads(layer_.key_at, layer_.kv_stride);
+        const int group = layer_.num_heads / layer_.num_kv_heads;
+        const Range mine = share(step_.num_rows * layer_.num_kv_heads, thread_, num_threads_);  // as write_kv cuts them
+        for (int64_t piece = mine.begin; piece < mine.end; ++piece) {
+            const int64_t row = piece / layer_.num_kv_heads;
+            const int head = static_cast<int>(piece % layer_.num_kv_heads);
+            for (int i = 0; i < group; ++i) turn(query, row, head * group + i, layer_.query_norm);
+            turn(key, row, head, layer_.key_norm);
+        }
+        write_kv(kv_, key, heads(layer_.value_at, layer_.kv_stride), step_.slots, step_.num_rows, thread_, num_threads_);
+    }
+
+    void turn(const Heads& heads, int64_t row, int head, const float* norm) const {
+        float* const numbers = static_cast<float*>(heads.data) + row * heads.row_stride + head * heads.head_stride;
+        if (norm != nullptr) rms_norm(numbers, norm, layer_.head_norm_eps, numbers, layer_.head_size);
+        rotate(numbers, step_.cos + row * step_.half, step_.sin + row * step_.half, numbers, step_.half, layer_.head_size);
+    }
+
+    void attend() const {
+        AttentionCall call{};
+        call.query = heads(layer_.query_at, layer_.query_stride);
+        const bool is_direct = space_.attended.takes_rows();
+        call.out = {is_direct ? static_cast<void*>(space_.attended.memory) : space_.seen,
+                    is_direct && space_.attended.weights.format == Format::kBf16, layer_.output.num_inputs, layer_.head_size};
+        call.num_heads = layer_.num_heads;
+        call.num_rows = step_.num_rows;
+        call.requests = step_.requests;
+        call.positions = step_.positions;
+        call.block_tables = step_.block_tables;
+        call.table_stride = step_.table_width;
+        call.scale = layer_.scale;
+        call.window = layer_.window;
+        paged_attention(kv_, call, thread_, num_threads_);
+    }
+
+    const Layer& layer_;
+    const KvLayer& kv_;
+    const Step& step_;
+    float* const x_;
+    const Workspace& space_;
+    const int thread_, num_threads_;
+    const Range rows_;
+    const int64_t size_;
+};
+
+}  // namespace
+}  // namespace tripod
+
+using namespace tripod;
+
+// Returns -1, or the first row whose slot, request, position or blocks do not exist. To be asked once a step, before the first layer.
+TRIPOD_API int64_t tripod_first_wrong_row(const Step* step, int64_t num_blocks) {
+    for (int64_t row = 0; row < step->num_rows; ++row)
+        if (step->slots[row] < 0 || step->slots[row] >= num_blocks * kBlockTokens) return row;
+    const KvLayer kv{nullptr, num_blocks, 1, 1, false};
+    AttentionCall call{};
+    call.num_rows = step->num_rows;
+    call.requests = step->requests;
+    call.positions = step->positions;
+    call.block_tables = step->block_tables;
+    call.table_stride = step->table_width;
+    return first_wrong_row(kv, call, step->num_tables, step->table_width);
+}
+
+// x: [rows, D], changed in place.
+TRIPOD_API void tripod_layer(const Layer* layer, void* kv_words, int64_t num_blocks, int32_t kv_is_bf16, const Step* step, float* x) {
+    const KvLayer kv{static_cast<Word*>(kv_words), num_blocks, layer->num_kv_heads, layer->head_size, kv_is_bf16 != 0};
+    Carver measure(nullptr);
+    (void)Workspace(measure, *layer, step->num_rows);
+    Carver carver(scratch(Scratch::kInput, measure.taken()));
+    const Workspace space(carver, *layer, step->num_rows);
+    parallel([&](int thread, int count) { Worker(*layer, kv, *step, x, space, thread, count).run(); });
+}

@@ -1,0 +1,95 @@
+"""muP's coordinate check (Yang et al. 2022, arXiv:2203.03466, D.1): what updates do to activations must not depend on the width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tripod.models.initialize import initial_language_model
+from tripod.training.dropout import RowDropout
+from tripod.training.gradients import accumulate_gradients, mixed_precision
+from tripod.training.optimizer import AdamW
+from tripod.training.packing import Packing
+from tripod.training.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinates:
+    """How much a few updates change the activations of a model: the root mean square of the change, by place."""
+
+    width: int
+    changes: dict[str, float]  # "block 0", ..., "logits"
+
+
+def check_coordinates(recipe: Recipe, widths: Sequence[int], *, num_updates: int = 4, rows: int = 4) -> list[Coordinates]:
+    """Train models of several widths a few steps on one random batch, at the recipe's peak rate, heads of one size.
+
+    Args:
+        recipe: of which the model, the optimizer and the seeds are used. With `model.mup_base_width`, by muP.
+        widths: hidden sizes, multiples of the recipe's head size.
+        num_updates: of each model.
+        rows: of the batch.
+    """
+    return [_measure(_of_width(recipe, width), num_updates, rows) for width in widths]
+
+
+def slopes(found: Sequence[Coordinates]) -> dict[str, float]:
+    """By place, the power of the width with which the change grows: near 0 under muP."""
+    xs = [math.log2(one.width) for one in found]
+    mean_x = math.fsum(xs) / len(xs)
+    spread = math.fsum((x - mean_x) ** 2 for x in xs)
+    return {
+        place: math.fsum((x - mean_x) * math.log2(one.changes[place]) for x, one in zip(xs, found, strict=True)) / spread
+        for place in found[0].changes
+    }
+
+
+def plot_coordinates(found: Sequence[Coordinates], path: Path) -> None:
+    """One line a place, over the width, both axes logarithmic; needs matplotlib."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="hidden size", ylabel="change of activations (RMS)")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    for place in found[0].changes:
+        axes.plot([one.width for one in found], [one.changes[place] for one in found], marker="o", label=place)
+    axes.legend()
+    figure.savefig(path)
+
+
+def _of_width(recipe: Recipe, width: int) -> Recipe:
+    head_size = recipe.model.hidden_size // recipe.model.num_heads
+    return replace(recipe, model=replace(recipe.model, hidden_size=width, num_heads=width // head_size, num_kv_heads=None))
+
+
+def _measure(recipe: Recipe, num_updates: int, rows: int) -> Coordinates:
+    wanted = recipe.model
+    model = initial_language_model(wanted.config(), recipe.seeds.initialization, wanted.initialization, base_width=wanted.mup_base_width)
+    optimizer = AdamW(model, recipe.optimizer, mup_ratio=wanted.mup_ratio)
+    generator = torch.Generator().manual_seed(recipe.seeds.order)
+    tokens = torch.randint(wanted.vocab_size, (rows, recipe.batch.seq_length + 1), generator=generator)
+    seen: dict[str, Tensor] = {}
+    for number, block in enumerate(model.blocks):
+        block.register_forward_hook(lambda _, __, output, number=number: seen.__setitem__(f"block {number}", output.detach()))
+
+    def activations() -> dict[str, Tensor]:
+        packing = Packing.of_whole_rows(tokens[:, :-1])
+        with torch.no_grad(), mixed_precision(recipe.precision, tokens.device):
+            hidden = model.hidden(tokens[:, :-1], packing.positions, packing.attend)
+            return {**seen, "logits": model.logits(hidden)}
+
+    before = activations()
+    for _ in range(num_updates):
+        accumulate_gradients(model, tokens, range(rows), micro_rows=rows, precision=recipe.precision, dropout=RowDropout(model, 0.0, 0))
+        optimizer.clip_gradients()
+        optimizer.update(recipe.optimizer.lr)
+    after = activations()
+    return Coordinates(
+        wanted.hidden_size, {place: (after[place] - before[place]).float().square().mean().sqrt().item() for place in before}
+    )

@@ -1,0 +1,66 @@
+"""The plan says before loading what the engine takes afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.tiny_models import NEOX, QWEN, tiny_model
+from tripod.engine.assemble import assemble
+from tripod.engine.engine_config import EngineConfig
+from tripod.engine.plan import plan_engine
+from tripod.errors import CheckpointError, ConfigError
+from tripod.models.gpt_neox import GPTNeoXConfig
+from tripod.models.llama import LlamaConfig
+from tripod.models.save import save_checkpoint
+from tripod.ops.linear_formats import LinearFormat
+
+
+@pytest.fixture(params=[NEOX, QWEN], ids=["neox", "qwen2, tied"])
+def config(request: pytest.FixtureRequest) -> GPTNeoXConfig | LlamaConfig:
+    found: GPTNeoXConfig | LlamaConfig = request.param
+    return found
+
+
+@pytest.mark.parametrize("weight_format", ["f32", "bf16", "int8"])
+def test_planned_bytes_are_those_that_the_torch_route_takes(
+    config: GPTNeoXConfig | LlamaConfig, weight_format: LinearFormat, tmp_path: Path
+) -> None:
+    model = tiny_model(config)
+    save_checkpoint(model, tmp_path)
+    (tmp_path / "model.safetensors").unlink()  # so that no weight can have been read
+    engine_config = EngineConfig(weight_format=weight_format, kv_tokens=100, kernels="torch")
+    plan = plan_engine(tmp_path, engine_config)
+    parts = assemble(model, engine_config)
+    packed = parts.runner._model
+    kept = sum(parameter.nbytes for parameter in packed._inner.parameters())  # type: ignore[attr-defined]
+    biases = sum(module.bias.nbytes for module in model.modules() if isinstance(module, torch.nn.Linear) and module.bias is not None)
+    assert plan.weight_bytes == packed.num_bytes + kept + biases  # type: ignore[attr-defined]
+    if weight_format == "f32":
+        assert plan.weight_bytes == sum(tensor.nbytes for tensor in model.parameters()) + (
+            model.embedding.weight.nbytes if config.is_tied else 0
+        )
+        assert plan.kv_bytes == parts.spec.num_bytes
+    assert plan.kv_tokens == 112
+
+
+def test_what_fits_is_what_is_left_beside_weights_and_workspace(tmp_path: Path) -> None:
+    save_checkpoint(tiny_model(QWEN), tmp_path)
+    per_token = 2 * 2 * 2 * 12 * 4  # keys and values of 2 layers of 2 heads of 12 float32
+    plan = plan_engine(tmp_path, EngineConfig(kv_tokens=160), free=100_000_000)
+    assert plan.kv_bytes_per_token == per_token
+    assert plan.tokens_that_fit == (100_000_000 - plan.weight_bytes - plan.workspace_bytes) // per_token
+    assert plan.fits
+    assert not plan_engine(tmp_path, EngineConfig(kv_tokens=160), free=plan.total_bytes - 1).fits
+    assert plan_engine(tmp_path, EngineConfig(kv_bytes=10 * 16 * per_token + 1), free=100_000_000).kv_tokens == 160
+    assert plan_engine(tmp_path, EngineConfig(), free=10**9).kv_tokens == 16 * 160, "the engine's own default"
+
+
+def test_a_folder_without_a_model_or_a_pool_without_room_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has no config.json"):
+        plan_engine(tmp_path)
+    save_checkpoint(tiny_model(QWEN), tmp_path)
+    with pytest.raises(ConfigError, match="holds nothing"):
+        plan_engine(tmp_path, EngineConfig(kv_bytes=10))

@@ -1,0 +1,126 @@
+"""A logged run can be done again; the first step that differs is named; and what it was done with makes no difference where it must not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.conftest import PROMPTS
+from tests.engine.tiny_models import NEOX, QWEN, tiny_model
+from tripod.engine.engine import Engine, EngineConfig
+from tripod.engine.replay import LoggedRun, replay
+from tripod.errors import ConfigError
+from tripod.sampling import SamplingParams
+from tripod.text.tokenizer import Tokenizer
+
+CONFIG = EngineConfig(kv_tokens=160, max_batch_tokens=30, max_num_requests=6)  # chunks and preemptions
+
+
+async def _eventful(engine: Engine) -> None:
+    """Seeds given and drawn, penalties, an abort, a stop string, a reader that leaves."""
+    shaped = SamplingParams(
+        temperature=0.8, top_k=40, top_p=0.9, frequency_penalty=0.4, logit_bias={70: 2.0}, max_tokens=40, ignore_eos=True
+    )
+    tasks = [
+        asyncio.create_task(engine.generate(prompt, replace(shaped, seed=None if i % 2 else i))) for i, prompt in enumerate(PROMPTS[:8])
+    ]
+    first = await engine.generate("start", SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True))
+    tasks.append(asyncio.create_task(engine.generate("start", SamplingParams(temperature=0.0, max_tokens=12, stop=(first.text[3:5],)))))
+    leaving = engine.stream("leaving", replace(shaped, max_tokens=100))
+    await anext(leaving)
+    await leaving.aclose()
+    tasks.append(asyncio.create_task(engine.generate("to be aborted", replace(shaped, max_tokens=100), request_id="aborted")))
+    await asyncio.sleep(0.01)
+    engine.abort("aborted")
+    await asyncio.gather(*tasks)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    path = tmp_path_factory.mktemp("replay") / "run.jsonl"
+
+    async def main() -> None:
+        async with Engine(tiny_model(NEOX), tokenizer, replace(CONFIG, log=path), name="tiny") as engine:
+            await _eventful(engine)
+            assert engine.stats().preemptions > 0
+
+    asyncio.run(main())
+    return path
+
+
+def test_a_run_done_again_gives_the_same_tokens_step_by_step(log: Path) -> None:
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = [event for event in events if event["event"] == "step"]
+    report = replay(LoggedRun.read(log), tiny_model(NEOX))
+    assert (report.step, report.difference) == (None, "")
+    assert report.num_steps == len(steps) > 20
+    assert report.num_tokens == sum(len(tokens) for step in steps for tokens in step["tokens"].values())
+    assert sum(event["event"] == "finish" for event in events) >= 3, "the abort, the stop string and the reader who left"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "difference"),
+    [
+        (r'("tokens":\{"[^"]+":\[)\d+', r"\g<1>300", "output token"),
+        (r'("schedule":\[\["[^"]+",)\d+', r"\g<1>29", "the schedule"),
+        (r'"failed":\[\]', '"failed":["%s"]', "does not fail now"),
+    ],
+)
+def test_the_first_step_that_differs_is_named(log: Path, tmp_path: Path, pattern: str, replacement: str, difference: str) -> None:
+    lines = log.read_text().splitlines()
+    step = 12
+    at = next(number for number, line in enumerate(lines) if f'"event":"step","step":{step},' in line)
+    if "%s" in replacement:
+        replacement %= json.loads(lines[at])["schedule"][0][0]
+    lines[at], num_changed = re.subn(pattern, replacement, lines[at], count=1)
+    assert num_changed == 1
+    changed = tmp_path / "changed.jsonl"
+    changed.write_text("\n".join(lines))
+    report = replay(LoggedRun.read(changed), tiny_model(NEOX))
+    assert (report.step, report.num_steps) == (step, step)
+    assert difference in report.difference
+
+
+def test_other_weights_are_refused(log: Path) -> None:
+    with pytest.raises(ConfigError, match="not the weights of the log"):
+        replay(LoggedRun.read(log), tiny_model(NEOX, seed=4))
+    with pytest.raises(ConfigError, match="not the weights of the log"):
+        replay(LoggedRun.read(log), tiny_model(QWEN))
+
+
+def test_a_log_that_ends_in_the_midst_of_a_line_is_replayed_up_to_there(log: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.jsonl"
+    cut.write_text(log.read_text()[:-200])
+    report = replay(LoggedRun.read(cut), tiny_model(NEOX))
+    assert report.step is None
+    assert report.num_steps > 20
+
+
+def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with pytest.raises(ConfigError, match="cannot be read"):
+        LoggedRun.read(path)
+    path.write_text('{"event":"add"}\n')
+    with pytest.raises(ConfigError, match="is not a replay log"):
+        LoggedRun.read(path)
+    path.write_text('{"event":"start"\n{"event":"add"}\n')
+    with pytest.raises(ConfigError, match="line 1, is not JSON"):
+        LoggedRun.read(path)
+
+
+def test_a_log_that_cannot_be_written_is_refused_before_the_engine_starts(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be written"):
+        Engine(tiny_model(NEOX), tokenizer, replace(CONFIG, log=tmp_path / "no" / "folder"), name="tiny")
+
+
+def test_bfloat16_weights_are_hashed_by_their_bytes() -> None:
+    from tripod.engine.replay_log import weights_hash
+
+    model = tiny_model(NEOX)
+    assert weights_hash(model) == weights_hash(tiny_model(NEOX)) != weights_hash(tiny_model(NEOX).to(torch.bfloat16))
