@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.training.conftest import MakeRecipe
-from tripod.errors import ConfigError
+from tripod.errors import CheckpointError, ConfigError
+from tripod.models.load import load_language_model
 from tripod.training import run as run_room
 from tripod.training.loop import train
 from tripod.training.run import Run, sole_trainer
@@ -43,3 +45,32 @@ def test_only_who_trains_takes_away_what_is_being_saved(make_recipe: MakeRecipe)
     assert saving.is_dir()
     train(recipe, resume=True)
     assert not saving.exists()
+
+
+def test_metrics_are_on_the_disk_before_the_checkpoint_that_they_lead_to(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = make_recipe(num_steps=1)
+    happened: list[str] = []
+    flush, rename = os.fsync, Path.rename
+
+    def note_flush(descriptor: int) -> None:
+        happened.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        flush(descriptor)
+
+    def note_rename(path: Path, target: Path) -> Path:
+        happened.append(target.name)
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_flush)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    train(recipe)
+    named = [name for name in happened if name in ("metrics.jsonl", "step0", "step1")]
+    assert list(dict.fromkeys(named[named.index("step0") + 1 :])) == ["metrics.jsonl", "step1"]
+
+
+def test_a_checkpoint_in_the_place_of_its_run_is_told_from_it(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(num_steps=1)
+    train(recipe)
+    with pytest.raises(ConfigError, match=r"is a checkpoint of the training run .*give the run alone"):
+        Run.open(Path(f"{recipe.run}@step1"))
+    with pytest.raises(CheckpointError, match=r"is a training run; name one of its checkpoints, such as .*@step1"):
+        load_language_model(Path(recipe.run))

@@ -47,6 +47,9 @@ class Run:
         Raises:
             ConfigError: there is no run in this folder, or its recipe cannot be read.
         """
+        run, at, step = str(folder).rpartition("@step")
+        if at and (Path(run) / RECIPE).is_file():
+            raise ConfigError(f"{folder} is a checkpoint of the training run {run}; give the run alone (and step {step} by itself)")
         if not (folder / RECIPE).is_file():
             raise ConfigError(f"{folder} is not a training run: it has no {RECIPE}; give the folder that a recipe names in `run`")
         return Run(folder, read_recipe(folder / RECIPE))
@@ -60,7 +63,7 @@ class Run:
         """
         folder = Path(recipe.run)
         if steps := steps_of_run(folder):
-            raise ConfigError(f"{folder} has checkpoints up to step {steps[-1]}; resume it, or name another folder in `run`")
+            raise ConfigError(f"{folder} has checkpoints up to step {steps[-1]}; resume it (--resume), or name another folder in `run`")
         return Run._claim(folder, recipe)
 
     @staticmethod
