@@ -163,7 +163,7 @@ def coordcheck(
 
     from tripod.cli.terminal import note, print_json, stdout
     from tripod.errors import ConfigError
-    from tripod.training.coordinate_check import LARGEST_SLOPE, check_coordinates, plot_coordinates, slopes
+    from tripod.training.coordinate_check import LARGEST_SLOPE, check_coordinates, places_beyond, plot_coordinates, slopes
     from tripod.training.recipe_file import read_recipe
 
     recipe = read_recipe(path, changes or ())
@@ -172,8 +172,7 @@ def coordcheck(
     except ValueError:
         raise ConfigError(f"--widths {widths}: expected whole numbers with commas between them, such as 64,128,256") from None
     found = check_coordinates(recipe, given, num_updates=updates)
-    growth = slopes(found)
-    beyond = [place for place, slope in growth.items() if not abs(slope) <= LARGEST_SLOPE]
+    growth, beyond = slopes(found), places_beyond(found)
     if as_json:
         print_json({"widths": [one.width for one in found], "changes": [one.changes for one in found], "slopes": growth, "beyond": beyond})
     else:
@@ -181,12 +180,12 @@ def coordcheck(
         for heading in (*map(str, given), "slope", ""):
             table.add_column(heading, justify="right")
         for place, slope in growth.items():
-            verdict = "grows" if slope > 0 else "shrinks"
-            row = (place, *(f"{one.changes[place]:.4g}" for one in found), f"{slope:+.3f}", verdict if place in beyond else "")
+            way = "grows" if slope > 0 else "shrinks"
+            row = (place, *(f"{one.changes[place]:.4g}" for one in found), f"{slope:+.3f}", way if place in beyond else "")
             table.add_row(*row, style="bold" if place in beyond else None)
         stdout().print(table)
-        verdict = "depend on the width" if beyond else "do not depend on the width"
-        stdout().print(f"changes {verdict}: slopes up to {max(map(abs, growth.values())):.3f}, {LARGEST_SLOPE} allowed", markup=False)
+        verdict = f"depends on the width in {', '.join(beyond)}" if beyond else "does not depend on the width"
+        stdout().print(f"the change {verdict} (slopes up to {LARGEST_SLOPE} allowed; logits may shrink)", markup=False)
     if plot is not None:
         plot_coordinates(found, plot)
         note(f"{plot} drawn")

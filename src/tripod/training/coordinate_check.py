@@ -18,6 +18,7 @@ from tripod.training.optimizer import AdamW
 from tripod.training.packing import Packing
 from tripod.training.recipe import Recipe
 
+LOGITS = "logits"
 LARGEST_SLOPE = 0.25  # of one that is taken for level: without muP the slopes of `tests/training/test_mup.py` are above 0.3
 
 
@@ -58,6 +59,15 @@ def slopes(found: Sequence[Coordinates]) -> dict[str, float]:
         place: math.fsum((x - mean_x) * math.log2(one.changes[place]) for x, one in zip(xs, found, strict=True)) / spread
         for place in found[0].changes
     }
+
+
+def places_beyond(found: Sequence[Coordinates]) -> list[str]:
+    """Where the change depends on the width: a slope beyond `LARGEST_SLOPE`; empty if muP holds.
+
+    Of blocks either way; of logits only where they grow: under muP what the initial head adds to their change vanishes as the root of
+    the width, and with few updates it is most of it.
+    """
+    return [place for place, slope in slopes(found).items() if not (slope if place == LOGITS else abs(slope)) <= LARGEST_SLOPE]
 
 
 def plot_coordinates(found: Sequence[Coordinates], path: Path) -> None:
@@ -103,7 +113,7 @@ def _measure(recipe: Recipe, num_updates: int, rows: int) -> Coordinates:
         packing = Packing.of_whole_rows(tokens[:, :-1])
         with torch.no_grad(), mixed_precision(recipe.precision, tokens.device):
             hidden = model.hidden(tokens[:, :-1], packing.positions, packing.attend)
-            return {**seen, "logits": model.logits(hidden)}
+            return {**seen, LOGITS: model.logits(hidden)}
 
     before = activations()
     for _ in range(num_updates):
