@@ -348,15 +348,16 @@ def main(arguments: list[str]) -> int:
                 ours = [run_schedule(name, judge, route, options.seed + number) for number in range(options.schedules)]
                 log.writelines(json.dumps(asdict(outcome)) + "\n" for outcome in ours)
                 outcomes += ours
-                print(
-                    f"{name:12} {route.name:28} {sum(o.num_rows for o in ours):7} rows, {sum(o.num_again for o in ours):7} of them again, "
-                    f"{max(o.distance for o in ours):.1e} from transformers ({route.tolerance:g} allowed), the worst {max(o.worst for o in ours):.1e}",
-                    *(failure for outcome in ours for failure in outcome.failures[:3]),
-                    sep="\n    ",
-                    flush=True,
-                )
+                print(_line(name, route, ours), *(f for outcome in ours for f in outcome.failures[:3]), sep="\n    ", flush=True)
     what = ("steps", "rows", "again", "cached_tokens", "preemptions", "forks", "copies", "cut")
     totals = {name: sum(getattr(outcome, f"num_{name}") for outcome in outcomes) for name in what}
     num_failed = sum(bool(outcome.failures) for outcome in outcomes)
     print(f"{len(outcomes)} schedules, {num_failed} failed; " + ", ".join(f"{count} {name}" for name, count in totals.items()))
     return 1 if num_failed or not all(totals.values()) else 0
+
+
+def _line(name: str, route: RouteCase, outcomes: Sequence[Outcome]) -> str:
+    rows, again = (sum(getattr(outcome, what) for outcome in outcomes) for what in ("num_rows", "num_again"))
+    distance, worst = (max(getattr(outcome, what) for outcome in outcomes) for what in ("distance", "worst"))
+    told = f"{distance:.1e} from transformers ({route.tolerance:g} allowed), the worst row {worst:.1e}"
+    return f"{name:12} {route.name:28} {rows:7} rows, {again:7} of them again, {told}"

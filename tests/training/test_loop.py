@@ -199,6 +199,24 @@ def test_a_loss_that_is_not_a_number_names_its_batch_and_saves_nothing(make_reci
     assert [record["step"] for record in read_metrics(Path(recipe.run) / "metrics.jsonl")] == [1, 2, 3, 4, 5]
 
 
+def test_a_spike_is_reported_and_logged_also_by_a_run_that_goes_on(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of step 70 are given a loss of ten nats more; the losses it is compared with lie before the resumption."""
+    recipe = make_recipe(("num_steps=72", "checkpoints.every=0"))
+    rows = set(Run.begin(recipe).order().rows_of_step(70))
+    original = loop.accumulate_gradients
+
+    def raise_loss(model, tokens, rows_now, **options):  # type: ignore[no-untyped-def]
+        loss = original(model, tokens, rows_now, **options)
+        return loss + 10.0 if set(rows_now) == rows else loss
+
+    monkeypatch.setattr(loop, "accumulate_gradients", raise_loss)
+    reports: list[StepReport] = []
+    train(recipe, on_step=reports.append, should_stop=lambda: len(reports) == 68)
+    train(recipe, resume=True, on_step=reports.append)
+    assert [report.step for report in reports if report.is_spike] == [71]  # steps done, the one that read batch 70 included
+    assert [record["step"] for record in read_metrics(Path(recipe.run) / "metrics.jsonl") if record.get("is_spike")] == [71]
+
+
 def test_an_overflow_in_float16_skips_the_step_and_not_the_rows(make_recipe: MakeRecipe) -> None:
     """A scale of 2^40 overflows until it is small enough; the learning rate waits for the first update."""
     recipe = make_recipe(("num_steps=6", "precision=fp16", "loss_scaling.initial=1.0e+40", "loss_scaling.hysteresis=1", "warmup=0.5"))
