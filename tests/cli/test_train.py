@@ -67,6 +67,18 @@ def test_a_recipe_with_texts_becomes_a_model_that_generates(tripod: Command, rec
     assert tripod("train", recipe).code == 2  # the run is there
 
 
+def test_metrics_go_to_tensorboard_and_into_one_table(tripod: Command, recipe: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    trained = tripod("train", recipe, "--log-to", "tensorboard")
+    assert trained.code == 0, trained.err
+    assert len(list(tmp_path.glob("run/tensorboard/events.*"))) == 1
+    table = tripod("suite", "metrics", tmp_path / "run", "--out", tmp_path / "metrics.parquet")
+    assert (table.code, table.out) == (0, f"{tmp_path / 'metrics.parquet'}: 11 rows of 1 run\n")
+    assert parquet.read_table(tmp_path / "metrics.parquet")["step"].to_pylist() == list(range(11))
+    assert tripod("train", recipe, "--log-to", "csv").code == 2
+
+
 def test_a_batch_is_shown_with_the_files_it_came_from(tripod: Command, recipe: Path, tmp_path: Path) -> None:
     assert tripod("train", recipe, "--set", "num_steps=2").code == 0
     shown = tripod("data", "batch", tmp_path / "run", "1", "--rows", "2")

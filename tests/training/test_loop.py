@@ -129,7 +129,7 @@ def test_a_checkpoint_is_served_as_it_stands(make_recipe: MakeRecipe) -> None:
 
     async def generate() -> tuple[int, ...]:
         async with Engine.load(f"{recipe.run}@step8") as engine:
-            reply = await engine.generate("1 and 1", SamplingParams(max_tokens=5))
+            reply = await engine.generate("1 and 1", SamplingParams(max_tokens=5, min_tokens=5))  # it may end a document earlier
             return reply.token_ids
 
     assert len(tripod.run(asyncio.wait_for(generate(), 60))) == 5
@@ -197,6 +197,24 @@ def test_a_loss_that_is_not_a_number_names_its_batch_and_saves_nothing(make_reci
     assert f"row 21: document {spans[0].document} [{spans[0].start}, {spans[0].stop})" in message
     assert Run.open(Path(recipe.run)).steps == (0, 1, 2, 3, 4, 5)
     assert [record["step"] for record in read_metrics(Path(recipe.run) / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+
+
+def test_a_spike_is_reported_and_logged_also_by_a_run_that_goes_on(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of step 70 are given a loss of ten nats more; the losses it is compared with lie before the resumption."""
+    recipe = make_recipe(("num_steps=72", "checkpoints.every=0"))
+    rows = set(Run.begin(recipe).order().rows_of_step(70))
+    original = loop.accumulate_gradients
+
+    def raise_loss(model, tokens, rows_now, **options):  # type: ignore[no-untyped-def]
+        loss = original(model, tokens, rows_now, **options)
+        return loss + 10.0 if set(rows_now) == rows else loss
+
+    monkeypatch.setattr(loop, "accumulate_gradients", raise_loss)
+    reports: list[StepReport] = []
+    train(recipe, on_step=reports.append, should_stop=lambda: len(reports) == 68)
+    train(recipe, resume=True, on_step=reports.append)
+    assert [report.step for report in reports if report.is_spike] == [71]  # steps done, the one that read batch 70 included
+    assert [record["step"] for record in read_metrics(Path(recipe.run) / "metrics.jsonl") if record.get("is_spike")] == [71]
 
 
 def test_an_overflow_in_float16_skips_the_step_and_not_the_rows(make_recipe: MakeRecipe) -> None:

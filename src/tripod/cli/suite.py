@@ -133,6 +133,69 @@ def _named_texts(given: str) -> tuple[str, list[str]]:
 
 
 @suite.command()
+def metrics(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="What `tripod train` and `tripod suite run` made.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.parquet", help="The table, a row a step; one that is there is replaced.")],
+) -> None:
+    """Put the metrics of runs into one Parquet table, for pandas, polars, DuckDB."""
+    from tripod.cli.terminal import stdout
+    from tripod.training.metrics_table import write_metrics_table
+    from tripod.training.run import Run
+
+    num_rows = write_metrics_table([Run.open(run) for run in runs], out)
+    stdout().print(f"{out}: {num_rows} rows of {len(runs)} run" + ("s" if len(runs) > 1 else ""), markup=False)
+
+
+@suite.command()
+def coordcheck(
+    path: Annotated[Path, typer.Argument(metavar="RECIPE.YAML", help="Of which model, optimizer and seeds are used; its data is not.")],
+    widths: Annotated[str, typer.Option("--widths", metavar="W,W,...", help="Hidden sizes to compare: multiples of the recipe's head.")],
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one field of the recipe.")] = None,
+    updates: Annotated[int, typer.Option("--updates", min=1, help="Of each model, at the recipe's peak rate.")] = 4,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw it: .png, .svg or .pdf.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Check muP: what a few updates do to activations must not depend on the width.
+
+    Ends with 1 when it does, as without `model.mup_base_width`.
+    """
+    from rich.table import Table
+
+    from tripod.cli.terminal import note, print_json, stdout
+    from tripod.errors import ConfigError
+    from tripod.training.coordinate_check import LARGEST_SLOPE, check_coordinates, places_beyond, plot_coordinates, slopes
+    from tripod.training.recipe_file import read_recipe
+
+    recipe = read_recipe(path, changes or ())
+    try:
+        given = [int(width) for width in widths.split(",")]
+    except ValueError:
+        raise ConfigError(f"--widths {widths}: expected whole numbers with commas between them, such as 64,128,256") from None
+    found = check_coordinates(recipe, given, num_updates=updates)
+    growth, beyond = slopes(found), places_beyond(found)
+    if as_json:
+        print_json({"widths": [one.width for one in found], "changes": [one.changes for one in found], "slopes": growth, "beyond": beyond})
+    else:
+        table = Table("change (RMS) at width", box=None, pad_edge=False)
+        for heading in (*map(str, given), "slope", ""):
+            table.add_column(heading, justify="right")
+        for place, slope in growth.items():
+            way = "grows" if slope > 0 else "shrinks"
+            row = (place, *(f"{one.changes[place]:.4g}" for one in found), f"{slope:+.3f}", way if place in beyond else "")
+            table.add_row(*row, style="bold" if place in beyond else None)
+        stdout().print(table)
+        verdict = f"depends on the width in {', '.join(beyond)}" if beyond else "does not depend on the width"
+        stdout().print(f"the change {verdict} (slopes up to {LARGEST_SLOPE} allowed; logits may shrink)", markup=False)
+    if plot is not None:
+        plot_coordinates(found, plot)
+        note(f"{plot} drawn")
+    if beyond:
+        if recipe.model.mup_base_width is None:
+            note("the recipe has the standard parametrization; --set model.mup_base_width=W for muP, W the width of its learning rate")
+        raise typer.Exit(1)
+
+
+@suite.command()
 def audit(
     run: Annotated[list[Path], typer.Argument(help="A run that holds stepN, or the folders stepN themselves.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tripod.training.data.progress import Progress
     from tripod.training.loop import StepReport
+    from tripod.training.metric_sinks import OpenSink
     from tripod.training.recipe import Recipe
 
 
@@ -36,6 +37,10 @@ def train(
         int | None, typer.Option("--threads", min=1, help="Of the processor. The bits depend on it; 1 is quickest for the smallest models.")
     ] = None,
     sample: Annotated[str | None, typer.Option("--sample", metavar="PROMPT", help="Let each checkpoint go on from this text.")] = None,
+    log_to: Annotated[
+        list[str] | None,
+        typer.Option("--log-to", metavar="tensorboard|wandb", help="Metrics there too, beside metrics.jsonl; may be given twice."),
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that tokenise, where the recipe names texts.")] = 1,
     processes: Annotated[
         int,
@@ -48,8 +53,10 @@ def train(
     SIGTERM saves a checkpoint and ends with status 0; --resume goes on from there, bit for bit.
     """
     from tripod.cli.terminal import stdout
+    from tripod.training.metric_sinks import sink_named
     from tripod.training.recipe_file import read_recipe
 
+    sinks = [sink_named(name) for name in log_to or ()]
     if branch is not None:
         recipes = _begin_branch(branch, recipe, changes or (), dry_run=dry_run)
     else:
@@ -59,7 +66,9 @@ def train(
             _print_plan(read, stdout())
         return
     if processes > 1:
-        _train_by_processes(recipes, recipe if branch is None else None, changes or (), resume, device, threads, processes, workers)
+        options = [] if threads is None else ["--threads", str(threads)]
+        options += [part for name in log_to or () for part in ("--log-to", name)]
+        _train_by_processes(recipes, recipe if branch is None else None, changes or (), resume, device, options, processes, workers)
         return
     import torch
 
@@ -69,10 +78,12 @@ def train(
         for read in recipes:
             if not should_stop():
                 prepare_recipe(read, workers)
-                _train(read, resume=resume or branch is not None, device=device, sample=sample, should_stop=should_stop)
+                _train(read, resume=resume or branch is not None, device=device, sample=sample, sinks=sinks, should_stop=should_stop)
 
 
-def _train(recipe: Recipe, *, resume: bool, device: str, sample: str | None, should_stop: Callable[[], bool]) -> None:
+def _train(
+    recipe: Recipe, *, resume: bool, device: str, sample: str | None, sinks: Sequence[OpenSink], should_stop: Callable[[], bool]
+) -> None:
     import torch
 
     from tripod.cli.processes import is_first_process, num_processes
@@ -88,7 +99,15 @@ def _train(recipe: Recipe, *, resume: bool, device: str, sample: str | None, sho
             note(f"step {step}: {sample}{_continuation(folder, sample)!r}")
 
     with _steps_shown(recipe, peak_flops) as on_step:
-        result = run_recipe(recipe, resume=resume, device=device, on_step=on_step, on_checkpoint=on_checkpoint, should_stop=should_stop)
+        result = run_recipe(
+            recipe,
+            resume=resume,
+            device=device,
+            on_step=on_step,
+            on_checkpoint=on_checkpoint,
+            should_stop=should_stop,
+            sinks=sinks,
+        )
     if not is_first_process():
         return
     steps = result.run.steps
@@ -104,7 +123,7 @@ def _train_by_processes(
     changes: list[str] | tuple[str, ...],
     resume: bool,
     device: str,
-    threads: int | None,
+    options: list[str],
     processes: int,
     workers: int,
 ) -> None:
@@ -116,7 +135,7 @@ def _train_by_processes(
         arguments = ["train", str(path or Path(read.run) / "recipe.yaml"), "--device", device]
         arguments += [part for change in changes for part in ("--set", change)] if path is not None else []
         arguments += ["--resume"] if resume or path is None else []
-        arguments += [] if threads is None else ["--threads", str(threads)]
+        arguments += options
         if status := run_as_processes(arguments, processes):
             raise typer.Exit(status if status > 0 else 1)
 
@@ -262,7 +281,8 @@ def _steps_shown(recipe: Recipe, peak_flops: float) -> Iterator[Callable[[StepRe
             numbers = f"loss {report.loss:.3f}, {report.tokens_per_s:,.0f} tokens/s, MFU {report.flops / report.seconds / peak_flops:.0%}"
             bar.update(task, completed=report.step, description=numbers)
             if report.is_spike:
-                note(f"step {report.step}: the loss {report.loss:.3f} is far above those before it")
+                batch = f"tripod data batch {recipe.run} {report.step - 1}"
+                note(f"step {report.step}: the loss {report.loss:.3f} is far above those before it; see what it read: {batch}")
             if report.is_skipped:
                 note(f"step {report.step}: skipped, the gradients overflowed float16 at loss scale {report.loss_scale:g}")
             if report.valid_loss is not None:

@@ -10,12 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tripod.errors import ConfigError, MissingExtraError
 from tripod.models.initialize import initial_language_model
 from tripod.training.dropout import RowDropout
 from tripod.training.gradients import accumulate_gradients, mixed_precision
 from tripod.training.optimizer import AdamW
 from tripod.training.packing import Packing
 from tripod.training.recipe import Recipe
+
+LOGITS = "logits"
+LARGEST_SLOPE = 0.25  # of one that is taken for level: without muP the slopes of `tests/training/test_mup.py` are above 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,15 @@ def check_coordinates(recipe: Recipe, widths: Sequence[int], *, num_updates: int
         widths: hidden sizes, multiples of the recipe's head size.
         num_updates: of each model.
         rows: of the batch.
+
+    Raises:
+        ConfigError: fewer than two widths, one that is no multiple of the head size, or one with which the recipe is unsound.
     """
+    if len(set(widths)) < 2:
+        raise ConfigError(f"widths {', '.join(map(str, widths))}: to compare takes two different ones; give for example 64,128,256")
+    head_size = recipe.model.hidden_size // recipe.model.num_heads
+    if wrong := [width for width in widths if width < head_size or width % head_size]:
+        raise ConfigError(f"widths {', '.join(map(str, wrong))} are not multiples of the recipe's head size {head_size}")
     return [_measure(_of_width(recipe, width), num_updates, rows) for width in widths]
 
 
@@ -49,23 +61,42 @@ def slopes(found: Sequence[Coordinates]) -> dict[str, float]:
     }
 
 
-def plot_coordinates(found: Sequence[Coordinates], path: Path) -> None:
-    """One line a place, over the width, both axes logarithmic; needs matplotlib."""
-    from matplotlib.figure import Figure
+def places_beyond(found: Sequence[Coordinates]) -> list[str]:
+    """Where the change depends on the width: a slope beyond `LARGEST_SLOPE`; empty if muP holds.
 
+    Of blocks either way; of logits only where they grow: under muP what the initial head adds to their change vanishes as the root of
+    the width, and with few updates it is most of it.
+    """
+    return [place for place, slope in slopes(found).items() if not (slope if place == LOGITS else abs(slope)) <= LARGEST_SLOPE]
+
+
+def plot_coordinates(found: Sequence[Coordinates], path: Path) -> None:
+    """One line a place, over the width, both axes logarithmic, into a file of the kind that its name says.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("matplotlib", "plots", "drawing a coordinate check") from error
     figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="hidden size", ylabel="change of activations (RMS)")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     for place in found[0].changes:
         axes.plot([one.width for one in found], [one.changes[place] for one in found], marker="o", label=place)
     axes.legend()
-    figure.savefig(path)
+    figure.savefig(path, dpi=150)
 
 
 def _of_width(recipe: Recipe, width: int) -> Recipe:
-    head_size = recipe.model.hidden_size // recipe.model.num_heads
-    return replace(recipe, model=replace(recipe.model, hidden_size=width, num_heads=width // head_size, num_kv_heads=None))
+    model = recipe.model
+    inner = None if model.intermediate_size is None else model.intermediate_size * width // model.hidden_size
+    num_heads = width * model.num_heads // model.hidden_size
+    return replace(recipe, model=replace(model, hidden_size=width, intermediate_size=inner, num_heads=num_heads, num_kv_heads=None))
 
 
 def _measure(recipe: Recipe, num_updates: int, rows: int) -> Coordinates:
@@ -82,7 +113,7 @@ def _measure(recipe: Recipe, num_updates: int, rows: int) -> Coordinates:
         packing = Packing.of_whole_rows(tokens[:, :-1])
         with torch.no_grad(), mixed_precision(recipe.precision, tokens.device):
             hidden = model.hidden(tokens[:, :-1], packing.positions, packing.attend)
-            return {**seen, "logits": model.logits(hidden)}
+            return {**seen, LOGITS: model.logits(hidden)}
 
     before = activations()
     for _ in range(num_updates):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from tripod.training.dropout import RowDropout
 from tripod.training.fast_layers import with_fast_layers
 from tripod.training.flops import flops_per_token
 from tripod.training.gradients import accumulate_gradients, mean_loss, row_losses
+from tripod.training.metric_sinks import MetricSink, OpenSink
 from tripod.training.metrics import MetricsLog, SpikeDetector, read_metrics
 from tripod.training.optimizer import AdamW
 from tripod.training.packing import Packing, pack
@@ -93,6 +94,7 @@ def train(
     on_step: Callable[[StepReport], None] = ignore_step,
     on_checkpoint: Callable[[Path, int], None] = ignore_checkpoint,
     should_stop: Callable[[], bool] = never_stop,
+    sinks: Sequence[OpenSink] = (),
     progress: Progress = no_progress,
 ) -> TrainResult:
     """Run a recipe to its end, keeping the checkpoints that its rule asks for.
@@ -108,16 +110,18 @@ def train(
         on_checkpoint: given the folder of each checkpoint that was saved, and its step; for sampling and evaluation, which are not the
             trainer's business.
         should_stop: asked between steps; True saves a checkpoint and ends.
+        sinks: where metrics go beside the run's `metrics.jsonl`; opened by the first process.
         progress: of opening the order.
 
     Raises:
         ConfigError: the run exists, does not fit the recipe, or is being trained; see `Run.begin`, `Run.resume`, `sole_trainer`.
         CheckpointError: the newest checkpoint is not what its manifest says.
+        MissingExtraError: a sink needs a package that is not installed.
         TrainingError: a loss or a gradient is not a number; nothing of that step was saved.
     """
     with joined_processes(recipe.parallel, torch.device(device)) as processes, ExitStack() as lock:
         run = _open_run(recipe, resume, processes, lock)
-        trainer = Trainer(run, device=torch.device(device), processes=processes, progress=progress)
+        trainer = Trainer(run, device=torch.device(device), processes=processes, sinks=sinks, progress=progress)
         last: StepReport | None = None
 
         def save() -> None:
@@ -161,7 +165,15 @@ def _open_run(recipe: Recipe, resume: bool, processes: Processes, lock: ExitStac
 class Trainer:
     """Model, optimizer and position of a run, one step after the other."""
 
-    def __init__(self, run: Run, *, device: torch.device, processes: Processes = ALONE, progress: Progress = no_progress) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        device: torch.device,
+        processes: Processes = ALONE,
+        sinks: Sequence[OpenSink] = (),
+        progress: Progress = no_progress,
+    ) -> None:
         """Open a run where its newest checkpoint stands, or at its beginning."""
         recipe = run.recipe
         self._processes = processes
@@ -203,7 +215,14 @@ class Trainer:
             compile_blocks(self.model, device)
         if recipe.recompute:
             recompute_blocks(self.model)
-        self._metrics = MetricsLog(run.metrics_path, first_step=self.position.step if run.steps else -1, is_kept=processes.is_first)
+        first_step = self.position.step if run.steps else -1
+        self._metrics = MetricsLog(run.metrics_path, first_step=first_step, is_kept=processes.is_first)
+        self._sinks: list[MetricSink] = [self._metrics]
+        try:
+            self._sinks += [open_sink(run, first_step) for open_sink in sinks if processes.is_first]
+        except TripodError:
+            self.close()
+            raise
         self._spikes = SpikeDetector()
         for record in read_metrics(run.metrics_path):
             if "loss" in record:
@@ -263,13 +282,13 @@ class Trainer:
             num_step_tokens=num_targets,
             flops=self._flops * num_targets,
         )
-        self._metrics.write(report.record())
+        self._write(report.record())
         return report
 
     def validate_beginning(self) -> None:
         """Note the validation loss of the initial weights."""
         if self._valid is not None:
-            self._metrics.write({"step": 0, "valid_loss": self._validation_loss()})
+            self._write({"step": 0, "valid_loss": self._validation_loss()})
 
     def save(self) -> Path:
         """Write the checkpoint of this step, the metrics up to it first."""
@@ -295,7 +314,12 @@ class Trainer:
         return bool(self._processes.sum_over_all(int(is_asked)))
 
     def close(self) -> None:
-        self._metrics.close()
+        for sink in self._sinks:
+            sink.close()
+
+    def _write(self, record: Mapping[str, object]) -> None:
+        for sink in self._sinks:
+            sink.write(record)
 
     def _batch(self, order: DataOrder, step: int, part: slice = slice(None)) -> Tensor:
         """[rows, seq_length + 1] int64 on the device."""
