@@ -128,7 +128,9 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
     async with Engine(model, tokenizer, EngineConfig(kv_tokens=8192), name="pythia-160m") as engine:
         for number in options.streams:
             grammars = await draw_grammars(options.data, tokenizer, number, seed=number)
-            constrained = [SamplingParams(grammar=grammar, max_tokens=NUM_TOKENS, seed=i) for i, grammar in enumerate(grammars)]
+            constrained = [
+                SamplingParams(grammar=grammar, max_tokens=NUM_TOKENS, min_tokens=NUM_TOKENS, seed=i) for i, grammar in enumerate(grammars)
+            ]
             free = [replace(sampling, grammar=None, ignore_eos=True) for sampling in constrained]
             for sampling in constrained:
                 assert sampling.grammar is not None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from benchmarks.serving.shapes import Shape
 
-BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+BYTES = {"float32": 4, "bfloat16": 2, "int8": 1, "int4": 0.5625}  # int4: a scale of 16 bits for every 32 weights
 _PROBE_BYTES = 512 * 2**20  # far beyond any cache
 
 
@@ -53,6 +53,7 @@ def measure() -> Limits:
                 x_u8, 1.0, 128, packed_s8, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
             )
         )
+    gemm["int4"] = gemm["int8"]  # it multiplies as int8 does
     return Limits(bandwidth, gemm)
 
 

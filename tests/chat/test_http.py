@@ -120,6 +120,7 @@ def test_the_answer_over_http_is_the_engines_in_every_part(server: LiveServer, e
     )  # fmt: skip
 
     async def ask() -> tuple[Reply, Reply]:
+        await completed(LocalChatModel(engine))  # so that both find the prompt in the prefix cache
         async with HttpChatModel(server.url, model=NAME) as model:
             return await way(model, sampling), await way(LocalChatModel(engine), sampling)
 
@@ -127,6 +128,7 @@ def test_the_answer_over_http_is_the_engines_in_every_part(server: LiveServer, e
     assert over_http.text == local.text
     assert over_http.finish_reason == local.finish_reason
     assert over_http.usage == local.usage
+    assert over_http.usage.cached_tokens > 0
     assert over_http.model == local.model == NAME
     assert [entry.token_bytes for entry in over_http.logprobs] == [entry.token_bytes for entry in local.logprobs]
     assert [len(entry.top) for entry in over_http.logprobs] == [2] * len(local.logprobs)

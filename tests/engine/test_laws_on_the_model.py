@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 
-import torch
 from hypothesis import settings
 
 from tests.engine.conftest import make_model, plain_greedy
 from tests.engine.policy.test_laws import STOP_IDS, PolicyLaws
-from tripod.engine.execution.kv_cache import KVCacheSpec
-from tripod.engine.execution.paged_attention import TorchKVCache
-from tripod.engine.execution.runner import Runner
+from tripod.engine.assemble import assemble
+from tripod.engine.engine_config import EngineConfig
 from tripod.engine.policy.policy import Policy, Schedule
 from tripod.engine.policy.request import Request
 from tripod.models.language_model import LanguageModel
@@ -34,8 +32,8 @@ class ModelExecutor:
     """The engine's runner, driven as the step loop drives it."""
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
-        spec = KVCacheSpec.of(tiny_model(), kv_tokens=num_blocks * block_size, block_size=block_size)
-        self._runner = Runner(tiny_model(), TorchKVCache(spec, torch.device("cpu")))
+        config = EngineConfig(kv_tokens=num_blocks * block_size, block_size=block_size, kernels="torch")
+        self._runner = assemble(tiny_model(), config).runner
 
     def run(self, policy: Policy, schedule: Schedule) -> dict[Request, list[int]]:
         if not schedule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Coroutine, Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import httpx
+import uvicorn
 from starlette.applications import Starlette
 
 from tripod.serving.server import bind, serve
@@ -30,7 +32,9 @@ class LiveServer:
         self._thread = threading.Thread(target=self._serve, name="live-server")
 
     def _serve(self) -> None:
-        self._task = self.loop.create_task(serve(self._app, self._listener, drain_s=1.0))
+        is_ours = hasattr(self._app.state, "served")
+        serving = serve(self._app, self._listener, drain_s=1.0) if is_ours else _serve_plainly(self._app, self._listener)
+        self._task = self.loop.create_task(serving)
         try:
             self.loop.run_until_complete(asyncio.gather(self._task, return_exceptions=True))
         finally:
@@ -40,7 +44,7 @@ class LiveServer:
     def start(self) -> None:
         self._thread.start()
         deadline = time.monotonic() + 20.0
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and self._thread.is_alive():
             try:
                 if httpx.get(f"{self.root}/health", trust_env=False).status_code == 200:
                     return
@@ -56,6 +60,17 @@ class LiveServer:
         self.loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join(timeout=20.0)
         assert not self._thread.is_alive()
+
+
+async def _serve_plainly(app: Starlette, listener: socket.socket) -> None:
+    """An app that `build_app` did not make, as any program would serve it."""
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1))
+    with listener:
+        try:
+            await server.serve(sockets=[listener])
+        except asyncio.CancelledError:
+            await server.shutdown(sockets=[listener])
+            raise
 
 
 @contextmanager

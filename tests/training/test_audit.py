@@ -75,6 +75,30 @@ def test_a_missing_step_is_found_by_the_declared_and_by_the_inferred_rule(copied
     assert audit(copied_series, expected_steps=audit(copied_series).steps).is_sound
 
 
+def test_a_branch_owes_only_the_steps_behind_the_one_that_it_left_its_parent_at(copied_series: Path) -> None:
+    for step in STEPS:
+        path = copied_series / f"step{step}" / "manifest.json"
+        if step < 8:
+            shutil.rmtree(path.parent)
+        else:
+            manifest = json.loads(path.read_text())
+            manifest["recipe"]["branch"] = {"parent": "runs/x@step8", "control": None}
+            path.write_text(json.dumps(manifest))
+    report = audit(copied_series)
+    assert report.findings == ()
+    assert report.expected_steps == STEPS[STEPS.index(8) :]
+    shutil.rmtree(copied_series / "step8")
+    assert [(finding.kind, finding.steps) for finding in audit(copied_series).findings] == [(Kind.MISSING, (8,))]
+
+
+def test_what_a_run_that_stopped_has_not_reached_is_one_finding(copied_series: Path) -> None:
+    for step in (24, 48, 56, 64):
+        shutil.rmtree(copied_series / f"step{step}")
+    found = audit(copied_series).findings
+    assert [(finding.kind, finding.steps) for finding in found] == [(Kind.MISSING, (24,)), (Kind.MISSING, (48, 56, 64))]
+    assert "3 more behind step 40: the run is not finished, or they were lost" in str(found[1])
+
+
 @pytest.mark.parametrize(("first", "second"), [(32, 40), (4, 8), (48, 56)])
 def test_two_swapped_steps_are_found(copied_series: Path, first: int, second: int) -> None:
     without_manifests(copied_series)

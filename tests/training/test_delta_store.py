@@ -187,6 +187,8 @@ def test_restoring_over_something_or_from_nowhere_is_refused(trained_series: Pat
     store = packed(trained_series, tmp_path / "store")
     with pytest.raises(ConfigError, match="exists"):
         store.restore(8, tmp_path)
+    with pytest.raises(ConfigError, match="nowhere is not a delta store: it has no stepN"):
+        DeltaStore.open(tmp_path / "nowhere").restore(8, tmp_path / "restored")
     with pytest.raises(ConfigError, match=r"no step 9; it has 12 steps: 0, 1, 2, 4"):
         store.restore(9, tmp_path / "nine")
     assert not (tmp_path / "nine").exists()

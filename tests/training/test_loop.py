@@ -129,7 +129,7 @@ def test_a_checkpoint_is_served_as_it_stands(make_recipe: MakeRecipe) -> None:
 
     async def generate() -> tuple[int, ...]:
         async with Engine.load(f"{recipe.run}@step8") as engine:
-            reply = await engine.generate("1 and 1", SamplingParams(max_tokens=5))
+            reply = await engine.generate("1 and 1", SamplingParams(max_tokens=5, min_tokens=5))  # it may end a document earlier
             return reply.token_ids
 
     assert len(tripod.run(asyncio.wait_for(generate(), 60))) == 5

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from benchmarks.serving.engines.worker import Generate
+from tripod.ops.linear_formats import LinearFormat
+
+FORMATS: dict[str, LinearFormat] = {"float32": "f32", "bfloat16": "bf16", "int8": "int8", "int4": "int4"}
+_KV_TOKENS = 32_768  # the most that the 64 requests of W2 or the 32 of W4 may take is 24,576 and 18,432
 
 
 def versions() -> dict[str, str]:
@@ -16,11 +20,14 @@ def versions() -> dict[str, str]:
 def load(folder: str, weight_format: str, num_threads: int) -> Generate:
     import torch
 
-    from tripod.engine.engine import Engine
+    from tripod.engine.engine import Engine, EngineConfig
     from tripod.sampling import SamplingParams
 
     torch.set_num_threads(num_threads)
-    engine = Engine.load(folder, dtype=getattr(torch, weight_format))
+    # What is not packed is kept in bfloat16 unless weights are float32. The pool has room for all requests of the largest workload.
+    dtype = torch.float32 if weight_format == "float32" else torch.bfloat16
+    config = EngineConfig(weight_format=FORMATS[weight_format], kv_tokens=_KV_TOKENS)
+    engine = Engine.load(folder, config=config, dtype=dtype)
 
     async def one(prompt: Sequence[int], num_output: int) -> list[int]:
         sampling = SamplingParams(temperature=0.0, max_tokens=num_output, ignore_eos=True)

@@ -31,7 +31,7 @@ def train_command(
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Gets tokenizer.json and tokenizer_config.json.")],
 ) -> None:
     """Learn a byte-level BPE tokenizer; any text comes back from it exactly."""
-    from tripod.cli.terminal import stdout
+    from tripod.cli.terminal import note, stdout
     from tripod.text.bpe import train_tokenizer
     from tripod.training.data.raw_documents import find_files, read_documents
 
@@ -42,6 +42,8 @@ def train_command(
 
     trained = train_tokenizer(texts(), out, vocab_size=vocab_size)
     stdout().print(f"{out}: {trained.vocab_size} tokens", markup=False)
+    if trained.vocab_size < vocab_size:
+        note(f"the texts give no more; {vocab_size} were asked for")
 
 
 @data.command()

@@ -60,7 +60,7 @@ def run(
         note(f"{name}: {reason}")
     if work.failures():
         raise typer.Exit(1)
-    if received is not None:
+    if received is not None or not work.is_complete:  # a run may have been told to stop by others
         note("stopped and saved; the same command goes on")
         if received is signal.SIGINT:
             raise typer.Exit(130)
@@ -110,7 +110,7 @@ def compare(
         for heading in ("step", "branch", "control", "difference", "95 % interval", ""):
             table.add_column(heading, justify="right")
         for one in found:
-            interval = f"{one.low:+.4f} to {one.high:+.4f}"
+            interval = "one text has none" if one.low is None or one.high is None else f"{one.low:+.4f} to {one.high:+.4f}"
             row = (one.metric, str(one.step), f"{one.branch:.4f}", f"{one.control:.4f}", f"{one.difference:+.4f}", interval)
             table.add_row(*row, "clear" if one.is_clear else "", style="bold" if one.is_clear else None)
         stdout().print(table)

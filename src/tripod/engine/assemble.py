@@ -46,6 +46,7 @@ def assemble(model: LanguageModel, config: EngineConfig) -> EngineParts:
         max_context=packed.config.max_positions,
         max_batch_tokens=config.max_batch_tokens,
         max_num_requests=config.max_num_requests,
+        chunk_beside_decodes=config.chunk_beside_decodes if packed.device.type == "cpu" else None,
         max_num_waiting=config.max_num_waiting,
         max_waiting_tokens=config.max_waiting_tokens,
         max_wait_s=config.max_wait_s,

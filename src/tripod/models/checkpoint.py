@@ -26,6 +26,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         if not folder.is_dir():
             raise CheckpointError(f"{folder} is not a folder; give the folder of a checkpoint")
+        if steps := sorted((entry.parent.name for entry in folder.glob("step*/config.json")), key=lambda name: (len(name), name)):
+            raise CheckpointError(f"{folder} is a training run; name one of its checkpoints, such as {folder}@{steps[-1]}")
         held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
         raise CheckpointError(f"{folder} has no config.json, so it is not a checkpoint; it holds {held}")
     return _read_json_object(path)

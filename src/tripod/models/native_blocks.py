@@ -1,7 +1,8 @@
 """Blocks over the native kernels: the same arithmetic as the model files', with projections joined and what follows a product done in it.
 
 They take ragged rows, [N, D], as the engine gives them. The stream between blocks is float32 whatever the weights are. Every operation
-treats a row by itself, in one order, so a row has the same bits whatever its neighbours.
+treats a row by itself, in one order, so a row has the same bits whatever its neighbours. A block is one call where keys and values lie in
+the kernels' own pool, and some nine calls with the same bits where they do not.
 """
 
 # N tokens, D hidden size, H query heads, G key/value heads, K head size
@@ -17,7 +18,9 @@ from tripod.models.gpt_neox import GPTNeoX, GPTNeoXBlock
 from tripod.models.llama import Llama, LlamaBlock, RMSNorm
 from tripod.models.pack import PackedModel, clone_sharing_tensors
 from tripod.ops.attention import Attend
+from tripod.ops.kernels.cpu.fused_layer import Dense, FusedLayer, Norm, StepRows
 from tripod.ops.kernels.cpu.linear import gate_up, linear, pack_gate_up, pack_linear
+from tripod.ops.kernels.cpu.pool_attention import PoolAttention
 from tripod.ops.kernels.cpu.rows import embedding, layer_norm, rms_norm, rotate
 from tripod.ops.linear import INT4_GROUP
 from tripod.ops.linear_formats import LinearActivation, LinearFormat
@@ -42,6 +45,11 @@ class NativeLinear:
     def num_bytes(self) -> int:
         return self._packed.num_bytes
 
+    @property
+    def dense(self) -> Dense:
+        """The same as a part of a fused layer."""
+        return Dense(self._packed, self._bias)
+
     def __call__(self, x: Tensor, activation: LinearActivation | None = None, residual: Tensor | None = None) -> Tensor:
         """activation(x W^T + bias) + residual: [..., K] -> [..., N]."""
         return linear(x.contiguous(), self._packed, self._bias, activation, residual)
@@ -58,6 +66,11 @@ class NativeNorm(nn.Module):
         self.bias = None if bias is None else bias.detach().float().contiguous()
         self.eps = norm.eps
 
+    @property
+    def norm(self) -> Norm:
+        """The same as a part of a fused layer."""
+        return Norm(self.weight, self.bias, self.eps, is_rms=not self.has_mean)
+
     def forward(self, x: Tensor) -> Tensor:  # [..., D] -> [..., D]
         return layer_norm(x, self.weight, self.bias, self.eps) if self.has_mean else rms_norm(x, self.weight, self.eps)
 
@@ -71,6 +84,11 @@ class _NativeGateUp:
     @property
     def num_bytes(self) -> int:
         return self._packed.num_bytes
+
+    @property
+    def dense(self) -> Dense:
+        """The same as a part of a fused layer."""
+        return Dense(self._packed)
 
     def __call__(self, x: Tensor) -> Tensor:
         return gate_up(x, self._packed)
@@ -91,6 +109,26 @@ class NativeGPTNeoXBlock(nn.Module):
         self.joined_activation = _ACTIVATIONS.get(hidden_act)
         self.activation = mlp.activation
         self.num_bytes = sum(part.num_bytes for part in (self.query_key_value, self.output, self.up, self.down))
+
+    def fused(self) -> FusedLayer | None:
+        """The block as one call; None where its activation cannot be joined to a product."""
+        if self.joined_activation is None:
+            return None
+        return FusedLayer(
+            attention_norm=self.attention_norm.norm,
+            query_key_value=self.query_key_value.dense,
+            is_interleaved=True,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_heads,
+            head_dim=len(self.attention_norm.weight) // self.num_heads,
+            scale=self.scale,
+            output=self.output.dense,
+            mlp_norm=self.mlp_norm.norm,
+            up=self.up.dense,
+            activation=self.joined_activation,
+            down=self.down.dense,
+            is_parallel=self.is_parallel,
+        )
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:  # [N, D] -> [N, D]
         joined = self.query_key_value(self.attention_norm(x)).view(len(x), self.num_heads, 3, -1)
@@ -130,6 +168,26 @@ class NativeLlamaBlock(nn.Module):
         parts = (self.query_key_value, self.output, self.down, self.gate_up, self.gate, self.up)
         self.num_bytes = sum(part.num_bytes for part in parts if part is not None)
 
+    def fused(self) -> FusedLayer | None:
+        """The block as one call; None where gate and up have biases."""
+        if self.gate_up is None:
+            return None
+        return FusedLayer(
+            attention_norm=self.attention_norm.norm,
+            query_key_value=self.query_key_value.dense,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            scale=self.scale,
+            window=self.window,
+            query_norm=None if self.query_norm is None else self.query_norm.norm,
+            key_norm=None if self.key_norm is None else self.key_norm.norm,
+            output=self.output.dense,
+            mlp_norm=self.mlp_norm.norm,
+            up=self.gate_up.dense,
+            down=self.down.dense,
+        )
+
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:  # [N, D] -> [N, D]
         joined = self.query_key_value(self.attention_norm(x)).view(len(x), -1, self.head_dim)  # [N, H + 2 G, K]
         query, key, value = torch.split(joined, [self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=-2)
@@ -160,8 +218,29 @@ class _WideEmbedding(nn.Module):
         return embedding(token_ids, self.weight, torch.float32)
 
 
+class NativeModel(PackedModel):
+    """A `PackedModel` that takes one call a layer where the kernels hold the keys and values."""
+
+    def __init__(self, inner: GPTNeoX | Llama, head: NativeLinear, num_bytes: int) -> None:
+        super().__init__(inner, head, num_bytes, dtype=torch.float32)
+        self._embedding, self._rope, self._norm = inner.embedding, inner.rope, cast(NativeNorm, inner.norm)
+        fused = [cast("NativeGPTNeoXBlock | NativeLlamaBlock", block).fused() for block in inner.blocks]
+        layers = [layer for layer in fused if layer is not None]
+        self._layers = layers if len(layers) == len(fused) else None
+
+    def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        if self._layers is None or not isinstance(attend, PoolAttention):
+            return super().hidden(token_ids, positions, attend)
+        x = self._embedding(token_ids)  # [N, D], float32, changed in place from here on
+        cos, sin = self._rope(positions)
+        step = StepRows(cos, sin, attend.slots, attend.requests, attend.positions, attend.block_tables, attend.pool)
+        for index, layer in enumerate(self._layers):
+            layer(x, attend.pool, index, step)
+        return self._norm.forward(x)
+
+
 @torch.inference_mode()
-def pack_native(model: GPTNeoX | Llama, weight_format: LinearFormat) -> PackedModel:
+def pack_native(model: GPTNeoX | Llama, weight_format: LinearFormat) -> NativeModel:
     """`tripod.models.pack.pack` for the native kernels: the blocks are replaced as wholes. The model itself stays as it is."""
     inner = clone_sharing_tensors(model)
     head = NativeLinear((inner.embedding if inner.head is None else inner.head).weight, None, weight_format)
@@ -176,7 +255,7 @@ def pack_native(model: GPTNeoX | Llama, weight_format: LinearFormat) -> PackedMo
         num_bytes += cast(int, native.num_bytes)
     inner.embedding = _WideEmbedding(inner.embedding.weight)  # type: ignore[assignment]
     inner.norm = NativeNorm(inner.norm)  # type: ignore[assignment]
-    return PackedModel(inner, head, num_bytes, dtype=torch.float32)
+    return NativeModel(inner, head, num_bytes)
 
 
 def _native(layer: nn.Linear, weight_format: LinearFormat) -> NativeLinear:

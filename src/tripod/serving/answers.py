@@ -15,7 +15,7 @@ from tripod.chat.wire.sse import DONE, frame
 from tripod.messages import Usage
 from tripod.serving.connection import EventStream, unless_disconnected
 from tripod.serving.errors import error_body
-from tripod.serving.generation import Choice, generate, total_usage
+from tripod.serving.generation import Arrival, Choice, generate, total_usage
 from tripod.serving.visit import Visit
 from tripod.trace import Event, Finished
 
@@ -28,11 +28,13 @@ Body = dict[str, Any]
 class Writer(Protocol):
     """Turns events into the bodies of one endpoint."""
 
-    def chunk(self, choice: Choice, event: Event, made: Made | None) -> Body | None: ...  # None: nothing to send yet
+    def chunk(self, choice: Choice, event: Event, made: Made | None) -> bytes | None: ...  # the next frame; None: nothing to send yet
 
-    def usage_chunk(self, usage: Usage) -> Body: ...  # the last chunk of a stream, where it was asked for
+    def usage_chunk(self, usage: Usage) -> bytes: ...  # the last frame of a stream, where it was asked for
 
-    def whole(self, usage: Usage, made: Made) -> Body: ...  # all chunks so far, as one body
+    def take(self, choice: Choice, event: Event) -> None: ...  # as `chunk`, for the whole
+
+    def whole(self, usage: Usage, made: Made) -> Body: ...  # all pieces so far, as one body
 
 
 async def respond(
@@ -51,10 +53,11 @@ async def respond(
 
     async def whole() -> Response:
         async with aclosing(generate(engine, choices, visit)) as events:
-            async for choice, event in events:
-                writer.chunk(choice, event, None)
-                account.note(choice, event)
-                visit.sent(choice.index, event)
+            async for arrived in events:
+                for choice, event in arrived:
+                    writer.take(choice, event)
+                    account.note(choice, event)
+                    visit.sent(choice.index, event)
         return JSONResponse(writer.whole(account.usage, account.made))
 
     async def streamed() -> Response:
@@ -119,30 +122,31 @@ class _Account:
 
 
 async def _frames(
-    first: tuple[Choice, Event], rest: AsyncGenerator[tuple[Choice, Event], None], writer: Writer, account: _Account, *, include_usage: bool
+    first: list[Arrival], rest: AsyncGenerator[list[Arrival], None], writer: Writer, account: _Account, *, include_usage: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The stream of one response. What comes after a `yield` is done when the frame has been handed to the socket."""
+    """The stream of one response: frames, together where several are due. After a `yield` they have been handed to the socket."""
     visit = account.visit
     async with aclosing(rest):
         try:
-            async for choice, event in _chained(first, rest):
-                made = account.made if account.note(choice, event) else None
-                body = writer.chunk(choice, event, made)
-                if body is not None:
-                    yield frame(body)
-                visit.sent(choice.index, event)
+            async for arrived in _chained(first, rest):
+                frames = []
+                for choice, event in arrived:
+                    made = account.made if account.note(choice, event) else None
+                    chunk = writer.chunk(choice, event, made)
+                    if chunk is not None:
+                        frames.append(chunk)
+                if frames:
+                    yield b"".join(frames)
+                for choice, event in arrived:
+                    visit.sent(choice.index, event)
         except Exception as error:
             visit.error = error
             yield frame(error_body(error).to_json())  # and no [DONE]: the answer is not complete
             return
-    if include_usage:
-        yield frame(writer.usage_chunk(account.usage))
-    yield DONE
+    yield writer.usage_chunk(account.usage) + DONE if include_usage else DONE
 
 
-async def _chained(
-    first: tuple[Choice, Event], rest: AsyncGenerator[tuple[Choice, Event], None]
-) -> AsyncGenerator[tuple[Choice, Event], None]:
+async def _chained(first: list[Arrival], rest: AsyncGenerator[list[Arrival], None]) -> AsyncGenerator[list[Arrival], None]:
     yield first
-    async for item in rest:
-        yield item
+    async for arrived in rest:
+        yield arrived

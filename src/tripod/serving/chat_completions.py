@@ -13,6 +13,7 @@ from tripod.chat.render import prompt_ids
 from tripod.chat.wire.openai import ChatBody
 from tripod.chat.wire.openai_replies import ChatChoice, ChatChunk, ChatCompletion, ChatLogprobs, ChunkChoice, Made, ReplyMessage
 from tripod.chat.wire.openai_replies import Usage as UsageBody
+from tripod.chat.wire.sse import ChunkTemplate, frame
 from tripod.errors import ConfigError, RequestError
 from tripod.messages import TokenLogprob, Usage
 from tripod.serving.answers import Body, respond
@@ -27,7 +28,6 @@ async def chat_completions(request: Request) -> Response:
     """Answers a conversation, `n` times."""
     visit = Visit.of(request)
     served = visit.served
-    visit.enter()
     body = await read_body(request, ChatBody, served.config)
     engine = served.engine_for(body.model)
     sampling = body.to_sampling()
@@ -77,8 +77,13 @@ class ChatWriter:
     include_usage: bool
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
+    _templates: dict[int, ChunkTemplate] = field(default_factory=dict)
 
-    def chunk(self, choice: Choice, event: Event, made: Made | None) -> Body | None:
+    def take(self, choice: Choice, event: Event) -> None:
+        self._push(choice, event)
+
+    def _push(self, choice: Choice, event: Event) -> ChunkChoice | str | None:
+        """The next piece; its text where there is nothing else in it; None while there is nothing to send."""
         written = self.choices[choice.index]
         delta = ReplyMessage()
         logprobs: ChatLogprobs | None = None
@@ -89,18 +94,41 @@ class ChatWriter:
             case Delta():
                 if written.is_begun and not (event.text or event.logprobs):
                     return None
-                delta.content = event.text
                 written.texts.append(event.text)
                 written.logprobs.extend(event.logprobs)
+                if written.is_begun and not self.wants_logprobs:
+                    return event.text
+                delta.content = event.text
                 logprobs = ChatLogprobs.of(event.logprobs) if self.wants_logprobs else None
             case Finished():
                 written.finish_reason = event.finish_reason
         written.is_begun = True
-        piece = ChunkChoice(index=choice.index, delta=delta, logprobs=logprobs, finish_reason=written.finish_reason)
-        return self._chunk([piece], None, made)
+        return ChunkChoice(index=choice.index, delta=delta, logprobs=logprobs, finish_reason=written.finish_reason)
 
-    def usage_chunk(self, usage: Usage) -> Body:
-        return self._chunk([], usage, None)
+    def chunk(self, choice: Choice, event: Event, made: Made | None) -> bytes | None:
+        piece = self._push(choice, event)
+        match piece:
+            case None:
+                return None
+            case str():
+                assert made is None, "only the last event of a choice has it, and that is no text"
+                return self._template(choice.index).frame(piece)
+            case ChunkChoice():
+                return frame(self._chunk([piece], None, made))
+
+    def _template(self, index: int) -> ChunkTemplate:
+        """Of chunks with text alone."""
+        template = self._templates.get(index)
+        if template is None:
+            template = self._templates[index] = ChunkTemplate(
+                lambda text: self._chunk(
+                    [ChunkChoice(index=index, delta=ReplyMessage(content=text), logprobs=None, finish_reason=None)], None, None
+                )
+            )
+        return template
+
+    def usage_chunk(self, usage: Usage) -> bytes:
+        return frame(self._chunk([], usage, None))
 
     def whole(self, usage: Usage, made: Made) -> Body:
         choices = [

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from tripod.chat.wire.openai import CompletionBody
 from tripod.chat.wire.openai_replies import Completion, CompletionChoice, CompletionLogprobs, Made, completion_logprobs
 from tripod.chat.wire.openai_replies import Usage as UsageBody
+from tripod.chat.wire.sse import ChunkTemplate, frame
 from tripod.messages import TokenLogprob, Usage
 from tripod.serving.answers import Body, respond
 from tripod.serving.bodies import read_body
@@ -29,7 +30,6 @@ async def completions(request: Request) -> Response:
     """Continues one or more prompts, `n` times each."""
     visit = Visit.of(request)
     served = visit.served
-    visit.enter()
     body = await read_body(request, CompletionBody, served.config)
     engine = served.engine_for(body.model)
     sampling = body.to_sampling()
@@ -162,13 +162,26 @@ class CompletionWriter:
     include_usage: bool
     id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
+    _templates: dict[int, ChunkTemplate] = field(default_factory=dict)  # of chunks with text alone, by choice
 
-    def chunk(self, choice: Choice, event: Event, made: Made | None) -> Body | None:
+    def take(self, choice: Choice, event: Event) -> None:
+        self.pieces[choice.index].push(choice.index, event)
+
+    def chunk(self, choice: Choice, event: Event, made: Made | None) -> bytes | None:
         piece = self.pieces[choice.index].push(choice.index, event)
-        return None if piece is None else self._body([piece], None, made)
+        if piece is None:
+            return None
+        if piece.logprobs is not None or piece.finish_reason is not None or made is not None:
+            return frame(self._body([piece], None, made))
+        template = self._templates.get(choice.index)
+        if template is None:
+            template = self._templates[choice.index] = ChunkTemplate(
+                lambda text: self._body([CompletionChoice(index=choice.index, text=text, logprobs=None, finish_reason=None)], None, None)
+            )
+        return template.frame(piece.text)
 
-    def usage_chunk(self, usage: Usage) -> Body:
-        return self._body([], usage, None)
+    def usage_chunk(self, usage: Usage) -> bytes:
+        return frame(self._body([], usage, None))
 
     def whole(self, usage: Usage, made: Made) -> Body:
         return self._body([pieces.whole(index) for index, pieces in enumerate(self.pieces)], usage, made)

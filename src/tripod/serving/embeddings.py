@@ -28,7 +28,6 @@ async def embeddings(request: Request) -> Response:
     """Embeds one or more texts as unit vectors."""
     visit = Visit.of(request)
     served = visit.served
-    visit.enter()
     body = await read_body(request, EmbeddingBody, served.config)
     encoder = served.encoder
     if encoder is None:

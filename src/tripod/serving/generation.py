@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tripod.chat.closing import closing
 from tripod.errors import EngineError
@@ -51,8 +51,13 @@ def total_usage(finished: Sequence[Finished], num_choices: int) -> Usage:
     )
 
 
-async def generate(engine: Engine, choices: Sequence[Choice], visit: Visit) -> AsyncGenerator[tuple[Choice, Event], None]:
-    """The events of all choices as they come. Closing it aborts what still runs; the first error ends all.
+Arrival: TypeAlias = tuple[Choice, Event]
+
+
+async def generate(engine: Engine, choices: Sequence[Choice], visit: Visit) -> AsyncGenerator[list[Arrival], None]:
+    """The events of all choices as they come, those together that came while the last were taken.
+
+    Closing it aborts what still runs; the first error ends all.
 
     Raises:
         RequestError: the engine refuses a choice.
@@ -70,7 +75,7 @@ async def generate(engine: Engine, choices: Sequence[Choice], visit: Visit) -> A
         engine.stream(choice.prompt_ids, choice.sampling, priority=visit.priority, tenant=visit.tenant, timeout_s=timeout_s)
         for choice in choices
     ]
-    arrivals: asyncio.Queue[tuple[Choice, Event] | Exception] = asyncio.Queue()
+    arrivals: asyncio.Queue[Arrival | Exception] = asyncio.Queue()
     asked_s = time.monotonic()
 
     async def pump(choice: Choice, stream: AsyncIterator[Event]) -> None:
@@ -97,16 +102,24 @@ async def generate(engine: Engine, choices: Sequence[Choice], visit: Visit) -> A
         try:
             num_running = len(choices)
             while num_running:
+                arrived: list[Arrival] = []
                 arrival = await arrivals.get()
+                while not isinstance(arrival, Exception):
+                    event = arrival[1]
+                    if isinstance(event, Finished):
+                        if event.finish_reason == "abort":
+                            arrival = EngineError("the engine aborted this request before it was finished")
+                            break
+                        visit.span.phases(event, asked_s)
+                        num_running -= 1
+                    arrived.append(arrival)
+                    if arrivals.empty():
+                        break
+                    arrival = arrivals.get_nowait()
+                if arrived:
+                    yield arrived
                 if isinstance(arrival, Exception):
                     raise arrival
-                choice, event = arrival
-                if isinstance(event, Finished):
-                    if event.finish_reason == "abort":
-                        raise EngineError("the engine aborted this request before it was finished")
-                    visit.span.phases(event, asked_s)
-                    num_running -= 1
-                yield choice, event
         finally:
             if alarm is not None:
                 alarm.cancel()

@@ -10,12 +10,12 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
-
+from tripod.serving.load_client import LoadClient, WireError
 from tripod.serving.workload import Ask
 
 
@@ -37,7 +37,7 @@ class Outcome:
     index: int
     tenant: str
     due_s: float
-    sent_s: float
+    sent_s: float  # when the request was handed to the socket
     status: int = 0  # of HTTP; 0: no answer came
     error: str | None = None  # also one in the middle of a stream
     is_aborted: bool = False  # by us, as asked
@@ -101,7 +101,7 @@ async def closed_loop(target: Target, asks: Sequence[Ask], *, concurrency: int, 
     outcomes: list[Outcome] = []
     began_s = time.monotonic()
 
-    async with _client(target, concurrency) as http:
+    async with _client(target) as http:
 
         async def client() -> None:
             for index, ask in waiting:
@@ -118,7 +118,7 @@ async def open_loop(target: Target, asks: Sequence[Ask], *, progress: Callable[[
     outcomes: list[Outcome] = []
     began_s = time.monotonic()
 
-    async with _client(target, None) as http, asyncio.TaskGroup() as tasks:
+    async with _client(target) as http, asyncio.TaskGroup() as tasks:
 
         async def one(index: int, ask: Ask) -> None:
             outcomes.append(await _ask(http, target, index, ask, ask.arrival_s, began_s))
@@ -127,40 +127,45 @@ async def open_loop(target: Target, asks: Sequence[Ask], *, progress: Callable[[
         for index, ask in sorted(enumerate(asks), key=lambda pair: pair[1].arrival_s):
             await asyncio.sleep(ask.arrival_s - (time.monotonic() - began_s))
             tasks.create_task(one(index, ask))
-    async with _client(target, 1) as http:
+    async with _client(target) as http:
         return await _run(http, target, outcomes, began_s)
 
 
-def _client(target: Target, concurrency: int | None) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+def _client(target: Target) -> LoadClient:
     headers = {"authorization": f"Bearer {target.api_key}"} if target.api_key else {}
-    return httpx.AsyncClient(limits=limits, headers=headers, timeout=target.timeout_s, trust_env=False)
+    return LoadClient(target.url, headers=headers, timeout_s=target.timeout_s)
 
 
-async def _run(http: httpx.AsyncClient, target: Target, outcomes: list[Outcome], began_s: float) -> Run:
+async def _run(http: LoadClient, target: Target, outcomes: list[Outcome], began_s: float) -> Run:
     duration_s = max((outcome.end_s for outcome in outcomes), default=time.monotonic() - began_s)
+    answer: list[bytes] = []
     try:
-        response = await http.get(target.url.removesuffix("/v1") + "/debug/steps")
-        steps = response.json()["steps"] if response.status_code == 200 else []
-    except (httpx.HTTPError, ValueError, KeyError):
+        path = urlsplit(target.url).path.removesuffix("/v1") + "/debug/steps"
+        await http.ask("GET", path, on_data=lambda data, _: answer.append(data))
+        steps = json.loads(b"".join(answer))["steps"]
+    except (WireError, ValueError, KeyError, TypeError):
         steps = []  # not one of ours
     return Run(outcomes=sorted(outcomes, key=lambda outcome: outcome.index), duration_s=duration_s, steps=steps)
 
 
-async def _ask(http: httpx.AsyncClient, target: Target, index: int, ask: Ask, due_s: float, began_s: float) -> Outcome:
+async def _ask(http: LoadClient, target: Target, index: int, ask: Ask, due_s: float, began_s: float) -> Outcome:
     outcome = Outcome(index=index, tenant=ask.tenant, due_s=due_s, sent_s=time.monotonic() - began_s)
     try:
         async with asyncio.timeout(ask.abort_after_s):
             await _stream(http, target, ask, outcome, began_s)
-    except TimeoutError:
+    except (TimeoutError, _HangUp):
         outcome.is_aborted = True
-    except httpx.HTTPError as error:
+    except WireError as error:
         outcome.error = f"{type(error).__name__}: {error}"
     outcome.end_s = time.monotonic() - began_s
     return outcome
 
 
-async def _stream(http: httpx.AsyncClient, target: Target, ask: Ask, outcome: Outcome, began_s: float) -> None:
+class _HangUp(Exception):
+    """The client has what it wanted and leaves."""
+
+
+async def _stream(http: LoadClient, target: Target, ask: Ask, outcome: Outcome, began_s: float) -> None:
     body: dict[str, Any] = {
         "model": target.model,
         "prompt": list(ask.prompt_ids),
@@ -171,27 +176,52 @@ async def _stream(http: httpx.AsyncClient, target: Target, ask: Ask, outcome: Ou
     }
     if target.ignore_eos:
         body["ignore_eos"] = True
+    reader = _Reader(ask, outcome, began_s)
+    path = f"{urlsplit(target.url).path}/completions"
     headers = {"x-tenant": ask.tenant} if ask.tenant else {}
-    async with http.stream("POST", f"{target.url}/completions", json=body, headers=headers) as response:
-        outcome.status = response.status_code
-        if response.status_code != 200:
-            retry_after = response.headers.get("retry-after")
-            outcome.retry_after_s = float(retry_after) if retry_after is not None else None
-            outcome.error = (await response.aread()).decode(errors="replace")[:300]
+    await http.ask("POST", path, body=body, headers=headers, on_sent=reader.sent, on_head=reader.head, on_data=reader.data)
+    reader.end()
+
+
+class _Reader:
+    """Makes an outcome of an answer, as it comes."""
+
+    def __init__(self, ask: Ask, outcome: Outcome, began_s: float) -> None:
+        self._ask = ask
+        self._outcome = outcome
+        self._began_s = began_s
+        self._rest = b""
+        self._is_done = False
+
+    def sent(self, now: float) -> None:
+        self._outcome.sent_s = now - self._began_s
+
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
+        self._outcome.status = status
+        if status != 200 and "retry-after" in headers:
+            self._outcome.retry_after_s = float(headers["retry-after"])
+
+    def data(self, data: bytes, now: float) -> None:
+        outcome = self._outcome
+        if outcome.status != 200:
+            self._rest += data
             return
-        is_done = False
-        async for line in response.aiter_lines():
-            if not line.startswith("data:"):
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            if not line.startswith(b"data:"):
                 continue
-            if line == "data: [DONE]":
-                is_done = True
+            if line.rstrip() == b"data: [DONE]":
+                self._is_done = True
                 continue
-            _note(outcome, json.loads(line[5:]), time.monotonic() - began_s)
-            if ask.abort_after_chunks is not None and outcome.num_chunks >= ask.abort_after_chunks:
-                outcome.is_aborted = True
-                return
-        if not is_done and outcome.error is None:
-            outcome.error = "the stream ended without [DONE]"
+            _note(outcome, json.loads(line[5:]), now - self._began_s)
+            if self._ask.abort_after_chunks is not None and outcome.num_chunks >= self._ask.abort_after_chunks:
+                raise _HangUp
+
+    def end(self) -> None:
+        if self._outcome.status != 200:
+            self._outcome.error = self._rest.decode(errors="replace")[:300]
+        elif not self._is_done and self._outcome.error is None:
+            self._outcome.error = "the stream ended without [DONE]"
 
 
 def _note(outcome: Outcome, chunk: dict[str, Any], now: float) -> None:

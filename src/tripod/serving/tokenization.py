@@ -20,7 +20,6 @@ async def tokenize(request: Request) -> Response:
     """The token ids of a prompt, or of messages in the chat template."""
     visit = Visit.of(request)
     served = visit.served
-    visit.enter()
     body = await read_body(request, TokenizeBody, served.config)
     engine = served.engine_for(body.model)
     if (body.prompt is None) == (body.messages is None):
@@ -46,7 +45,6 @@ async def tokenize(request: Request) -> Response:
 async def detokenize(request: Request) -> Response:
     """The text of token ids."""
     visit = Visit.of(request)
-    visit.enter()
     body = await read_body(request, DetokenizeBody, visit.served.config)
     engine = visit.served.engine_for(body.model)
     outside = next((i for i in body.tokens if not 0 <= i < engine.tokenizer.vocab_size), None)

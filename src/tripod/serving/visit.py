@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tripod.serving.telemetry import RequestSpan
 
 _MAX_TENANT = 64  # characters of a name that a client gives itself
+_WORK = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/tokenize", "/detokenize"})  # what needs a place
 
 
 @dataclass(slots=True, eq=False)
@@ -150,6 +151,13 @@ class Front:
             except RequestError as error:
                 await error_response(error)(scope, receive, noting_status)
                 return
+            if scope["method"] == "POST" and scope["path"] in _WORK:
+                try:
+                    visit.enter()
+                except OverloadedError as error:  # told from here: routing and reading would cost more than the refusal
+                    visit.error = error
+                    await error_response(error)(scope, receive, noting_status)
+                    return
             await self._app(scope, receive, noting_status)
         finally:
             visit.close()

@@ -23,7 +23,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tripod.errors import CheckpointError, ConfigError
+from tripod.training.checkpoint_rule import CheckpointRule
 from tripod.training.data.progress import Progress, no_progress
 from tripod.training.initial_spread import InitialSpread, misfits
 from tripod.training.safetensors_file import SafetensorsFile
@@ -74,7 +75,7 @@ class Finding:
     detail: str
 
     def __str__(self) -> str:
-        where = "step " + ", ".join(map(str, self.steps))
+        where = "step " + (", ".join(map(str, self.steps)) if len(self.steps) <= 4 else f"{self.steps[0]} to {self.steps[-1]}")
         named = (
             f" [{', '.join(self.tensors[:3])}{f' and {len(self.tensors) - 3} more' if len(self.tensors) > 3 else ''}]"
             if self.tensors
@@ -424,21 +425,26 @@ def _jumps(
 
 
 def _missing(expected: Sequence[int], folders: Mapping[int, Path]) -> list[Finding]:
-    return [
-        Finding(kind=Kind.MISSING, steps=(step,), detail="the rule keeps this step, and there is no folder of it")
-        for step in expected
-        if step not in folders
-    ]
+    """A finding for each hole, and one for all that would come behind the last, as in a run that is not finished."""
+    last = max(folders)
+    detail = "the rule keeps this step, and there is no folder of it"
+    found = [Finding(kind=Kind.MISSING, steps=(step,), detail=detail) for step in expected if step < last and step not in folders]
+    if behind := tuple(step for step in expected if step > last):
+        detail = f"the rule keeps {len(behind)} more behind step {last}: the run is not finished, or they were lost"
+        found.append(Finding(kind=Kind.MISSING, steps=behind, detail=detail))
+    return found
 
 
 def _declared_steps(recipe: Mapping[str, Any]) -> tuple[int, ...]:
-    """By the checkpoint rule of a recipe; nothing where it has none."""
-    rule, num_steps = recipe.get("checkpoints"), recipe.get("num_steps")
+    """By the checkpoint rule of a recipe, for a branch from the step that it left its parent at; nothing where there is no rule."""
+    rule, num_steps, branch = recipe.get("checkpoints"), recipe.get("num_steps"), recipe.get("branch")
     if not isinstance(rule, Mapping) or not isinstance(num_steps, int):
         return ()
-    powers = {1 << exponent for exponent in range(int(rule.get("log_until", 0)).bit_length())}
-    grid = range(int(rule.get("offset", 0)), num_steps + 1, int(rule["every"])) if rule.get("every") else ()
-    return tuple(sorted(step for step in {0, num_steps, *powers, *grid, *rule.get("also", ())} if step <= num_steps))
+    parent = str(branch.get("parent", "")) if isinstance(branch, Mapping) else ""
+    first = int(match[1]) if (match := _STEP.fullmatch(parent.rpartition("@")[2])) else 0
+    known = {field.name for field in fields(CheckpointRule)}
+    declared = CheckpointRule(**{name: value for name, value in rule.items() if name in known})
+    return tuple(step for step in declared.steps(num_steps) if step >= first)
 
 
 def _declared_spread(recipe: Mapping[str, Any]) -> InitialSpread | None:

@@ -375,6 +375,10 @@ class DeltaStore:
         file = self._files.get(step)
         if file is None:
             if step not in self._steps:
+                if not self._steps:
+                    raise ConfigError(
+                        f"{self.path} is not a delta store: it has no stepN.delta; `tripod suite pack RUN --into {self.path}` makes one"
+                    )
                 some = ", ".join(map(str, self._steps[:4])) + (", ..." if len(self._steps) > 4 else "")
                 raise ConfigError(f"{self.path} has no step {step}; it has {len(self._steps)} steps: {some}")
             file = self._files[step] = DeltaFile(self._path(step))

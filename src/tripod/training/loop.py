@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from tripod.training.packing import Packing, pack
 from tripod.training.parallel import ALONE, Processes, joined_processes, parallelize, whole
 from tripod.training.recipe import Recipe
 from tripod.training.recipe_file import to_mapping
-from tripod.training.run import Run
+from tripod.training.run import Run, sole_trainer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,13 +114,13 @@ def train(
         progress: of opening the order.
 
     Raises:
-        ConfigError: the run exists, or does not fit the recipe; see `Run.begin`, `Run.resume`.
+        ConfigError: the run exists, does not fit the recipe, or is being trained; see `Run.begin`, `Run.resume`, `sole_trainer`.
         CheckpointError: the newest checkpoint is not what its manifest says.
         MissingExtraError: a sink needs a package that is not installed.
         TrainingError: a loss or a gradient is not a number; nothing of that step was saved.
     """
-    with joined_processes(recipe.parallel, torch.device(device)) as processes:
-        run = _open_run(recipe, resume, processes)
+    with joined_processes(recipe.parallel, torch.device(device)) as processes, ExitStack() as lock:
+        run = _open_run(recipe, resume, processes, lock)
         trainer = Trainer(run, device=torch.device(device), processes=processes, sinks=sinks, progress=progress)
         last: StepReport | None = None
 
@@ -145,11 +146,12 @@ def train(
         return TrainResult(run=run, step=step, is_complete=step == recipe.num_steps, last=last)
 
 
-def _open_run(recipe: Recipe, resume: bool, processes: Processes) -> Run:
-    """By the first process; the others go on when its files are there, or raise what it raised."""
+def _open_run(recipe: Recipe, resume: bool, processes: Processes, lock: ExitStack) -> Run:
+    """By the first process, which locks it; the others go on when its files are there, or raise what it raised."""
     run: Run | TripodError | None = None
     if processes.is_first:
         try:
+            lock.enter_context(sole_trainer(Path(recipe.run)))
             run = Run.resume(recipe) if resume else Run.begin(recipe)
         except TripodError as error:
             run = error

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +25,8 @@ from tripod.training.recipe import Recipe
 from tripod.training.recipe_file import read_recipe, recipe_from, to_mapping, to_yaml
 
 RECIPE = "recipe.yaml"
+PATIENCE_S = 10.0  # for another process that trains the run to save and end, as those of a killed `tripod suite run` do
+_POLL_S = 0.1
 _MAY_CHANGE = (
     *("run", "validation", "checkpoints", "batch.micro_rows", "parallel", "recompute"),
     *("data.prefixes", "data.tokenizer", "data.maps_folder", "data.source"),
@@ -40,6 +47,9 @@ class Run:
         Raises:
             ConfigError: there is no run in this folder, or its recipe cannot be read.
         """
+        run, at, step = str(folder).rpartition("@step")
+        if at and (Path(run) / RECIPE).is_file():
+            raise ConfigError(f"{folder} is a checkpoint of the training run {run}; give the run alone (and step {step} by itself)")
         if not (folder / RECIPE).is_file():
             raise ConfigError(f"{folder} is not a training run: it has no {RECIPE}; give the folder that a recipe names in `run`")
         return Run(folder, read_recipe(folder / RECIPE))
@@ -53,7 +63,7 @@ class Run:
         """
         folder = Path(recipe.run)
         if steps := steps_of_run(folder):
-            raise ConfigError(f"{folder} has checkpoints up to step {steps[-1]}; resume it, or name another folder in `run`")
+            raise ConfigError(f"{folder} has checkpoints up to step {steps[-1]}; resume it (--resume), or name another folder in `run`")
         return Run._claim(folder, recipe)
 
     @staticmethod
@@ -84,7 +94,6 @@ class Run:
     @staticmethod
     def _claim(folder: Path, recipe: Recipe) -> Run:
         folder.mkdir(parents=True, exist_ok=True)
-        remove_partial_checkpoints(folder)
         with atomic_file(folder / RECIPE) as stream:
             stream.write(to_yaml(recipe).encode())
         return Run(folder, recipe)
@@ -107,6 +116,40 @@ class Run:
     def order(self, part: Literal["train", "valid"] = "train", *, progress: Progress = no_progress) -> DataOrder:
         """Which rows it trains at which step."""
         return open_recipe_order(self.recipe, part, progress=progress)
+
+
+@contextmanager
+def sole_trainer(folder: Path) -> Iterator[None]:
+    """Within the block no other process trains the run in this folder; what a crash left of its checkpoints is taken away first.
+
+    Two trainers would write one metrics file, and take away what the other is just saving.
+
+    Raises:
+        ConfigError: another process trains it, and did not end within `PATIENCE_S`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)  # closed, and the lock with it, when the process ends in whatever way
+    try:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not _is_locked(descriptor):
+            if time.monotonic() > deadline_s:
+                raise ConfigError(f"another process trains {folder}; wait until it has ended, or name another folder in `run`")
+            time.sleep(_POLL_S)
+        remove_partial_checkpoints(folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Whether this process has the lock now. Where a file system has none, such as some of networks, everyone has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def open_recipe_order(recipe: Recipe, part: Literal["train", "valid"] = "train", *, progress: Progress = no_progress) -> DataOrder:

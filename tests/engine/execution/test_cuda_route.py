@@ -55,12 +55,12 @@ def test_recorded_decodes_and_mixed_steps_give_the_tokens_of_the_plain_way(model
         for i, (prompt, length) in enumerate(zip(PROMPTS, lengths, strict=True))
     ]
     for request in requests:
-        policy.add(request)
+        policy.add(request, 0.0)
     while policy.has_work:
-        schedule = policy.plan()
+        schedule = policy.plan(0.0)
         result = runner.run(schedule)
         assert not result.failed, result.failed
-        policy.commit(schedule, result.token_ids)
+        policy.commit(schedule, result.token_ids, 0.0)
     assert [request.output_ids for request in requests] == [
         plain_greedy(model, prompt, length) for prompt, length in zip(PROMPTS, lengths, strict=True)
     ]

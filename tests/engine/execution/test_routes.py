@@ -20,6 +20,7 @@ from tripod.errors import ConfigError
 from tripod.models.gpt_neox import GPTNeoXConfig
 from tripod.models.language_model import LanguageModel
 from tripod.models.llama import LlamaConfig
+from tripod.models.native_blocks import NativeModel
 from tripod.ops.kernels.cpu import library
 from tripod.ops.linear_formats import LinearFormat
 from tripod.sampling import GREEDY
@@ -103,6 +104,21 @@ def test_a_row_has_the_same_bits_alone_in_any_chunk_and_beside_any_neighbours(
         assert torch.equal(steps.whole(ids, sizes, beside), expected), f"beside {len(crowd)} others"
         for other in crowd:
             steps._free += other.block_ids
+
+
+@needs_kernels
+@pytest.mark.parametrize("weight_format", ["f32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("name", ["neox", "qwen2", "qwen3"])
+def test_one_call_a_layer_gives_the_bits_of_the_kernels_one_by_one(
+    name: str, weight_format: LinearFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = Steps(tiny_model(CONFIGS[name]), "native", weight_format)
+    ids = token_ids(40, seed=4)
+    fused = steps.whole(ids, [17, 1, 22])
+    assert isinstance(steps.model, NativeModel)
+    assert steps.model._layers is not None, "nothing was fused"
+    monkeypatch.setattr(steps.model, "_layers", None)
+    assert torch.equal(steps.whole(ids, [17, 1, 22]), fused)
 
 
 def test_the_plain_torch_route_does_change_bits_with_the_batch() -> None:

@@ -107,6 +107,7 @@ def test_all_but_some_strings_is_a_pattern_of_every_other(strings: list[str], te
         ({"minProperties": 3, "required": ["a"]}, "minProperties", "#"),
         ({"enum": [1], "not": {"type": "number"}}, "enum", "#"),
         ({"items": {"enum": [{"a": [1e308]}]}}, "enum", "#/items"),
+        ({"allOf": [{"const": 1e308}, {"not": {"type": "string"}}]}, "enum", "#"),
     ],
     ids=lambda value: str(value)[:40],
 )

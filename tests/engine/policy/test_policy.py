@@ -71,6 +71,25 @@ def test_a_long_prompt_is_cut_into_chunks_that_fill_what_decodes_leave_of_the_bu
     assert step(policy) == {}
 
 
+def test_a_long_prompt_takes_short_steps_while_others_decode_and_short_prompts_still_come_in_together() -> None:
+    policy = make_policy(max_batch_tokens=16, chunk_beside_decodes=3)
+    policy.add(make_request("a", 2, 9), 0.0)
+    policy.add(make_request("b", 2, 9), 0.0)
+    assert step(policy) == {"a": 2, "b": 2}
+    for name, num_prompt in (("long", 12), ("short", 3), ("other", 4)):
+        policy.add(make_request(name, num_prompt, 2), 0.0)
+    assert step(policy) == {"a": 1, "b": 1, "long": 5, "short": 3}  # of 4 places
+    assert step(policy) == {"a": 1, "b": 1, "short": 1, "long": 6}
+    assert step(policy) == {"a": 1, "b": 1, "long": 1, "other": 4}
+
+
+def test_a_long_prompt_alone_fills_whole_steps() -> None:
+    policy = make_policy(max_batch_tokens=16, chunk_beside_decodes=3)
+    policy.add(make_request("long", 20, 1), 0.0)
+    assert step(policy) == {"long": 16}
+    assert step(policy) == {"long": 4}
+
+
 def test_the_queue_is_never_overtaken() -> None:
     policy = make_policy(num_blocks=4, block_size=4)
     policy.add(make_request("first", 8, 2), 0.0)

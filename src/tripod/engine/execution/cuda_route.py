@@ -13,6 +13,7 @@ from torch import Tensor
 from tripod.engine.execution.kv_cache import KVCache, KVCacheSpec
 from tripod.engine.execution.paged_attention import TorchKVCache
 from tripod.engine.execution.ragged_batch import RaggedBatch, Span
+from tripod.engine.execution.sampler import torch_argmax
 from tripod.models.language_model import LanguageModel, LanguageModelConfig
 from tripod.ops.attention import Attend
 from tripod.ops.kernels.cuda.paged_attention import PART, Tiles, paged_attention, write_pages
@@ -40,6 +41,9 @@ class CudaRoute:
 
     def start_thread(self) -> None:
         torch.cuda.set_device(self._device)
+
+    def argmax(self, logits: Tensor) -> Tensor:
+        return torch_argmax(logits)
 
     def step(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -1,7 +1,5 @@
 """The native kernels as a route: packed weights, keys and values in the kernels' layout, and a pool of threads."""
 
-# N tokens of the step, G key/value heads, K head size
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -19,7 +17,9 @@ from tripod.models.llama import Llama
 from tripod.models.native_blocks import pack_native
 from tripod.models.pack import PackedModel
 from tripod.ops.kernels.cpu import library, threads
-from tripod.ops.kernels.cpu.paged_attention import KVPool, paged_attention, why_no_pool
+from tripod.ops.kernels.cpu.paged_attention import KVPool, why_no_pool
+from tripod.ops.kernels.cpu.pool_attention import PoolAttention
+from tripod.ops.kernels.cpu.rows import argmax
 from tripod.ops.linear_formats import LinearFormat
 
 
@@ -63,6 +63,9 @@ class NativeRoute:
         torch.set_num_threads(1)
         threads.set_num_threads(self._num_threads)
 
+    def argmax(self, logits: Tensor) -> Tensor:
+        return argmax(logits)
+
     def step(self) -> AbstractContextManager[None]:
         return threads.held_awake()
 
@@ -81,8 +84,8 @@ class NativeKVCache:
             dtype=spec.dtype,
         )
 
-    def attend(self, batch: RaggedBatch) -> NativeAttention:
-        return NativeAttention(self.pool, batch)
+    def attend(self, batch: RaggedBatch) -> PoolAttention:
+        return PoolAttention(self.pool, batch.slots, batch.requests, batch.positions, batch.block_tables)
 
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
         if copies:
@@ -94,25 +97,3 @@ class NativeKVCache:
         nothing = torch.zeros(num_tokens, self.spec.num_kv_heads, self.spec.head_dim)
         for layer in range(self.spec.num_layers):
             self.pool.write(layer, nothing, nothing, slots)
-
-
-class NativeAttention:
-    """The `Attend` of one step."""
-
-    def __init__(self, pool: KVPool, batch: RaggedBatch) -> None:
-        self._pool = pool
-        self._batch = batch
-
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None = None) -> Tensor:
-        batch = self._batch
-        self._pool.write(layer, key, value, batch.slots)
-        return paged_attention(
-            query,
-            self._pool,
-            layer,
-            requests=batch.requests,
-            positions=batch.positions,
-            block_tables=batch.block_tables,
-            scale=scale,
-            window=window,
-        )

@@ -8,10 +8,12 @@ from importlib.util import find_spec
 from typing import Literal, Protocol, TypeAlias
 
 import torch
+from torch import Tensor
 
 from tripod.engine.execution.fixed_tiles import FixedTiles, RowKVCache
 from tripod.engine.execution.kv_cache import KVCache, KVCacheSpec
 from tripod.engine.execution.paged_attention import TorchKVCache
+from tripod.engine.execution.sampler import torch_argmax
 from tripod.errors import ConfigError
 from tripod.models.gpt_neox import GPTNeoX
 from tripod.models.language_model import LanguageModel
@@ -56,6 +58,10 @@ class Route(Protocol):
 
     def start_thread(self) -> None:
         """Called once on the thread that will run the steps."""
+        ...
+
+    def argmax(self, logits: Tensor) -> Tensor:
+        """The place of each row's largest logit, the first of equals; NaN counts as the largest: [R, V] -> [R]."""
         ...
 
     def step(self) -> AbstractContextManager[None]:
@@ -143,6 +149,9 @@ class TorchRoute:
 
     def start_thread(self) -> None:
         pass
+
+    def argmax(self, logits: Tensor) -> Tensor:
+        return torch_argmax(logits)
 
     def step(self) -> AbstractContextManager[None]:
         return nullcontext()

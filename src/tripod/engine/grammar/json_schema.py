@@ -67,12 +67,9 @@ class _Rewriter:
         """One schema and all below it. References stay as they are: one that leads into a rewritten part is refused later."""
         if not isinstance(schema, Mapping):
             return bool(schema)
-        for keyword in ("enum", "const"):
-            if _holds_huge_float(schema.get(keyword)):
-                raise unsupported(
-                    keyword, place, "it holds a number beyond 2^53, which would be spelled as an integer that validators tell apart"
-                )
         values = next(_value_lists(schema), None)
+        if values is not None and any(map(_holds_huge_float, values)):
+            raise unsupported("enum", place, "it holds a number beyond 2^53, and its spelling as an integer is another one to a validator")
         if values is not None and _is_beyond(schema):
             return self._finite(schema, values, place)
         result = {key: self._keyword(key, value, f"{place}/{key}") for key, value in schema.items() if key not in _REWRITTEN}

@@ -16,6 +16,7 @@ class PolicyConfig:
     max_context: int  # tokens of prompt and answer that the model can tell apart
     max_batch_tokens: int  # one budget a step, for decodes and prompt chunks together
     max_num_requests: int  # running at once
+    chunk_beside_decodes: int | None = None  # tokens of one prompt in a step that others decode in, and one more for each; None: no bound
     max_num_waiting: int  # the queue's length in requests
     max_waiting_tokens: int | None = None  # and in tokens; None: no bound but the number of requests
     max_wait_s: float | None = None  # a request that would wait longer, as far as can be foreseen, is refused; None: no bound
@@ -31,6 +32,10 @@ class PolicyConfig:
             raise ConfigError(
                 f"max_batch_tokens={self.max_batch_tokens} is less than max_num_requests={self.max_num_requests}, so a step could not "
                 f"give every running request one token; raise the first or lower the second"
+            )
+        if self.chunk_beside_decodes is not None and self.chunk_beside_decodes < 1:
+            raise ConfigError(
+                f"chunk_beside_decodes={self.chunk_beside_decodes} would keep prompts from beginning; give at least 1, or None for no bound"
             )
         if self.max_waiting_tokens is not None and self.max_waiting_tokens < 1:
             raise ConfigError(f"max_waiting_tokens={self.max_waiting_tokens} lets nobody wait; give at least 1, or None for no bound")

@@ -163,15 +163,25 @@ class Policy:
         num_preemptions = self.num_preemptions
         self._plan_decodes(schedule, now)
         budget = self.config.max_batch_tokens - len(schedule)
+        longest = self._longest_chunk(len(schedule))
         for request in self.running:
             if budget and request not in schedule:
-                schedule[request] = min(request.num_pending_tokens, budget)
+                schedule[request] = min(request.num_pending_tokens, budget, longest)
                 budget -= schedule[request]
         if budget and len(self.waiting) and self.num_preemptions == num_preemptions:  # else blocks are short: nobody else comes in
-            budget = self._plan_waiting(schedule, budget, now)
+            budget = self._plan_waiting(schedule, budget, longest, now)
         if budget:
             self._plan_drafts(schedule, budget, now)
         return schedule
+
+    def _longest_chunk(self, num_decodes: int) -> int:
+        """The most tokens of one prompt in a step with so many decodes.
+
+        One long prompt would otherwise fill a step to its budget, and everybody who decodes would wait for it. Several short ones may
+        still do so: to compute them one after the other would delay them all and help nobody.
+        """
+        most = self.config.chunk_beside_decodes
+        return self.config.max_batch_tokens if most is None or num_decodes == 0 else most + num_decodes
 
     def take_copies(self) -> list[tuple[int, int]]:
         """The blocks that are to be copied before the step that was planned: (from, to), in this order."""
@@ -207,7 +217,7 @@ class Policy:
             self._copies.append((shared, request.block_ids[index]))
         self.blocks.append(request.block_ids, num_tokens, now)
 
-    def _plan_waiting(self, schedule: Schedule, budget: int, now: float) -> int:
+    def _plan_waiting(self, schedule: Schedule, budget: int, longest: int, now: float) -> int:
         """Admit those whose turn it is, and return what is left of the budget.
 
         One block for each running request stays available, or the next steps would preempt again.
@@ -233,7 +243,7 @@ class Policy:
             self.waiting.take(request)
             self._admission.left(request, now)
             self._admit(request, node, path, token_ids, now)
-            schedule[request] = min(request.num_pending_tokens, budget)
+            schedule[request] = min(request.num_pending_tokens, budget, longest)
             budget -= schedule[request]
             self._add_under_way(under_way, request, schedule[request])
         return budget

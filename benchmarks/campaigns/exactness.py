@@ -1,0 +1,352 @@
+"""Runs seeded random schedules on every route, and judges each logit: against transformers in float32, and against itself on other paths.
+
+    python -m benchmarks.campaigns exactness [--schedules 6] [--seed 0] [--out benchmarks/results]
+
+A schedule is a random engine (block size, pool, batch, prefix cache on or off) and random requests over it: shared beginnings, several
+answers to one prompt, forks at any moment, priorities, tenants, deadlines, aborts, pools so small that requests are preempted. The
+promises: every row of logits is that of transformers within the route's tolerance; where the route is batch-invariant, a row is a
+function of the tokens before it, bit for bit, over all schedules; and so is an answer, given its prompt and its seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import tempfile
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.setting import setting
+from benchmarks.shared_data import DATA
+from tripod.engine.assemble import assemble
+from tripod.engine.engine_config import EngineConfig
+from tripod.engine.execution.route import Kernels
+from tripod.engine.policy.request import Request
+from tripod.errors import TripodError
+from tripod.models.gpt_neox import GPTNeoX, GPTNeoXConfig
+from tripod.models.initialize import random_language_model
+from tripod.models.llama import Llama, LlamaConfig
+from tripod.models.load import load_language_model
+from tripod.models.save import save_checkpoint
+from tripod.ops.attention import Attend
+from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.rope import RopeConfig
+from tripod.sampling import SamplingParams
+
+NEOX = GPTNeoXConfig(
+    vocab_size=259, hidden_size=60, intermediate_size=140, num_layers=2, num_heads=5, max_positions=160, rope=RopeConfig(rotary_dim=6)
+)
+LLAMA = LlamaConfig(
+    vocab_size=259, hidden_size=64, intermediate_size=88, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, max_positions=160,
+    rope=RopeConfig(rotary_dim=16),
+)  # fmt: skip
+QWEN3 = LlamaConfig(
+    model_type="qwen3", vocab_size=259, hidden_size=48, intermediate_size=96, num_layers=2, num_heads=6, num_kv_heads=2, head_dim=8,
+    max_positions=160, rope=RopeConfig(rotary_dim=8), qk_norm=True,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RouteCase:
+    """A route, and how far a row of its logits may be from float32: root mean square of the difference over that of the row."""
+
+    kernels: Kernels
+    weight_format: LinearFormat
+    batch_invariant: bool
+    tolerance: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.kernels} {self.weight_format}" + (", batch-invariant" if self.batch_invariant else "")
+
+
+# Float32 sums in another order. bfloat16 keeps 8 bits of every factor, int8 about 7 of the largest in a row, int4 not quite 4 in a group.
+TOLERANCES: Mapping[LinearFormat, float] = {"f32": 1e-5, "bf16": 5e-2, "int8": 1e-1, "int4": 6e-1}
+ROUTES = (
+    *(RouteCase("torch", name, False, TOLERANCES[name]) for name in ("f32", "bf16", "int8")),
+    *(RouteCase("torch", name, True, TOLERANCES[name]) for name in ("f32", "bf16", "int8")),
+    *(RouteCase("native", name, True, TOLERANCES[name]) for name in ("f32", "bf16", "int8", "int4")),
+)
+
+
+def random_model(config: GPTNeoXConfig | LlamaConfig) -> GPTNeoX | Llama:
+    """Random weights, scaled up so that choices depend on the context, and biases that are not zero."""
+    model = random_language_model(config, 3)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            parameter.mul_(3.0)
+        elif name.endswith("bias"):
+            parameter.add_(0.1)
+    return model
+
+
+MODELS: Mapping[str, Callable[[], Any]] = {
+    "gpt_neox": lambda: random_model(NEOX),
+    "llama": lambda: random_model(LLAMA),
+    "qwen3": lambda: random_model(QWEN3),
+    "stories260K": lambda: load_language_model(DATA / "stories260K" / "stories260K.bin"),
+}
+
+
+class Judge:
+    """What is known of one model: transformers' logits, and what each route said before."""
+
+    def __init__(self, model: GPTNeoX | Llama) -> None:
+        from transformers import AutoModelForCausalLM
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        self.model = model
+        with tempfile.TemporaryDirectory() as folder:
+            save_checkpoint(model, Path(folder))
+            self._theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self._truths: dict[tuple[int, ...], Tensor] = {}
+        self.bits: dict[tuple[str, bytes], tuple[bytes, str]] = {}  # by route and tokens: the logits' digest, and where they came from
+        self.answers: dict[tuple[str, tuple[int, ...], float, int], list[int]] = {}  # by route, prompt, temperature and seed
+        source = random.Random(0)
+        beginnings = [[source.randrange(259) for _ in range(40)] for _ in range(3)]
+        self.prompts = [
+            (*beginnings[number % 3][: source.choice((0, 16, 33, 40))], *(source.randrange(259) for _ in range(source.randint(1, 20))))
+            for number in range(14)
+        ]
+
+    @torch.inference_mode()
+    def truth(self, token_ids: tuple[int, ...]) -> Tensor:
+        """Transformers' logits of one whole sequence: [T] -> [T, V]."""
+        if token_ids not in self._truths:
+            self._truths[token_ids] = self._theirs(torch.tensor([token_ids])).logits[0]
+        return self._truths[token_ids]
+
+
+class _Watched:
+    """A model that keeps what it gave in the last step."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.config, self.dtype, self.device = inner.config, inner.dtype, inner.device
+        self.rows = torch.empty(0)
+        self.given: list[Tensor] = []
+
+    def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        self.rows, self.given = self._inner.hidden(token_ids, positions, attend), []
+        return self.rows
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        self.given.append(self._inner.logits(hidden))
+        return self.given[-1]
+
+    @torch.inference_mode()
+    def all_logits(self) -> Tensor:
+        """[N, V] of every token of the step, wanted by the engine or not."""
+        return self._inner.logits(self.rows).float()
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """One schedule."""
+
+    model: str
+    route: str
+    seed: int
+    num_steps: int = 0
+    num_rows: int = 0  # of logits that were judged
+    num_again: int = 0  # of these, whose tokens had been computed on another path before, bits compared
+    num_cached_tokens: int = 0
+    num_preemptions: int = 0
+    num_forks: int = 0
+    num_copies: int = 0  # of blocks, before somebody wrote to a shared one
+    num_cut: int = 0  # requests that were aborted or whose deadline passed
+    most_requests: int = 0  # in one step
+    worst: float = 0.0  # distance of a row from transformers', as in RouteCase
+    failures: list[str] = field(default_factory=list)  # empty if the promises held
+
+
+def run_schedule(name: str, judge: Judge, route: RouteCase, seed: int) -> Outcome:
+    """Draw one engine and its requests, run them to their ends, and judge every row."""
+    return _Schedule(name, judge, route, seed).run()
+
+
+class _Schedule:
+    def __init__(self, name: str, judge: Judge, route: RouteCase, seed: int) -> None:
+        self.draw = random.Random(f"{name} {route.kernels} {seed}")
+        self.judge, self.route = judge, route
+        self.outcome = Outcome(model=name, route=route.name, seed=seed)
+        most = self.draw.choice((1, 4, 32, 32))
+        config = EngineConfig(
+            block_size=16 if route.kernels == "native" else self.draw.choice((3, 8, 16)),
+            kv_tokens=self.draw.choice((112, 112, 176, 4096)),
+            max_num_requests=most,
+            max_batch_tokens=most + self.draw.choice((0, 3, 40, 300)),
+            prefix_cache=self.draw.random() < 0.8,
+            weight_format=route.weight_format,
+            kernels=route.kernels,
+            batch_invariant=route.batch_invariant,
+        )
+        parts = assemble(judge.model, config)
+        self.policy, self.runner = parts.policy, parts.runner
+        self.watched = self.runner._model = _Watched(self.runner._model)  # type: ignore[assignment]
+        self.runner.start_thread()
+        self.requests: list[Request] = []
+        self.rows: list[tuple[Request, int, Tensor]] = []  # [V] of the token at a position
+        self.now = 0.0
+
+    def run(self) -> Outcome:
+        num_to_come, num_forks_to_come = self.draw.randint(12, 30), 10
+        while num_to_come > 0 or self.policy.has_work:
+            self.now += 0.01
+            if num_to_come > 0 and (not self.policy.has_work or self.draw.random() < 0.7):
+                num_to_come -= self._ask(self.draw.choice((1, 3, 8)))
+            if num_forks_to_come and self.policy.running and self.draw.random() < 0.15:
+                num_forks_to_come -= 1
+                self._fork(self.draw.choice(self.policy.running))
+            if self.policy.has_work and self.draw.random() < 0.01:
+                self.policy.finish(self.draw.choice(list(self.policy.requests())), "abort")
+                self.outcome.num_cut += 1
+            self.outcome.num_cut += len(self.policy.expire(self.now))
+            if self.policy.has_work:
+                self._step()
+        self._judge()
+        return self.outcome
+
+    def _ask(self, num_prompts: int) -> int:
+        for _ in range(num_prompts):
+            prompt = self.draw.choice(self.judge.prompts)
+            for _ in range(self.draw.choice((1, 1, 1, 2, 4))):  # answers to one prompt
+                request = self._request(prompt)
+                self.policy.add(request, self.now)
+                self.requests.append(request)
+        return num_prompts
+
+    def _request(self, prompt_ids: Sequence[int]) -> Request:
+        temperature = self.draw.choice((0.0, 0.0, 0.8))
+        return Request(
+            id=str(len(self.requests)),
+            prompt_ids=tuple(prompt_ids),
+            sampling=SamplingParams(temperature=temperature),
+            max_tokens=self.draw.choice((0, 1, 9, 40)),
+            seed=self.draw.randrange(3),
+            score_from=self.draw.choice((None, None, None, 1)),
+            priority=self.draw.randint(-1, 1),
+            tenant=self.draw.choice(("", "a")),
+            deadline_s=self.draw.choice((None, None, None, None, None, self.now + 0.5)),
+        )
+
+    def _fork(self, source: Request) -> None:
+        known = source.token_ids(0, source.num_tokens)
+        cut = self.draw.choice((len(known), len(known), self.draw.randint(1, len(known))))
+        request = self._request([*known[:cut], *self.draw.choice(((), (), (7,)))])
+        try:
+            self.policy.fork(source, request, self.now)
+        except TripodError:  # too long after many forks
+            return
+        self.requests.append(request)
+        self.outcome.num_forks += request.num_computed_tokens > 0
+
+    def _step(self) -> None:
+        outcome, num_preemptions = self.outcome, self.policy.num_preemptions
+        schedule = self.policy.plan(self.now)
+        copies = self.policy.take_copies()
+        self.runner.copy_blocks(copies)
+        result = self.runner.run(schedule)
+        outcome.failures += [f"request {request.id} failed: {error}" for request, error in result.failed.items()]
+        logits = self.watched.all_logits()
+        sampled = dict(zip(result.token_ids, self.watched.given[-1].float() if result.token_ids else (), strict=True))
+        end = 0
+        for request, num_tokens in schedule.items():
+            start, end = end, end + num_tokens
+            first = request.num_computed_tokens
+            own = [(first + place, logits[start + place]) for place in range(num_tokens)]
+            if request in sampled:
+                own.append((first + num_tokens - 1, sampled[request]))
+            for position, row in own:
+                self.rows.append((request, position, row.clone()))
+                if self.route.batch_invariant:
+                    self._compare_bits(request, position, row)
+        outcome.num_steps += 1
+        outcome.num_copies += len(copies)
+        outcome.num_preemptions += self.policy.num_preemptions - num_preemptions
+        outcome.most_requests = max(outcome.most_requests, len(schedule))
+        self.policy.commit(schedule, result.token_ids, self.now)
+
+    def _compare_bits(self, request: Request, position: int, row: Tensor) -> None:
+        tokens = hashlib.sha256(array("l", request.token_ids(0, position + 1)).tobytes()).digest()
+        found = hashlib.sha256(row.contiguous().numpy().tobytes()).digest()
+        here = f"schedule {self.outcome.seed}, step {self.outcome.num_steps}"
+        known, where = self.judge.bits.setdefault((self.route.name, tokens), (found, here))
+        self.outcome.num_again += where != here
+        if known != found:
+            self.outcome.failures.append(f"{here}: the logits after token {position} of request {request.id} differ from those of {where}")
+
+    def _judge(self) -> None:
+        outcome, route = self.outcome, self.route
+        if self.policy.blocks.num_available != self.policy.config.num_blocks or self.policy.reclaim():
+            outcome.failures.append("blocks are missing when all is done")
+        truths = {request: self.judge.truth((*request.prompt_ids, *request.output_ids)) for request in self.requests}
+        for request, position, row in self.rows:
+            truth = truths[request][position]
+            distance = float((row - truth).square().mean().sqrt() / truth.square().mean().sqrt())
+            outcome.worst = max(outcome.worst, distance)
+            if not distance <= route.tolerance:
+                outcome.failures.append(f"request {request.id}, token {position}: {distance:.2e} away from transformers")
+        outcome.num_rows = len(self.rows)
+        outcome.num_cached_tokens = sum(request.num_cached_tokens for request in self.requests)
+        for request in self.requests:
+            if route.weight_format == "f32" and request.sampling.temperature == 0.0:
+                self._judge_greedy(request, truths[request])
+            if route.batch_invariant:
+                self._judge_answer(request)
+
+    def _judge_greedy(self, request: Request, truth: Tensor) -> None:
+        for place, token_id in enumerate(request.output_ids):
+            row = truth[len(request.prompt_ids) + place - 1]
+            if float(row.max() - row[token_id]) > self.route.tolerance * float(row.abs().max()):
+                self.outcome.failures.append(f"request {request.id}, output {place}: {token_id} is not transformers' choice")
+
+    def _judge_answer(self, request: Request) -> None:
+        key = (self.route.name, request.prompt_ids, request.sampling.temperature, request.seed)
+        known = self.judge.answers.setdefault(key, request.output_ids)
+        num_both = min(len(known), len(request.output_ids))
+        if known[:num_both] != request.output_ids[:num_both]:
+            self.outcome.failures.append(f"request {request.id} was answered otherwise before, with the same seed")
+        elif len(request.output_ids) > len(known):
+            self.judge.answers[key] = request.output_ids
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the campaign; 0 if the promises held and everything that they speak of happened."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.campaigns exactness", description=__doc__)
+    parser.add_argument("--schedules", type=int, default=6, help="of each model on each route")
+    parser.add_argument("--seed", type=int, default=0, help="the first of them")
+    parser.add_argument("--models", nargs="+", choices=sorted(MODELS), default=[*MODELS])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    outcomes: list[Outcome] = []
+    with (options.out / "exactness.jsonl").open("w", encoding="utf-8") as log:
+        log.write(json.dumps(setting("benchmarks.campaigns", ("torch", "transformers"))) + "\n")
+        for name in options.models:
+            judge = Judge(MODELS[name]())
+            for route in ROUTES:
+                ours = [run_schedule(name, judge, route, options.seed + number) for number in range(options.schedules)]
+                log.writelines(json.dumps(asdict(outcome)) + "\n" for outcome in ours)
+                outcomes += ours
+                print(
+                    f"{name:12} {route.name:28} {sum(o.num_rows for o in ours):7} rows, {sum(o.num_again for o in ours):7} of them again, "
+                    f"at most {max(o.worst for o in ours):.1e} from transformers ({route.tolerance:g} allowed)",
+                    *(failure for outcome in ours for failure in outcome.failures[:3]),
+                    sep="\n    ",
+                    flush=True,
+                )
+    what = ("steps", "rows", "again", "cached_tokens", "preemptions", "forks", "copies", "cut")
+    totals = {name: sum(getattr(outcome, f"num_{name}") for outcome in outcomes) for name in what}
+    num_failed = sum(bool(outcome.failures) for outcome in outcomes)
+    print(f"{len(outcomes)} schedules, {num_failed} failed; " + ", ".join(f"{count} {name}" for name, count in totals.items()))
+    return 1 if num_failed or not all(totals.values()) else 0
