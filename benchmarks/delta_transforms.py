@@ -2,7 +2,8 @@
 
     python -m benchmarks.delta_transforms --run RUN [--file model.safetensors] [--back 1] [--last 8] [--level 16]
 
-Of the numbers of each tensor the lower bytes are kept as they are; they are noise. The upper two are stored
+Of the numbers of each tensor the lower two bytes are kept as they are, as noise; the share of the entropy that they have is printed. The
+upper two are stored
 
     xor         as the store does it: each byte plane as it is or XORed, whichever is smaller
     subtract    as the difference of integers in the order of the floats, its sign in the lowest bit
@@ -115,6 +116,8 @@ def measure(runs: Sequence[tuple[Path, Path]], level: int) -> dict[str, dict[str
                 continue
             now, before = upper_half(raw), upper_half(file_before.raw(name))
             low = [(float(2 * len(now)), float(2 * len(now)))]
+            lower = [plane ^ earlier for plane, earlier in zip(split(raw, 4)[:2], split(file_before.raw(name), 4)[:2], strict=True)]
+            note("lower bytes", [(low[0][0], sum(map(entropy_bytes, lower)))])
             apart = subtract(now, before)
             assert np.array_equal(add(apart, before), now)
             as_is, xored, subtracted = (split(way.view(np.uint8), 2) for way in (now, now ^ before, apart))
@@ -169,11 +172,20 @@ def main() -> None:
     paths = [folder / given.file for folder in checkpoints_of(given.run).values()]
     pairs = [(paths[place], paths[place - given.back]) for place in range(len(paths) - given.last, len(paths))]
     sizes, times = measure(pairs, given.level), undo_times(*pairs[-1])
-    for way, entry in sizes.items():
+    lower = sizes["lower bytes"]
+    for way, entry in ((way, sizes[way]) for way in times):
         share = f"{entry['bytes'] / sizes['whole']['bytes']:.3f} (ideal {entry['ideal'] / sizes['whole']['bytes']:.3f})"
         print(f"{way:17} {share}; {times[way]:.1f} ms")
+    noise = f"entropy {lower['ideal'] / lower['bytes']:.4f} of their length when XORed"
+    print(f"lower bytes       {lower['bytes'] / sizes['whole']['bytes']:.3f}, {noise}")
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False).stdout.strip()
-    setting = {"commit": commit, "processor": processor(), "steps": [path.parent.name for path, _ in pairs], **vars(given)}
+    setting = {
+        "commit": commit,
+        "processor": processor(),
+        "steps": [path.parent.name for path, _ in pairs],
+        **vars(given),
+        "run": given.run.name,
+    }
     result = {"setting": setting, "bytes": sizes, "cpu_milliseconds": times}
     name = f"delta-transforms-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
     (RESULTS / name).write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
