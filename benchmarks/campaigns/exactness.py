@@ -70,7 +70,7 @@ class RouteCase:
 
 # Float32 sums in another order. bfloat16 keeps 8 bits of every factor, int8 about 7 of the largest in a row, int4 not quite 4 in a group;
 # the kernels themselves are held to their formats, bit by bit where that is possible, in tests/ops/kernels.
-TOLERANCES: Mapping[LinearFormat, float] = {"f32": 1e-5, "bf16": 3e-2, "int8": 1e-1, "int4": 5e-1}
+TOLERANCES: Mapping[LinearFormat, float] = {"f32": 1e-5, "bf16": 3e-2, "int8": 1e-1, "int4": 6e-1}
 WORST = 3.0  # times the tolerance: the farthest of thousands of rows, of which some are small themselves
 ROUTES = (
     *(RouteCase("torch", name, False, TOLERANCES[name]) for name in ("f32", "bf16", "int8")),

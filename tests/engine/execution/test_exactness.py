@@ -23,7 +23,7 @@ def judge(name: str) -> Judge:
 @pytest.mark.parametrize("route", CASES)
 def test_every_row_of_a_random_schedule_is_transformers_and_the_same_bits_on_every_path(route: RouteCase) -> None:
     name = MODEL_OF[route.weight_format]
-    outcomes = [run_schedule(name, judge(name), route, seed) for seed in range(4)]
+    outcomes = [run_schedule(name, judge(name), route, seed) for seed in (0, 3)]  # many at once; few blocks
     assert [failure for outcome in outcomes for failure in outcome.failures] == []
     for what in ("num_cached_tokens", "num_preemptions", "num_forks", "num_copies", "num_cut"):
         assert sum(getattr(outcome, what) for outcome in outcomes) > 0, f"without any {what} the test shows less than it says"
