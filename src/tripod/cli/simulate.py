@@ -47,7 +47,7 @@ def simulate(
     import time
 
     from tripod.cli.terminal import note
-    from tripod.engine.policy.config import PolicyConfig
+    from tripod.engine.policy.config import CHUNK_BESIDE_DECODES, PolicyConfig
     from tripod.engine.simulation.plot import plot_runs
     from tripod.engine.simulation.report import Objective, Report
     from tripod.engine.simulation.simulator import Simulation
@@ -72,6 +72,7 @@ def simulate(
             base = PolicyConfig(
                 num_blocks=-(-kv_tokens // 16), block_size=16, max_context=kv_tokens, max_batch_tokens=max(max_batch_tokens, max_requests),
                 max_num_requests=max_requests, max_num_waiting=max_waiting, max_waiting_tokens=max_waiting_tokens, max_wait_s=max_wait,
+                chunk_beside_decodes=CHUNK_BESIDE_DECODES,
             )  # fmt: skip
             started = time.monotonic()
             result = run(workload, _variant(base, name), cost)

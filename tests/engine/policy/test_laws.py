@@ -31,6 +31,7 @@ class PolicyLaws(RuleBasedStateMachine):
         prefix_cache=st.sampled_from([True, True, True, False]),
         max_waiting_tokens=st.sampled_from([None, None, 60]),
         fair=st.booleans(),
+        chunk_beside_decodes=st.sampled_from([None, None, 1, 3]),
     )
     def build(
         self,
@@ -41,6 +42,7 @@ class PolicyLaws(RuleBasedStateMachine):
         prefix_cache: bool,
         max_waiting_tokens: int | None,
         fair: bool,
+        chunk_beside_decodes: int | None,
     ) -> None:
         self.config = PolicyConfig(
             num_blocks=num_blocks,
@@ -52,6 +54,7 @@ class PolicyLaws(RuleBasedStateMachine):
             max_waiting_tokens=max_waiting_tokens,
             prefix_cache=prefix_cache,
             fair=fair,
+            chunk_beside_decodes=chunk_beside_decodes,
         )
         self.policy = Policy(self.config)
         self.executor = self.make_executor(num_blocks, block_size)

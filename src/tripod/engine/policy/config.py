@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from tripod.errors import ConfigError, ContextLengthError
 
+CHUNK_BESIDE_DECODES = 24  # with it a long prompt about doubles a step that others decode in, on a few cores
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyConfig:
