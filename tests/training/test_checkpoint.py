@@ -21,7 +21,7 @@ from tripod.training.checkpoint import (
     Position,
     load_training_checkpoint,
     read_manifest,
-    remove_partial_checkpoints,
+    remove_partial,
     save_training_checkpoint,
     steps_of_run,
 )
@@ -125,7 +125,7 @@ def test_a_crash_at_any_point_leaves_this_one_absent_and_the_earlier_whole(recip
     assert num_crashes == 5  # three files of the tokenizer, the optimizer, the manifest
     assert {path.name: path.read_bytes() for path in first.iterdir()} == before
     assert len(list(run.iterdir())) == 2 + num_crashes
-    remove_partial_checkpoints(run)
+    remove_partial(run)
     assert sorted(path.name for path in run.iterdir()) == ["step3", "step4"]
 
 

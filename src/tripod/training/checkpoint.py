@@ -131,10 +131,13 @@ def save_training_checkpoint(
     return target
 
 
-def remove_partial_checkpoints(run: Path) -> None:
-    """Take away what a crash left of checkpoints that were being written."""
-    for entry in run.glob(f"{PARTIAL}step*"):
-        shutil.rmtree(entry)
+def remove_partial(run: Path) -> None:
+    """Take away what a crash left of what was being written: checkpoints, and the run's own files."""
+    for entry in run.glob(f"{PARTIAL}*"):
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from tripod.durable import atomic_file
 from tripod.errors import ConfigError
-from tripod.training.checkpoint import Manifest, checkpoint_folder, read_manifest, remove_partial_checkpoints, steps_of_run
+from tripod.training.checkpoint import Manifest, checkpoint_folder, read_manifest, remove_partial, steps_of_run
 from tripod.training.data.interventions import ChangedRows
 from tripod.training.data.open_order import open_order
 from tripod.training.data.order import DataOrder
@@ -120,7 +120,7 @@ class Run:
 
 @contextmanager
 def sole_trainer(folder: Path) -> Iterator[None]:
-    """Within the block no other process trains the run in this folder; what a crash left of its checkpoints is taken away first.
+    """Within the block no other process trains the run in this folder; what a crash left half written is taken away first.
 
     Two trainers would write one metrics file, and take away what the other is just saving.
 
@@ -135,7 +135,7 @@ def sole_trainer(folder: Path) -> Iterator[None]:
             if time.monotonic() > deadline_s:
                 raise ConfigError(f"another process trains {folder}; wait until it has ended, or name another folder in `run`")
             time.sleep(_POLL_S)
-        remove_partial_checkpoints(folder)
+        remove_partial(folder)
         yield
     finally:
         os.close(descriptor)
