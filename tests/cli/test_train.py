@@ -136,6 +136,14 @@ def test_sigterm_saves_and_ends_with_status_0_and_the_run_goes_on(tripod: Comman
     assert manifest["position"]["step"] == int(stopped[1]) >= 19
 
 
+def test_what_is_asked_of_a_run_is_done_when_several_processes_share_it(recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tripod", "train", str(recipe), "--processes", "2", "--sample", "The ", "--set", "num_steps=1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[0] for line in done.stderr.splitlines() if ": The " in line] == ["step 0", "step 1"]  # by the first alone
+    assert done.stdout.count("complete at step 1 of 1") == 1
+
+
 def test_the_recipes_of_the_repository_are_sound(tripod: Command) -> None:
     for recipe in RECIPES.glob("*.yaml"):
         for preset in ("tiny-s", "tiny-m", "tiny-l"):

@@ -68,6 +68,7 @@ def train(
     if processes > 1:
         options = [] if threads is None else ["--threads", str(threads)]
         options += [part for name in log_to or () for part in ("--log-to", name)]
+        options += [] if sample is None else ["--sample", sample]
         _train_by_processes(recipes, recipe if branch is None else None, changes or (), resume, device, options, processes, workers)
         return
     import torch
