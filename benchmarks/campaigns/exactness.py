@@ -56,7 +56,7 @@ QWEN3 = LlamaConfig(
 
 @dataclass(frozen=True, slots=True)
 class RouteCase:
-    """A route, and how far a row of its logits may be from float32: root mean square of the difference over that of the row."""
+    """A route, and how far its logits may be from float32: root mean square of the difference over that of the logits."""
 
     kernels: Kernels
     weight_format: LinearFormat
@@ -68,8 +68,10 @@ class RouteCase:
         return f"{self.kernels} {self.weight_format}" + (", batch-invariant" if self.batch_invariant else "")
 
 
-# Float32 sums in another order. bfloat16 keeps 8 bits of every factor, int8 about 7 of the largest in a row, int4 not quite 4 in a group.
-TOLERANCES: Mapping[LinearFormat, float] = {"f32": 1e-5, "bf16": 5e-2, "int8": 1e-1, "int4": 6e-1}
+# Float32 sums in another order. bfloat16 keeps 8 bits of every factor, int8 about 7 of the largest in a row, int4 not quite 4 in a group;
+# the kernels themselves are held to their formats, bit by bit where that is possible, in tests/ops/kernels.
+TOLERANCES: Mapping[LinearFormat, float] = {"f32": 1e-5, "bf16": 3e-2, "int8": 1e-1, "int4": 5e-1}
+WORST = 3.0  # times the tolerance: the farthest of thousands of rows, of which some are small themselves
 ROUTES = (
     *(RouteCase("torch", name, False, TOLERANCES[name]) for name in ("f32", "bf16", "int8")),
     *(RouteCase("torch", name, True, TOLERANCES[name]) for name in ("f32", "bf16", "int8")),
@@ -165,7 +167,8 @@ class Outcome:
     num_copies: int = 0  # of blocks, before somebody wrote to a shared one
     num_cut: int = 0  # requests that were aborted or whose deadline passed
     most_requests: int = 0  # in one step
-    worst: float = 0.0  # distance of a row from transformers', as in RouteCase
+    distance: float = 0.0  # of all rows from transformers', as in RouteCase
+    worst: float = 0.0  # of one row
     failures: list[str] = field(default_factory=list)  # empty if the promises held
 
 
@@ -176,13 +179,15 @@ def run_schedule(name: str, judge: Judge, route: RouteCase, seed: int) -> Outcom
 
 class _Schedule:
     def __init__(self, name: str, judge: Judge, route: RouteCase, seed: int) -> None:
-        self.draw = random.Random(f"{name} {route.kernels} {seed}")
+        self.draw = random.Random(f"{name} {seed}")
         self.judge, self.route = judge, route
         self.outcome = Outcome(model=name, route=route.name, seed=seed)
-        most = self.draw.choice((1, 4, 32, 32))
+        is_roomy = seed % 2 == 0  # many at once; else few blocks, and preemptions
+        most = 32 if is_roomy else self.draw.choice((1, 4, 32))
+        block_size = self.draw.choice((3, 8, 16))
         config = EngineConfig(
-            block_size=16 if route.kernels == "native" else self.draw.choice((3, 8, 16)),
-            kv_tokens=self.draw.choice((112, 112, 176, 4096)),
+            block_size=16 if route.kernels == "native" else block_size,
+            kv_tokens=4096 if is_roomy else self.draw.choice((112, 112, 176)),
             max_num_requests=most,
             max_batch_tokens=most + self.draw.choice((0, 3, 40, 300)),
             prefix_cache=self.draw.random() < 0.8,
@@ -290,12 +295,17 @@ class _Schedule:
         if self.policy.blocks.num_available != self.policy.config.num_blocks or self.policy.reclaim():
             outcome.failures.append("blocks are missing when all is done")
         truths = {request: self.judge.truth((*request.prompt_ids, *request.output_ids)) for request in self.requests}
+        away, size = 0.0, 0.0
         for request, position, row in self.rows:
             truth = truths[request][position]
-            distance = float((row - truth).square().mean().sqrt() / truth.square().mean().sqrt())
+            ours, theirs = float((row - truth).square().sum()), float(truth.square().sum())
+            away, size, distance = away + ours, size + theirs, (ours / theirs) ** 0.5
             outcome.worst = max(outcome.worst, distance)
-            if not distance <= route.tolerance:
+            if not distance <= WORST * route.tolerance:
                 outcome.failures.append(f"request {request.id}, token {position}: {distance:.2e} away from transformers")
+        outcome.distance = (away / size) ** 0.5
+        if not outcome.distance <= route.tolerance:
+            outcome.failures.append(f"all rows together are {outcome.distance:.2e} away from transformers")
         outcome.num_rows = len(self.rows)
         outcome.num_cached_tokens = sum(request.num_cached_tokens for request in self.requests)
         for request in self.requests:
@@ -338,15 +348,16 @@ def main(arguments: list[str]) -> int:
                 ours = [run_schedule(name, judge, route, options.seed + number) for number in range(options.schedules)]
                 log.writelines(json.dumps(asdict(outcome)) + "\n" for outcome in ours)
                 outcomes += ours
-                print(
-                    f"{name:12} {route.name:28} {sum(o.num_rows for o in ours):7} rows, {sum(o.num_again for o in ours):7} of them again, "
-                    f"at most {max(o.worst for o in ours):.1e} from transformers ({route.tolerance:g} allowed)",
-                    *(failure for outcome in ours for failure in outcome.failures[:3]),
-                    sep="\n    ",
-                    flush=True,
-                )
+                print(_line(name, route, ours), *(f for outcome in ours for f in outcome.failures[:3]), sep="\n    ", flush=True)
     what = ("steps", "rows", "again", "cached_tokens", "preemptions", "forks", "copies", "cut")
     totals = {name: sum(getattr(outcome, f"num_{name}") for outcome in outcomes) for name in what}
     num_failed = sum(bool(outcome.failures) for outcome in outcomes)
     print(f"{len(outcomes)} schedules, {num_failed} failed; " + ", ".join(f"{count} {name}" for name, count in totals.items()))
     return 1 if num_failed or not all(totals.values()) else 0
+
+
+def _line(name: str, route: RouteCase, outcomes: Sequence[Outcome]) -> str:
+    rows, again = (sum(getattr(outcome, what) for outcome in outcomes) for what in ("num_rows", "num_again"))
+    distance, worst = (max(getattr(outcome, what) for outcome in outcomes) for what in ("distance", "worst"))
+    told = f"{distance:.1e} from transformers ({route.tolerance:g} allowed), the worst row {worst:.1e}"
+    return f"{name:12} {route.name:28} {rows:7} rows, {again:7} of them again, {told}"

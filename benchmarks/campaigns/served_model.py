@@ -90,8 +90,8 @@ def small_model(folder: Path) -> Path:
     return STORIES if STORIES.is_file() else tiny_model(folder, max_positions=512)
 
 
-def tiny_model(folder: Path, *, max_positions: int, hidden_size: int = 32, num_layers: int = 2) -> Path:
-    """A seeded model with one token a byte."""
+def tiny_model(folder: Path, *, max_positions: int, hidden_size: int = 32, num_layers: int = 2, is_ascii: bool = False) -> Path:
+    """A seeded model with one token a byte. `is_ascii`: greedily, it says bytes below 128 alone."""
     from tripod.models.initialize import random_language_model
     from tripod.models.llama import LlamaConfig
     from tripod.models.save import save_checkpoint
@@ -110,7 +110,10 @@ def tiny_model(folder: Path, *, max_positions: int, hidden_size: int = 32, num_l
         max_positions=max_positions,
         rope=RopeConfig(rotary_dim=hidden_size // 4),
     )
-    save_checkpoint(random_language_model(config, seed=3), folder)
+    model = random_language_model(config, seed=3)
+    if is_ascii:
+        model.head.weight[128:].zero_()  # logits of 0, which the largest of 128 random ones exceeds
+    save_checkpoint(model, folder)
     write_byte_tokenizer(folder)
     return folder
 

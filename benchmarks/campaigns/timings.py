@@ -3,9 +3,10 @@
     python -m benchmarks.campaigns timings [--requests 300] [--rate 4] [--seed 0]
 
 A seeded model of 8 layers answers, whose steps are long enough to be measured from outside; requests come at random times, at about
-half of what the server can do. Time to first token, between tokens and to the last token: mean, median and 90th percentile. The
-clients' clocks start when a request is sent and stop when its bytes are read, in a process of their own; the server's quantiles are
-read off the buckets of /metrics, as Prometheus does. The promise: they agree within 5 %.
+half of what the server can do. Its tokens are ASCII, so each is a chunk. Time to first token, between tokens, to the last token and
+of decoding: mean, median and 90th percentile; queue and prefill, which no client sees apart, together against the first token. The
+clients' clocks start when a request is handed to the socket and stop when its bytes are read, in a process of their own; the
+server's quantiles are read off the buckets of /metrics, as Prometheus does. The promise: they agree within 5 %.
 """
 
 from __future__ import annotations
@@ -24,13 +25,12 @@ from tripod.serving.load import Run, Target, open_loop
 from tripod.serving.load_report import quantile
 from tripod.serving.workload import poisson, synthetic
 
-NAMES = ("time_to_first_token", "inter_token_latency", "e2e_request_latency")
 TOLERANCE = 0.05
 
 
 def model_of_work(folder: Path) -> Path:
-    """A model whose steps take some ten milliseconds on two cores."""
-    return tiny_model(folder, max_positions=512, hidden_size=512, num_layers=8)
+    """A model whose steps take some ten milliseconds on two cores, and whose every token is a character."""
+    return tiny_model(folder, max_positions=512, hidden_size=512, num_layers=8, is_ascii=True)
 
 
 def histogram(samples: Mapping[str, float], name: str) -> tuple[float, list[tuple[float, float]]]:
@@ -53,21 +53,26 @@ def bucket_quantile(buckets: list[tuple[float, float]], share: float) -> float:
 
 
 def measured(run: Run) -> dict[str, list[float]]:
-    """The clients' own numbers. Between tokens: each request's mean, once for each of its gaps, as chunks may hold several tokens."""
+    """The clients' own numbers. A chunk is a token here, or the gaps of the two sides would not be the same ones."""
     ok = [outcome for outcome in run.outcomes if outcome.is_ok]
+    assert all(outcome.num_chunks == outcome.num_output_tokens for outcome in ok), "a chunk of several tokens, or a token without one"
     gaps = [gap for outcome in ok for gap in outcome.gaps_s]
     return {
         "time_to_first_token": [o.first_s - o.sent_s for o in ok if o.first_s is not None],
         "inter_token_latency": gaps,
         "e2e_request_latency": [o.end_s - o.sent_s for o in ok],
+        "request_decode_time": [o.last_s - o.first_s for o in ok if o.last_s is not None and o.first_s is not None],
     }
 
 
 def compare(server: Served, run: Run) -> list[dict[str, Any]]:
     """One row for each histogram and statistic."""
     samples = server.metrics()
-    rows = []
-    for name, values in measured(run).items():
+    clients = measured(run)
+    before_first = sum(histogram(samples, name)[0] for name in ("request_queue_time", "request_prefill_time"))
+    to_first = fmean(clients["time_to_first_token"])
+    rows = [_row("queue and prefill", "mean", to_first, before_first)]
+    for name, values in clients.items():
         mean, buckets = histogram(samples, name)
         ordered = sorted(values)
         for statistic, theirs, ours in (
@@ -75,8 +80,12 @@ def compare(server: Served, run: Run) -> list[dict[str, Any]]:
             ("p50", quantile(ordered, 0.5), bucket_quantile(buckets, 0.5)),
             ("p90", quantile(ordered, 0.9), bucket_quantile(buckets, 0.9)),
         ):
-            rows.append({"name": name, "statistic": statistic, "client_s": theirs, "server_s": ours, "difference": ours / theirs - 1.0})
+            rows.append(_row(name, statistic, theirs, ours))
     return rows
+
+
+def _row(name: str, statistic: str, theirs: float, ours: float) -> dict[str, Any]:
+    return {"name": name, "statistic": statistic, "client_s": theirs, "server_s": ours, "difference": ours / theirs - 1.0}
 
 
 def run_load(server: Served, *, num_requests: int, rate: float, seed: int) -> Run:

@@ -1,4 +1,4 @@
-"""What batching brings and what it costs: one stream against sixteen, a long prompt among them, the prefix cache, the engine's own overhead.
+"""What batching brings and costs: one stream against sixteen, a long prompt among them, the prefix cache, the engine's own overhead.
 
     python -m benchmarks.serving.batching [--shape pythia-160m] [--format bfloat16] [--rounds 3]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -84,14 +85,36 @@ def test_a_conversation_ends_with_its_input(tripod: Command, model: Path, monkey
     assert "Ctrl-D" in outcome.err
 
 
-def test_a_server_is_ready_when_health_says_so_and_stops_on_sigterm(model: Path) -> None:
+def test_a_server_is_ready_when_health_says_so_stops_on_sigterm_and_what_it_did_can_be_done_again(
+    tripod: Command, model: Path, tmp_path: Path
+) -> None:
     import httpx
+
+    log = tmp_path / "run.jsonl"
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tripod", "serve", str(model), "--port", str(port), "--kv-tokens", "512"],
+        [
+            sys.executable,
+            "-m",
+            "tripod",
+            "serve",
+            str(model),
+            "--port",
+            str(port),
+            "--kv-tokens",
+            "512",
+            "--weights",
+            "f32",
+            "--batch-invariant",
+            "--timeline",
+            "--max-waiting-requests",
+            "3",
+            "--log",
+            str(log),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -107,7 +130,9 @@ def test_a_server_is_ready_when_health_says_so_and_stops_on_sigterm(model: Path)
                 except httpx.TransportError:
                     time.sleep(0.1)
             body = {"model": str(model), "prompt": "Once", "max_tokens": 4, "temperature": 0}
-            assert client.post("/v1/completions", json=body).json()["usage"]["completion_tokens"] == 4
+            answer = client.post("/v1/completions", json=body).json()
+            assert answer["usage"]["completion_tokens"] == 4
+            assert answer["tripod"]["batch_invariant"] is True
             refused = client.post("/v1/embeddings", json={"model": str(model), "input": "a"})
             assert refused.status_code == 400
             assert "--embedder" in refused.json()["error"]["message"]
@@ -116,6 +141,28 @@ def test_a_server_is_ready_when_health_says_so_and_stops_on_sigterm(model: Path)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, "")
     assert f"http://127.0.0.1:{port}/v1" in err
+    assert "start: imports" in err
+    again = tripod("replay", log)
+    assert (again.code, again.out) == (0, "4 steps and 4 tokens are the same\n")
+    text = log.read_text(encoding="utf-8")
+    third = next(line for line in text.splitlines() if '"event":"step","step":2,' in line)
+    changed = re.sub(r'("tokens":\{"[^"]+":\[)\d+', r"\g<1>258", third)
+    assert changed != third
+    log.write_text(text.replace(third, changed), encoding="utf-8")
+    again = tripod("replay", log)
+    assert again.code == 1
+    assert again.out.startswith("step 2 differs: request request-")
+    assert "output token 2: logged [258], now [" in again.out
+
+
+def test_a_plan_says_what_will_be_taken_and_ends_with_one_where_it_does_not_fit(tripod: Command, model: Path) -> None:
+    outcome = tripod("plan", model, "--weights", "f32", "--kv-tokens", "100")
+    assert outcome.code == 0
+    assert "(112 tokens of 256 bytes)" in outcome.out  # keys and values of 2 layers of one head of 16 float32; blocks of 16 tokens
+    assert "one request has at most 512" in outcome.out
+    outcome = tripod("plan", model, "--weights", "f32", "--kv-tokens", "1000000000000")
+    assert outcome.code == 1
+    assert "too much" in outcome.out
 
 
 def test_a_port_in_use_is_named_before_anything_is_loaded(tripod: Command, model: Path) -> None:

@@ -93,6 +93,21 @@ def test_ctrl_c_saves_every_run_and_the_same_command_goes_on(suite: Path, tmp_pa
     assert "the same command goes on" in err
 
 
+def test_a_run_that_another_tells_to_stop_is_not_passed_over_in_silence(suite: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tripod", "suite", "run", str(suite), "--set", "num_steps=100000", "--set", "checkpoints.every=0"]
+    command += ["--set", "suite.sizes={narrow: {}}"]
+    metrics = tmp_path / "runs" / "narrow" / "metrics.jsonl"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline_s = time.monotonic() + 60
+        while time.monotonic() < deadline_s and not (metrics.is_file() and metrics.read_bytes()):
+            time.sleep(0.05)
+        (trainer,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(trainer), signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert re.search(r"narrow +stopped +\d+/100000", out), err
+    assert (process.returncode, "stopped and saved; the same command goes on" in err) == (0, True)
+
+
 def test_the_runs_end_with_the_process_that_began_them(suite: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tripod", "suite", "run", str(suite), "--set", "num_steps=100000", "--set", "checkpoints.every=0"]
     log = tmp_path / "runs" / "narrow" / "train.log"

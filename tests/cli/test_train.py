@@ -145,6 +145,9 @@ def test_the_recipes_of_the_repository_are_sound(tripod: Command) -> None:
 def test_data_is_built_inspected_merged_and_verified(tripod: Command, texts: Path, tmp_path: Path) -> None:
     trained = tripod("tokenizer", "train", texts, "--vocab-size", "280", "--out", tmp_path / "tokenizer")
     assert (trained.code, trained.out) == (0, f"{tmp_path / 'tokenizer'}: 280 tokens\n")
+    assert trained.err == ""
+    short = tripod("tokenizer", "train", texts, "--vocab-size", "50000", "--out", tmp_path / "short")
+    assert "the texts give no more; 50000 were asked for" in short.err
     built = tripod("data", "build", texts, "--tokenizer", tmp_path / "tokenizer", "--append-eod", "--out", tmp_path / "set")
     assert built.code == 0
     assert "30 documents" in built.out

@@ -15,15 +15,15 @@ from tests.engine.conftest import PROMPTS
 from tests.engine.tiny_models import NEOX, QWEN, tiny_model
 from tripod.engine.engine import Engine, EngineConfig
 from tripod.engine.replay import LoggedRun, replay
-from tripod.errors import ConfigError
-from tripod.sampling import SamplingParams
+from tripod.errors import ConfigError, DeadlineError
+from tripod.sampling import Grammar, SamplingParams
 from tripod.text.tokenizer import Tokenizer
 
 CONFIG = EngineConfig(kv_tokens=160, max_batch_tokens=30, max_num_requests=6)  # chunks and preemptions
 
 
 async def _eventful(engine: Engine) -> None:
-    """Seeds given and drawn, penalties, an abort, a stop string, a reader that leaves."""
+    """Seeds given and drawn, penalties, an abort, a stop string, a reader that leaves; a grammar, tenants, priorities, a deadline."""
     shaped = SamplingParams(
         temperature=0.8, top_k=40, top_p=0.9, frequency_penalty=0.4, logit_bias={70: 2.0}, max_tokens=40, ignore_eos=True
     )
@@ -32,6 +32,10 @@ async def _eventful(engine: Engine) -> None:
     ]
     first = await engine.generate("start", SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True))
     tasks.append(asyncio.create_task(engine.generate("start", SamplingParams(temperature=0.0, max_tokens=12, stop=(first.text[3:5],)))))
+    held = SamplingParams(temperature=1.0, seed=5, max_tokens=20, grammar=Grammar("regex", "(yes|no)( (yes|no)){3}"))
+    tasks += [asyncio.create_task(engine.generate("start, and go on", held, tenant=tenant, priority=1)) for tenant in ("a", "b")]
+    with pytest.raises(DeadlineError):
+        await engine.generate("too late", replace(shaped, max_tokens=120), timeout_s=0.02)
     leaving = engine.stream("leaving", replace(shaped, max_tokens=100))
     await anext(leaving)
     await leaving.aclose()
@@ -39,6 +43,8 @@ async def _eventful(engine: Engine) -> None:
     await asyncio.sleep(0.01)
     engine.abort("aborted")
     await asyncio.gather(*tasks)
+    for _ in range(2):  # the second finds the first one's block
+        await engine.generate("twice the same beginning", replace(shaped, max_tokens=4))
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +55,25 @@ def log(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
         async with Engine(tiny_model(NEOX), tokenizer, replace(CONFIG, log=path), name="tiny") as engine:
             await _eventful(engine)
             assert engine.stats().preemptions > 0
+            assert sum(step.num_cached_tokens for step in engine.recent_steps()) > 0
 
     asyncio.run(main())
     return path
 
 
-def test_a_run_done_again_gives_the_same_tokens_step_by_step(log: Path) -> None:
+def test_a_run_done_again_gives_the_same_tokens_step_by_step(log: Path, tokenizer: Tokenizer) -> None:
     events = [json.loads(line) for line in log.read_text().splitlines()]
     steps = [event for event in events if event["event"] == "step"]
-    report = replay(LoggedRun.read(log), tiny_model(NEOX))
+    report = replay(LoggedRun.read(log), tiny_model(NEOX), tokenizer=tokenizer)
     assert (report.step, report.difference) == (None, "")
     assert report.num_steps == len(steps) > 20
     assert report.num_tokens == sum(len(tokens) for step in steps for tokens in step["tokens"].values())
-    assert sum(event["event"] == "finish" for event in events) >= 3, "the abort, the stop string and the reader who left"
+    assert sum(event["event"] == "finish" for event in events) >= 4, "the abort, the stop string, the reader who left and the deadline"
+
+
+def test_a_run_with_a_grammar_needs_the_tokenizer(log: Path) -> None:
+    with pytest.raises(ConfigError, match="had a grammar, which is followed with the tokenizer"):
+        replay(LoggedRun.read(log), tiny_model(NEOX))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +84,9 @@ def test_a_run_done_again_gives_the_same_tokens_step_by_step(log: Path) -> None:
         (r'"failed":\[\]', '"failed":["%s"]', "does not fail now"),
     ],
 )
-def test_the_first_step_that_differs_is_named(log: Path, tmp_path: Path, pattern: str, replacement: str, difference: str) -> None:
+def test_the_first_step_that_differs_is_named(
+    log: Path, tokenizer: Tokenizer, tmp_path: Path, pattern: str, replacement: str, difference: str
+) -> None:
     lines = log.read_text().splitlines()
     step = 12
     at = next(number for number, line in enumerate(lines) if f'"event":"step","step":{step},' in line)
@@ -82,7 +96,7 @@ def test_the_first_step_that_differs_is_named(log: Path, tmp_path: Path, pattern
     assert num_changed == 1
     changed = tmp_path / "changed.jsonl"
     changed.write_text("\n".join(lines))
-    report = replay(LoggedRun.read(changed), tiny_model(NEOX))
+    report = replay(LoggedRun.read(changed), tiny_model(NEOX), tokenizer=tokenizer)
     assert (report.step, report.num_steps) == (step, step)
     assert difference in report.difference
 
@@ -94,10 +108,10 @@ def test_other_weights_are_refused(log: Path) -> None:
         replay(LoggedRun.read(log), tiny_model(QWEN))
 
 
-def test_a_log_that_ends_in_the_midst_of_a_line_is_replayed_up_to_there(log: Path, tmp_path: Path) -> None:
+def test_a_log_that_ends_in_the_midst_of_a_line_is_replayed_up_to_there(log: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     cut = tmp_path / "cut.jsonl"
     cut.write_text(log.read_text()[:-200])
-    report = replay(LoggedRun.read(cut), tiny_model(NEOX))
+    report = replay(LoggedRun.read(cut), tiny_model(NEOX), tokenizer=tokenizer)
     assert report.step is None
     assert report.num_steps > 20
 

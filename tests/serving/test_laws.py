@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 import threading
@@ -238,6 +239,46 @@ def test_headers_that_do_not_come_end_the_connection(engine: Engine, monkeypatch
                 connection.settimeout(10.0)
                 with suppress(ConnectionResetError):
                     assert connection.recv(100) == b""
+
+
+def test_headers_without_an_end_are_refused_and_not_kept(engine: Engine) -> None:
+    with live_server(build_app(engine)) as server, socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.settimeout(10.0)
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\n")
+        with suppress(ConnectionError):  # it may be closed before all of it was sent
+            for i in range(70):
+                connection.sendall(b"x-%d: %s\r\n" % (i, b"y" * 1024))
+        with suppress(ConnectionResetError):
+            assert connection.recv(10_000).startswith(b"HTTP/1.1 400")
+
+
+def test_a_refusal_leaves_a_connection_that_can_ask_again_and_a_clock_that_starts_again(engine: Engine) -> None:
+    app = build_app(engine, config=ServerConfig(max_waiting_requests=1))
+    admission = app.state.served.admission
+    with live_server(app) as server, client(server) as http, socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.settimeout(10.0)
+        ticket = admission.admit("", 65, 0.0, 0.0)  # all 64 places to run, and the one to wait
+        head, _, body = long_request("/v1/completions", prompt="Hi").partition(b"\r\n\r\n")
+        for _ in range(3):
+            connection.sendall(head + b"\r\n\r\n")
+            answer = b""
+            while b'"overloaded"}}' not in answer:  # before the body has come
+                answer += connection.recv(10_000)
+            assert answer.startswith(b"HTTP/1.1 429")
+            time.sleep(0.3)
+            connection.sendall(body)
+        text = http.get("/metrics").text
+        assert sample(text, "tripod_reject_time_seconds_count") == 3
+        assert sample(text, "tripod_reject_time_seconds_sum") < 0.3, "the bytes of a refused body are no request that waits"
+        admission.release(ticket, 0.0)
+        connection.sendall(head + b"\r\n\r\n" + body)
+        connection.settimeout(30.0)
+        assert connection.recv(10).startswith(b"HTTP/1.1 2")
+    assert wait_until(lambda: is_idle(engine))
+
+
+def test_a_full_collection_of_garbage_does_not_walk_what_was_there_before_the_server(server: LiveServer) -> None:
+    assert gc.get_freeze_count() > 100_000
 
 
 # --- what an answer says of itself

@@ -56,7 +56,8 @@ def test_a_planted_text_is_learnt_by_the_branch_and_by_nothing_else(parent: Run,
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
-    planted = {(one.metric, one.step): one for one in compare([(branch, control)], texts={"plant": [PLANT, f"and {PLANT}"]})}
+    probes = [PLANT, *(f"{word} {PLANT}" for word in ("and", "now", "so", "then", "here"))]  # of two the interval would be wide
+    planted = {(one.metric, one.step): one for one in compare([(branch, control)], texts={"plant": probes})}
     assert planted["plant", 4].difference == 0.0
     assert planted["plant", 40].difference < -1.0  # nats a token
     assert planted["plant", 40].is_clear
@@ -70,6 +71,25 @@ def test_a_planted_text_is_learnt_by_the_branch_and_by_nothing_else(parent: Run,
     assert again.folder == control.folder
     assert report_changes(nothing)[0].num_rows_changed == 0
     assert all(one.difference == 0.0 for one in compare([(nothing, control)], texts={"plant": [PLANT]}))
+
+
+@pytest.mark.parametrize("packed", [{}, {"attention": "document", "positions": "document"}])
+def test_the_validation_that_is_compared_is_the_one_that_the_run_noted(make_recipe: MakeRecipe, packed: dict[str, str]) -> None:
+    recipe = make_recipe(num_steps=4, batch={"seq_length": 32, **packed}, validation={"every": 4, "num_batches": 2})
+    run = train(recipe).run
+    noted = {record["step"]: record["valid_loss"] for record in read_metrics(run.metrics_path) if "valid_loss" in record}
+    compared = {one.step: one.branch for one in compare([(run, run)], steps=[0, 4])}
+    assert compared == pytest.approx(noted, abs=1e-5)  # float32, rows alone and eight at a time
+
+
+def test_a_text_is_read_behind_the_end_of_another_so_that_its_first_token_counts(make_recipe: MakeRecipe) -> None:
+    transformers = pytest.importorskip("transformers")
+    run = train(make_recipe(num_steps=2)).run
+    (found,) = (one for one in compare([(run, run)], texts={"one byte": ["e"]}, steps=[2]) if one.metric == "one byte")
+    end, byte = 256, ord("e")  # of the byte tokenizer
+    with torch.no_grad():
+        logits = transformers.AutoModelForCausalLM.from_pretrained(run.checkpoint(2))(torch.tensor([[end]])).logits
+    assert found.branch == pytest.approx(-logits[0, 0].log_softmax(-1)[byte].item(), abs=1e-4)
 
 
 def test_the_checkpoints_of_a_branch_say_where_they_are_from_and_what_they_read(parent: Run, tmp_path: Path) -> None:

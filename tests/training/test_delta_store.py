@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -231,3 +232,15 @@ def test_a_pack_that_is_killed_leaves_whole_steps_and_goes_on(trained_series: Pa
     for step in STEPS:
         store.restore(step, tmp_path / f"again{step}")
         assert contents(tmp_path / f"again{step}") == contents(trained_series / f"step{step}")
+
+
+def test_restoring_checks_the_sha256_of_every_tensor_not_only_the_checksum_of_a_read(trained_series: Path, tmp_path: Path) -> None:
+    store = packed(trained_series, tmp_path / "store")
+    tensors = store.index(8).files["model.safetensors"].tensors
+    assert isinstance(tensors, dict)
+    name = min(tensors)
+    tensors[name] = replace(tensors[name], sha256="0" * 64)  # a damage that CRC-32 does not see
+    store.tensor(8, name)
+    with pytest.raises(CheckpointError, match=name):
+        store.restore(8, tmp_path / "restored")
+    assert not (tmp_path / "restored").exists()

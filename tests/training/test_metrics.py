@@ -46,6 +46,15 @@ def test_a_jump_above_the_noise_is_a_spike_and_the_noise_is_not() -> None:
     assert not spikes.is_spike(2.9)
 
 
+def test_a_loss_that_stays_high_is_noted_for_a_while_and_then_usual() -> None:
+    spikes = SpikeDetector()
+    noise = [0.1 * (-1) ** step for step in range(200)]
+    assert not any(spikes.is_spike(3.0 + one) for one in noise)
+    noted = [spikes.is_spike(5.0 + one) for one in noise]
+    assert noted == [True] * 16 + [False] * 184
+    assert spikes.is_spike(7.0)  # spikes are told from the new level
+
+
 def test_a_falling_loss_has_no_spikes() -> None:
     spikes = SpikeDetector()
     assert not any(spikes.is_spike(10.0 / (1 + step / 10)) for step in range(300))

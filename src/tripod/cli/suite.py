@@ -217,7 +217,10 @@ def audit(
         checked = (
             f"{report.num_hashes_checked} hashes of manifests checked" if report.num_hashes_checked else "no manifests to check against"
         )
-        stdout().print(f"{len(report.steps)} checkpoints, {checked}: {len(report.findings)} findings", markup=False)
+        stdout().print(
+            f"{len(report.steps)} checkpoints, {checked}: {len(report.findings)} finding{'' if len(report.findings) == 1 else 's'}",
+            markup=False,
+        )
     if not report.is_sound:
         raise typer.Exit(1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from tripod.engine.engine_config import EngineConfig
 from tripod.engine.execution.kv_cache import KVCacheSpec, default_kv_tokens
@@ -25,8 +26,13 @@ class EngineParts:
     route: Route
 
 
-def assemble(model: LanguageModel, config: EngineConfig) -> EngineParts:
+def assemble(model: LanguageModel, config: EngineConfig, checkpoint: Path | None = None) -> EngineParts:
     """Choose the route, pack the weights and take the memory of the KV pool.
+
+    Args:
+        model: as loaded.
+        config: of the engine.
+        checkpoint: the folder whose weights the model has, unchanged; None: they are in memory only.
 
     Raises:
         ConfigError: sizes that leave no room for any request, or a route that cannot run here.
@@ -38,7 +44,7 @@ def assemble(model: LanguageModel, config: EngineConfig) -> EngineParts:
         block_size=config.block_size,
         batch_invariant=config.batch_invariant,
     )
-    packed = route.pack(model)
+    packed = route.pack(model, checkpoint)
     spec = KVCacheSpec.of(packed, kv_tokens=_kv_tokens(packed, route, config), block_size=config.block_size, dtype=route.kv_dtype)
     limits = PolicyConfig(
         num_blocks=spec.num_blocks,

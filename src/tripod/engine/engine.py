@@ -86,14 +86,29 @@ class Engine:
     Its methods may be called from any event loop and thread. A request that cannot be computed fails alone, and the engine goes on.
     """
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, config: EngineConfig = EngineConfig(), *, name: str) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        config: EngineConfig = EngineConfig(),
+        *,
+        name: str,
+        checkpoint: Path | None = None,
+    ) -> None:
         """
+        Args:
+            model: as loaded.
+            tokenizer: with at most as many tokens.
+            config: of the engine.
+            name: in the log and in answers.
+            checkpoint: the folder whose weights the model has, unchanged: what is packed of them is then kept on disk for the next start.
+
         Raises:
             TokenizerError: the tokenizer has more tokens than the model.
             ConfigError: sizes that leave no room for any request.
         """
         check_fits(tokenizer, model.config.vocab_size)
-        parts = assemble(model, config)
+        parts = assemble(model, config, checkpoint)
         self.name = name
         self.tokenizer = tokenizer
         self.config = config
@@ -151,7 +166,7 @@ class Engine:
         timeline.mark("weights found")
         tokenizer = load_tokenizer(path if path.is_dir() else path.parent, chat_template=chat_template)
         timeline.mark("tokenizer")
-        engine = cls(model, tokenizer, config, name=address)
+        engine = cls(model, tokenizer, config, name=address, checkpoint=path)
         timeline.mark("weights packed and KV pool taken")
         logger.info("engine %s started: %s", address, timeline)
         return engine

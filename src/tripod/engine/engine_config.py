@@ -23,9 +23,9 @@ class EngineConfig:
     kv_bytes: int | None = None  # the pool in bytes, instead
     max_num_requests: int = 64  # running at once
     max_batch_tokens: int = 512  # computed in one step: decodes and prompt chunks together
-    # Tokens of one prompt in a step that others decode in, and one more for each of them: at 32 a long prompt about doubles such a step
+    # Tokens of one prompt in a step that others decode in, and one more for each of them: at 24 a long prompt about doubles such a step
     # on a few cores. None: no bound, which is better on a GPU, where a step costs the same for one token and for hundreds.
-    chunk_beside_decodes: int | None = 32
+    chunk_beside_decodes: int | None = 24
     max_num_waiting: int = 4096  # queued; more are refused as overload
     max_waiting_tokens: int | None = None  # the same in tokens; None: no bound but the number of requests
     max_wait_s: float | None = None  # a request that would wait longer, as far as can be foreseen, is refused; None: no bound

@@ -9,6 +9,9 @@ the kernels' own pool, and some nine calls with the same bits where they do not.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -17,13 +20,16 @@ from torch import Tensor, nn
 from tripod.models.gpt_neox import GPTNeoX, GPTNeoXBlock
 from tripod.models.llama import Llama, LlamaBlock, RMSNorm
 from tripod.models.pack import PackedModel, clone_sharing_tensors
+from tripod.models.packed_file import FreshPacker, Packer, keep, kept_path, open_kept
 from tripod.ops.attention import Attend
 from tripod.ops.kernels.cpu.fused_layer import Dense, FusedLayer, Norm, StepRows
-from tripod.ops.kernels.cpu.linear import gate_up, linear, pack_gate_up, pack_linear
+from tripod.ops.kernels.cpu.linear import PackedWeight, gate_up, linear, pack_gate_up, pack_linear
 from tripod.ops.kernels.cpu.pool_attention import PoolAttention
 from tripod.ops.kernels.cpu.rows import embedding, layer_norm, rms_norm, rotate
 from tripod.ops.linear import INT4_GROUP
 from tripod.ops.linear_formats import LinearActivation, LinearFormat
+
+_log = logging.getLogger(__name__)
 
 _ACTIVATIONS: dict[str, LinearActivation] = {
     "gelu": "gelu_erf",
@@ -37,8 +43,21 @@ _ACTIVATIONS: dict[str, LinearActivation] = {
 class NativeLinear:
     """A `PackedLinear` over the native kernels; what may follow the product is done in it."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, weight_format: LinearFormat) -> None:
-        self._packed = pack_linear(weight, weight_format, INT4_GROUP if weight_format == "int4" else None)
+    def __init__(self, weights: Sequence[Tensor], bias: Tensor | None, weight_format: LinearFormat, packer: Packer) -> None:
+        """
+        Args:
+            weights: [N_i, K] each: one below the other they are the weight.
+            bias: [N].
+            weight_format: of the packed weight.
+            packer: where it comes from.
+        """
+        shape = (sum(weight.shape[0] for weight in weights), weights[0].shape[1])
+        group = INT4_GROUP if weight_format == "int4" else None
+
+        def make() -> PackedWeight:
+            return pack_linear(weights[0] if len(weights) == 1 else torch.cat(list(weights)), weight_format, group)
+
+        self._packed = packer.take(shape, is_gate_up=False, make=make)
         self._bias = None if bias is None else bias.detach().float().contiguous()
 
     @property
@@ -78,8 +97,10 @@ class NativeNorm(nn.Module):
 class _NativeGateUp:
     """silu(gate x) * up x in one pass over x, where neither has a bias."""
 
-    def __init__(self, gate: nn.Linear, up: nn.Linear, weight_format: LinearFormat) -> None:
-        self._packed = pack_gate_up(gate.weight, up.weight, weight_format, INT4_GROUP if weight_format == "int4" else None)
+    def __init__(self, gate: nn.Linear, up: nn.Linear, weight_format: LinearFormat, packer: Packer) -> None:
+        group = INT4_GROUP if weight_format == "int4" else None
+        shape = (gate.out_features, gate.in_features)
+        self._packed = packer.take(shape, is_gate_up=True, make=lambda: pack_gate_up(gate.weight, up.weight, weight_format, group))
 
     @property
     def num_bytes(self) -> int:
@@ -97,15 +118,15 @@ class _NativeGateUp:
 class NativeGPTNeoXBlock(nn.Module):
     """`GPTNeoXBlock`."""
 
-    def __init__(self, block: GPTNeoXBlock, hidden_act: str, weight_format: LinearFormat) -> None:
+    def __init__(self, block: GPTNeoXBlock, hidden_act: str, weight_format: LinearFormat, packer: Packer) -> None:
         super().__init__()
         attention, mlp = block.attention, block.mlp
         self.layer, self.num_heads, self.scale = attention.layer, attention.num_heads, attention.scale
         self.is_parallel = block.is_parallel
         self.attention_norm, self.mlp_norm = NativeNorm(block.attention_norm), NativeNorm(block.mlp_norm)
-        self.query_key_value = _native(attention.query_key_value, weight_format)
-        self.output = _native(attention.output, weight_format)
-        self.up, self.down = _native(mlp.up, weight_format), _native(mlp.down, weight_format)
+        self.query_key_value = _native(attention.query_key_value, weight_format, packer)
+        self.output = _native(attention.output, weight_format, packer)
+        self.up, self.down = _native(mlp.up, weight_format, packer), _native(mlp.down, weight_format, packer)
         self.joined_activation = _ACTIVATIONS.get(hidden_act)
         self.activation = mlp.activation
         self.num_bytes = sum(part.num_bytes for part in (self.query_key_value, self.output, self.up, self.down))
@@ -146,7 +167,7 @@ class NativeGPTNeoXBlock(nn.Module):
 class NativeLlamaBlock(nn.Module):
     """`LlamaBlock`, with query, key and value made by one product, and gate and up by another."""
 
-    def __init__(self, block: LlamaBlock, weight_format: LinearFormat) -> None:
+    def __init__(self, block: LlamaBlock, weight_format: LinearFormat, packer: Packer) -> None:
         super().__init__()
         attention, mlp = block.attention, block.mlp
         self.layer, self.head_dim, self.scale, self.window = attention.layer, attention.head_dim, attention.scale, attention.window
@@ -158,13 +179,16 @@ class NativeLlamaBlock(nn.Module):
         projections = (attention.query, attention.key, attention.value)
         has_bias = attention.query.bias is not None
         self.query_key_value = NativeLinear(
-            torch.cat([projection.weight for projection in projections]),
+            [projection.weight for projection in projections],
             torch.cat([projection.bias for projection in projections]) if has_bias else None,
             weight_format,
+            packer,
         )
-        self.output, self.down = _native(attention.output, weight_format), _native(mlp.down, weight_format)
-        self.gate_up = None if mlp.gate.bias is not None else _NativeGateUp(mlp.gate, mlp.up, weight_format)
-        self.gate, self.up = (None, None) if self.gate_up else (_native(mlp.gate, weight_format), _native(mlp.up, weight_format))
+        self.output, self.down = _native(attention.output, weight_format, packer), _native(mlp.down, weight_format, packer)
+        self.gate_up = None if mlp.gate.bias is not None else _NativeGateUp(mlp.gate, mlp.up, weight_format, packer)
+        self.gate, self.up = (
+            (None, None) if self.gate_up else (_native(mlp.gate, weight_format, packer), _native(mlp.up, weight_format, packer))
+        )
         parts = (self.query_key_value, self.output, self.down, self.gate_up, self.gate, self.up)
         self.num_bytes = sum(part.num_bytes for part in parts if part is not None)
 
@@ -240,17 +264,39 @@ class NativeModel(PackedModel):
 
 
 @torch.inference_mode()
-def pack_native(model: GPTNeoX | Llama, weight_format: LinearFormat) -> NativeModel:
-    """`tripod.models.pack.pack` for the native kernels: the blocks are replaced as wholes. The model itself stays as it is."""
+def pack_native(model: GPTNeoX | Llama, weight_format: LinearFormat, checkpoint: Path | None = None) -> NativeModel:
+    """`tripod.models.pack.pack` for the native kernels: the blocks are replaced as wholes. The model itself stays as it is.
+
+    Args:
+        model: loaded, not training.
+        weight_format: of all linear layers.
+        checkpoint: the folder whose weights the model has, unchanged: then packed weights are taken from, or left in, the cache on disk.
+    """
+    path = None if checkpoint is None else kept_path(checkpoint, weight_format, model.dtype)
+    if path is not None and (kept := open_kept(path, weight_format)) is not None:
+        try:
+            native = _pack(model, weight_format, kept)
+            kept.check_end()
+            return native
+        except ValueError as error:
+            _log.warning("packed weights in %s cannot be used: %s", path, error)
+    fresh = FreshPacker()
+    native = _pack(model, weight_format, fresh)
+    if path is not None:
+        keep(path, fresh.packed)
+    return native
+
+
+def _pack(model: GPTNeoX | Llama, weight_format: LinearFormat, packer: Packer) -> NativeModel:
     inner = clone_sharing_tensors(model)
-    head = NativeLinear((inner.embedding if inner.head is None else inner.head).weight, None, weight_format)
+    head = NativeLinear([(inner.embedding if inner.head is None else inner.head).weight], None, weight_format, packer)
     inner.head = None
     num_bytes = head.num_bytes
     for layer, block in enumerate(inner.blocks):
         if isinstance(inner, GPTNeoX):
-            native: nn.Module = NativeGPTNeoXBlock(cast(GPTNeoXBlock, block), inner.config.hidden_act, weight_format)
+            native: nn.Module = NativeGPTNeoXBlock(cast(GPTNeoXBlock, block), inner.config.hidden_act, weight_format, packer)
         else:
-            native = NativeLlamaBlock(cast(LlamaBlock, block), weight_format)
+            native = NativeLlamaBlock(cast(LlamaBlock, block), weight_format, packer)
         inner.blocks[layer] = native
         num_bytes += cast(int, native.num_bytes)
     inner.embedding = _WideEmbedding(inner.embedding.weight)  # type: ignore[assignment]
@@ -258,5 +304,5 @@ def pack_native(model: GPTNeoX | Llama, weight_format: LinearFormat) -> NativeMo
     return NativeModel(inner, head, num_bytes)
 
 
-def _native(layer: nn.Linear, weight_format: LinearFormat) -> NativeLinear:
-    return NativeLinear(layer.weight, layer.bias, weight_format)
+def _native(layer: nn.Linear, weight_format: LinearFormat, packer: Packer) -> NativeLinear:
+    return NativeLinear([layer.weight], layer.bias, weight_format, packer)

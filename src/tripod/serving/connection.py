@@ -45,7 +45,7 @@ class EventStream(Response):
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        task = asyncio.ensure_future(self._send(send))
+        task = asyncio.ensure_future(self._send(send, scope.get("tripod.is_blocked", _unknown)))
         watch = asyncio.ensure_future(_disconnected(receive))
         try:
             await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
@@ -57,17 +57,26 @@ class EventStream(Response):
             await _cancel(task, watch)
             await self._frames.aclose()  # a task cancelled before its first turn has not opened them
 
-    async def _send(self, send: Send) -> None:
+    async def _send(self, send: Send, is_blocked: Callable[[], bool]) -> None:
         async with aclosing(self._frames) as frames:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for frame in frames:
-                async with asyncio.timeout(self._send_timeout_s):
-                    await send({"type": "http.response.body", "body": frame, "more_body": True})
+                message = {"type": "http.response.body", "body": frame, "more_body": True}
+                if is_blocked():
+                    async with asyncio.timeout(self._send_timeout_s):
+                        await send(message)
+                else:  # it will not wait, and a timer for each token costs more than to write it
+                    await send(message)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _nothing() -> None:
     pass
+
+
+def _unknown() -> bool:
+    """What is served without our `Connection` may wait at any send."""
+    return True
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -45,6 +45,7 @@ class Connection(HttpToolsProtocol):
         self._is_in_headers = True
         self.scope["tripod.arrived_s"] = self._came_s  # type: ignore[typeddict-unknown-key]
         self.scope["tripod.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+        self.scope["tripod.is_blocked"] = self._is_blocked  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
         self._is_in_headers = False
@@ -54,6 +55,10 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_headers()
         super().connection_lost(exc)
+
+    def _is_blocked(self) -> bool:
+        """Whether a send would wait for the client to take what was sent before."""
+        return self.flow.write_paused
 
     def _expect_headers(self) -> None:
         if self._headers_due is None and not self.transport.is_closing():

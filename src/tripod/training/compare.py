@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tripod.models.gpt_neox import GPTNeoX
     from tripod.models.llama import Llama
     from tripod.text.tokenizer import Tokenizer
+    from tripod.training.packing import Packing
 
 VALIDATION = "validation loss"
 _RESAMPLES = 10_000
@@ -179,22 +180,34 @@ def plot(differences: Sequence[Difference], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _probes(pair: tuple[Run, Run], texts: Mapping[str, Sequence[str]]) -> dict[str, list[list[int]]]:
-    """Token ids of the texts of each metric; the same for both runs."""
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """A text as a model reads it."""
+
+    ids: Sequence[int]
+    packing: Packing | None = None  # of a row of several documents; None: one sequence
+
+
+def _probes(pair: tuple[Run, Run], texts: Mapping[str, Sequence[str]]) -> dict[str, list[_Probe]]:
+    """The texts of each metric; the same for both runs. Rows of the validation are read as the branch's recipe has them packed."""
+    import torch
+
     from tripod.text.load_tokenizer import load_tokenizer
+    from tripod.training.packing import pack
 
     branch, control = pair
-    probes: dict[str, list[list[int]]] = {}
+    probes: dict[str, list[_Probe]] = {}
     if branch.recipe.validation is not None and control.recipe.validation is not None:
         order, other = branch.order("valid"), control.order("valid")
         if order.fingerprint != other.fingerprint:
             raise ConfigError(f"{branch.folder} and {control.folder} validate on different rows; compare runs of one data set and seed")
         num_rows = branch.recipe.validation.num_batches * branch.recipe.batch.rows
-        probes[VALIDATION] = [order.rows.row(row).tolist() for row in range(num_rows)]
+        packed, cpu = branch.recipe.batch, torch.device("cpu")
+        probes[VALIDATION] = [_Probe(order.rows.row(row).tolist(), pack(order.rows, [row], packed, cpu)) for row in range(num_rows)]
     tokenizer = load_tokenizer(Path(branch.recipe.data.tokenizer))
     longest = branch.recipe.model.max_positions + 1
     for name, given in texts.items():
-        probes[name] = [_document(text, tokenizer)[:longest] for text in given if text.strip()]
+        probes[name] = [_Probe(_document(text, tokenizer)[:longest]) for text in given if text.strip()]
         if not probes[name]:
             raise ConfigError(f"there is no text in {name!r}")
     return probes
@@ -205,16 +218,16 @@ def _document(text: str, tokenizer: Tokenizer) -> list[int]:
     return [end_of_document(tokenizer), *tokenizer.encode(text, add_special_tokens=False)]
 
 
-def _losses(run: Run, step: int, probes: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, NDArray[np.float64]]:
+def _losses(run: Run, step: int, probes: Mapping[str, Sequence[_Probe]]) -> dict[str, NDArray[np.float64]]:
     from tripod.models.load import load_language_model
 
     model = load_language_model(run.checkpoint(step))
-    return {metric: np.array([_loss(model, ids) for ids in of_metric]) for metric, of_metric in probes.items()}
+    return {metric: np.array([_loss(model, probe) for probe in of_metric]) for metric, of_metric in probes.items()}
 
 
-def _loss(model: Llama | GPTNeoX, ids: Sequence[int]) -> float:
+def _loss(model: Llama | GPTNeoX, probe: _Probe) -> float:
     import torch
 
     from tripod.training.gradients import mean_loss
 
-    return mean_loss(model, torch.tensor([list(ids)]), micro_rows=1, precision="fp32").item()
+    return mean_loss(model, torch.tensor([list(probe.ids)]), micro_rows=1, precision="fp32", packing=probe.packing).item()

@@ -65,12 +65,14 @@ class SpikeDetector:
     """Notes a loss that is far above those before it.
 
     Far is `threshold` standard deviations above the mean of the last `window` losses. A spike is not counted among the losses that
-    the next one is compared with.
+    the next one is compared with; `patience` of them in a row are no spikes any more but the level of the run, which begins anew.
     """
 
     threshold: float = 6.0
     window: int = 64
+    patience: int = 16
     _losses: deque[float] = field(default_factory=deque, init=False)
+    _in_a_row: list[float] = field(default_factory=list, init=False)
 
     def is_spike(self, loss: float) -> bool:
         losses = self._losses
@@ -78,7 +80,11 @@ class SpikeDetector:
             mean = math.fsum(losses) / self.window
             deviation = math.sqrt(math.fsum((past - mean) ** 2 for past in losses) / self.window)
             if loss > mean + self.threshold * deviation:
+                self._in_a_row.append(loss)
+                if len(self._in_a_row) == self.patience:
+                    self._losses, self._in_a_row = deque(self._in_a_row), []
                 return True
             losses.popleft()
+        self._in_a_row.clear()
         losses.append(loss)
         return False

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class CudaRoute:
         self._device = model.device
         self.name = f"cuda (Triton, on {torch.cuda.get_device_name(model.device)})"
 
-    def pack(self, model: LanguageModel) -> LanguageModel:
+    def pack(self, model: LanguageModel, checkpoint: Path | None = None) -> LanguageModel:
         return DecodeGraphs(model)
 
     def allocate(self, spec: KVCacheSpec) -> KVCache:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -51,8 +52,8 @@ class NativeRoute:
         self._num_threads = min(threads.default_num_threads(), torch.get_num_threads())  # who limits torch limits this as well
         self.name = f"native {library.load()} ({self._num_threads} threads)"
 
-    def pack(self, model: LanguageModel) -> PackedModel:
-        return pack_native(cast("GPTNeoX | Llama", model), self.weight_format)
+    def pack(self, model: LanguageModel, checkpoint: Path | None = None) -> PackedModel:
+        return pack_native(cast("GPTNeoX | Llama", model), self.weight_format, checkpoint)
 
     def allocate(self, spec: KVCacheSpec) -> KVCache:
         return NativeKVCache(spec)

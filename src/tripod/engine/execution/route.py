@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 import torch
@@ -48,8 +49,13 @@ class Route(Protocol):
         """Whether a row has the same bits whatever its neighbours, by the way its sums are made."""
         ...
 
-    def pack(self, model: LanguageModel) -> LanguageModel:
-        """The model with its weights made ready; itself where its architecture is not known here."""
+    def pack(self, model: LanguageModel, checkpoint: Path | None = None) -> LanguageModel:
+        """The model with its weights made ready; itself where its architecture is not known here.
+
+        Args:
+            model: as loaded.
+            checkpoint: the folder whose weights it has, for a route that keeps what it made of them.
+        """
         ...
 
     def allocate(self, spec: KVCacheSpec) -> KVCache:
@@ -133,7 +139,7 @@ class TorchRoute:
         self.weight_format = weight_format or str(model.dtype).removeprefix("torch.")
         self.name = f"torch ({reason})"
 
-    def pack(self, model: LanguageModel) -> LanguageModel:
+    def pack(self, model: LanguageModel, checkpoint: Path | None = None) -> LanguageModel:
         packed = self._packed(model)
         return FixedTiles(packed) if self.is_batch_invariant else packed
 

@@ -9,7 +9,10 @@ or within a chunk of any size, wherever its blocks lie.
 from __future__ import annotations
 
 import ctypes
+import math
+import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -66,7 +69,7 @@ class KVPool:
         if reason is not None:
             raise ConfigError(reason)
         padded = -(-head_dim // 16) * 16
-        return cls(torch.zeros((num_layers, num_blocks, num_kv_heads, 2, BLOCK_SIZE * padded), dtype=dtype, device="cpu"), head_dim)
+        return cls(_zeros((num_layers, num_blocks, num_kv_heads, 2, BLOCK_SIZE * padded), dtype), head_dim)
 
     def write(self, layer: int, key: Tensor, value: Tensor, slots: Tensor) -> None:
         """Store the keys and values of tokens in one layer, in place.
@@ -182,6 +185,18 @@ def paged_attention(
             f"{num_tables} requests of at most {table_width * BLOCK_SIZE} tokens, in blocks 0 to {pool.blocks.shape[1] - 1}"
         )
     return out
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory that the system gives page by page when it is first written to: a pool of gigabytes is there at once."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if num_bytes == 0:
+        return torch.zeros(shape, dtype=dtype, device="cpu")
+    pages = mmap.mmap(-1, num_bytes)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without large pages
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 def _expect_heads(name: str, tensor: Tensor, shape: tuple[int, int, int]) -> None:

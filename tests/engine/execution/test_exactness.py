@@ -1,0 +1,31 @@
+"""The seeded small share of the campaign `exactness`: every path, on every route, against transformers and against itself."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from benchmarks.campaigns.exactness import MODELS, ROUTES, Judge, RouteCase, run_schedule
+
+from tripod.ops.kernels.cpu import library
+
+MODEL_OF = {"f32": "gpt_neox", "bf16": "qwen3", "int8": "llama", "int4": "llama"}  # the campaign runs all of them on all routes
+NATIVE = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
+CASES = [pytest.param(route, id=route.name, marks=[NATIVE] if route.kernels == "native" else []) for route in ROUTES]
+
+
+@cache
+def judge(name: str) -> Judge:
+    return Judge(MODELS[name]())
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("route", CASES)
+def test_every_row_of_a_random_schedule_is_transformers_and_the_same_bits_on_every_path(route: RouteCase) -> None:
+    name = MODEL_OF[route.weight_format]
+    outcomes = [run_schedule(name, judge(name), route, seed) for seed in range(4)]
+    assert [failure for outcome in outcomes for failure in outcome.failures] == []
+    for what in ("num_cached_tokens", "num_preemptions", "num_forks", "num_copies", "num_cut"):
+        assert sum(getattr(outcome, what) for outcome in outcomes) > 0, f"without any {what} the test shows less than it says"
+    assert (sum(outcome.num_again for outcome in outcomes) > 0) == route.batch_invariant
+    assert max(outcome.most_requests for outcome in outcomes) > 8
