@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tests.engine.conftest import plain_logits
 from tests.engine.tiny_models import BIASED_LLAMA, NEOX, QWEN, QWEN3, SERIAL_NEOX, tiny_model
 from tripod.engine.assemble import assemble
 from tripod.engine.engine_config import EngineConfig
+from tripod.engine.execution.fixed_tiles import FixedTiles
 from tripod.engine.execution.ragged_batch import RaggedBatch
 from tripod.engine.execution.route import Kernels
 from tripod.engine.policy.request import Request
@@ -23,6 +25,7 @@ from tripod.models.llama import LlamaConfig
 from tripod.models.native_blocks import NativeModel
 from tripod.ops.kernels.cpu import library
 from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.rope import RopeConfig
 from tripod.sampling import GREEDY
 
 needs_kernels = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
@@ -137,6 +140,19 @@ def test_bfloat16_models_are_invariant_on_the_torch_route_as_well(config: GPTNeo
     expected = steps.whole(ids, [1] * 40)
     assert torch.equal(steps.whole(ids, [40]), expected)
     assert torch.equal(steps.whole(ids, [11, 1, 28], [crowd, crowd, crowd]), expected)
+
+
+def test_tiles_of_a_fixed_size_are_what_keeps_the_bits_of_wide_products() -> None:
+    """At this width torch's float32 products do depend on how many rows they have: the same steps without the tiles differ."""
+    config = replace(NEOX, hidden_size=256, intermediate_size=1024, num_heads=4, num_layers=1, rope=RopeConfig(rotary_dim=16))
+    steps = Steps(tiny_model(config), "torch", None, batch_invariant=True)
+    ids = token_ids(40, seed=2)
+    expected = steps.whole(ids, [1] * 40)
+    assert torch.equal(steps.whole(ids, [40]), expected)
+    assert torch.equal(steps.whole(ids, [7, 1, 32]), expected)
+    assert isinstance(steps.model, FixedTiles)
+    steps.model = steps.model._inner
+    assert not torch.equal(steps.whole(ids, [40]), steps.whole(ids, [1] * 40))
 
 
 def test_a_route_that_cannot_run_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
