@@ -12,6 +12,7 @@ matrix products of the machine gave at that moment. Raw results go to benchmarks
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -19,7 +20,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.progress import Progress
@@ -33,6 +34,7 @@ from benchmarks.serving.workloads import WORKLOADS, Requests, w1
 from benchmarks.setting import keep, setting
 
 JUDGED = {"w1": 1, "w2": 8, "w3": 1, "w4": 4}  # requests of the first round; the judge is slow
+FirstRound: TypeAlias = dict[tuple[str, str], tuple[Requests, Answer]]  # by engine and workload
 UNITS = {"w1": "decoded tok/s", "w2": "generated tok/s", "w3": "prompt tok/s", "w4": "generated tok/s"}
 
 
@@ -52,23 +54,27 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="tripod-compare-") as logs:
         contestants, absent = _start(arguments.engines, folder, pythons, arguments.threads, Path(logs), console)
         try:
-            rounds, verdicts = _measure(contestants, arguments.workloads, arguments.rounds, arguments.seed, folder, console)
+            rounds, first = _measure(contestants, arguments.workloads, arguments.rounds, arguments.seed, console)
         finally:
             for contestant in contestants:
                 contestant.close()
-    console.print(_table(rounds, verdicts, SHAPES[arguments.shape], arguments.shape))
-    for name, reason in absent.items():
-        console.print(f"{name}: not measured: {reason}")
-    raw = {
+    raw: dict[str, Any] = {
         "setting": setting("benchmarks.serving.compare", ("torch", "transformers")),
         "shape": arguments.shape,
         "threads": arguments.threads,
         "versions": {contestant.name: contestant.versions for contestant in contestants},
         "not_measured": absent,
         "rounds": rounds,
-        "verdicts": {name: {workload: asdict(verdict) for workload, verdict in by.items()} for name, by in verdicts.items()},
     }
-    console.print(f"raw: {keep(f'serving-{arguments.shape}', raw).name}")
+    path = keep(f"serving-{arguments.shape}", raw)  # before the judge, which takes its time: rounds are not measured twice
+    verdicts = _judge(first, folder, console)
+    path.write_text(
+        json.dumps(raw | {"verdicts": {name: {w: asdict(v) for w, v in by.items()} for name, by in verdicts.items()}}, indent=1)
+    )
+    console.print(_table(rounds, verdicts, SHAPES[arguments.shape], arguments.shape))
+    for name, reason in absent.items():
+        console.print(f"{name}: not measured: {reason}")
+    console.print(f"raw: {path.name}")
     wrong = [name for name, by in verdicts.items() if name.startswith("tripod") and not _is_right(name, by)]
     return 1 if wrong else 0
 
@@ -90,13 +96,12 @@ def _start(
 
 
 def _measure(
-    contestants: list[Contestant], workloads: Sequence[str], num_rounds: int, seed: int, folder: Path, console: Console
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, Verdict]]]:
+    contestants: list[Contestant], workloads: Sequence[str], num_rounds: int, seed: int, console: Console
+) -> tuple[list[dict[str, Any]], FirstRound]:
     """Every engine answers every workload once a round; who begins changes from round to round. Fresh token ids in every round, so that
     nothing kept from the round before is of use."""
     rounds: list[dict[str, Any]] = []
-    verdicts: dict[str, dict[str, Verdict]] = {contestant.name: {} for contestant in contestants}
-    first: dict[tuple[str, str], tuple[Requests, Answer]] = {}
+    first: FirstRound = {}
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("rounds", total=num_rounds * len(workloads) * len(contestants))
         for contestant in contestants:
@@ -114,12 +119,18 @@ def _measure(
                         first[contestant.name, workload] = requests, answer
                     progress.advance(task)
                 rounds.append({"round": number, "workload": workload, "limits": asdict(limits), "figures": figures})
+    return rounds, first
+
+
+def _judge(first: FirstRound, folder: Path, console: Console) -> dict[str, dict[str, Verdict]]:
+    """By engine and workload."""
     console.print("judging tokens with transformers in float32 ...")
     judge = Judge(folder)
+    verdicts: dict[str, dict[str, Verdict]] = {}
     for (name, workload), (requests, answer) in first.items():
         n = JUDGED[workload]
-        verdicts[name][workload] = judge.judge(requests.prompts[:n], answer.tokens[:n])
-    return rounds, verdicts
+        verdicts.setdefault(name, {})[workload] = judge.judge(requests.prompts[:n], answer.tokens[:n])
+    return verdicts
 
 
 def _figures(contestant: Contestant, workload: str, requests: Requests, seed: int) -> tuple[dict[str, float], Answer]:
