@@ -12,13 +12,9 @@ best of some rounds, both contestants in turns. Raw results go to benchmarks/res
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +23,11 @@ import zstandard
 from safetensors.torch import load, load_file
 
 from benchmarks.checkpoint_series import log_then_linear, read_text, train_series
-from benchmarks.setting import processor
+from benchmarks.setting import keep, setting
 from tripod.training.byte_planes import entropy_bytes, split
 from tripod.training.delta_store import DeltaStore, checkpoints_of
 from tripod.training.safetensors_file import ITEM_BYTES, SafetensorsFile
 
-RESULTS = Path(__file__).parent / "results"
 FILES = ("model.safetensors", "optimizer.safetensors")
 SETS = {"weights": FILES[:1], "weights and optimizer": FILES}
 PLAIN_LEVEL = 3  # zstd's default
@@ -125,17 +120,9 @@ def measure(run: Path, scratch: Path, arguments: argparse.Namespace) -> None:
     on_disk = sum(path.stat().st_size for path in store.path.iterdir())
     times = read_times(store, plain, arguments.rounds)
 
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False).stdout.strip()
-    setting = {
-        "commit": commit,
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "processor": processor(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("numpy", "torch", "zstandard")}},
-        "steps": store.steps,
-        "level": arguments.level,
-        "group": arguments.group,
-    }
-    print(f"{setting['processor']}, {setting['versions']}, commit {commit}; level {arguments.level}, group {arguments.group}")
+    ran = setting("benchmarks.delta_store", ("numpy", "torch", "zstandard"))
+    ran |= {"steps": store.steps, "level": arguments.level, "group": arguments.group}
+    print(f"{ran['processor']}, {ran['versions']}, commit {ran['commit']}; level {arguments.level}, group {arguments.group}")
     for title, files in SETS.items():
         total = {name: sum(sizes[file][name] for file in files) for name in sizes[files[0]]}
         share = {name: f"{num_bytes / total['plain']:.3f}" for name, num_bytes in total.items()}
@@ -150,11 +137,8 @@ def measure(run: Path, scratch: Path, arguments: argparse.Namespace) -> None:
             f"ratio mean {np.mean(ratios):.2f}, worst {max(ratios):.2f} (step {store.steps[int(np.argmax(ratios))]})"
         )
     print(f"all of the store on disk, with indexes and other files: {on_disk / 1e6:.1f} MB; packing took {packing:.1f} s of CPU")
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"delta-store-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
-    results = {"setting": setting, "bytes": sizes, "on_disk": on_disk, "packing_cpu_seconds": packing, "cpu_seconds_plain_and_store": times}
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"raw: {path.name}")
+    results = {"setting": ran, "bytes": sizes, "on_disk": on_disk, "packing_cpu_seconds": packing, "cpu_seconds_plain_and_store": times}
+    print(f"raw: {keep('delta-store', results).name}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -29,8 +28,8 @@ import zstandard
 from numpy.typing import NDArray
 from safetensors.torch import load
 
-from benchmarks.delta_store import PLAIN_LEVEL, RESULTS
-from benchmarks.setting import processor
+from benchmarks.delta_store import PLAIN_LEVEL
+from benchmarks.setting import RESULTS, commit, processor
 from tripod.training.byte_planes import PlanePacker, entropy_bytes, split
 from tripod.training.delta_store import checkpoints_of
 from tripod.training.safetensors_file import SafetensorsFile
@@ -178,9 +177,8 @@ def main() -> None:
         print(f"{way:17} {share}; {times[way]:.1f} ms")
     noise = f"entropy {lower['ideal'] / lower['bytes']:.4f} of their length when XORed"
     print(f"lower bytes       {lower['bytes'] / sizes['whole']['bytes']:.3f}, {noise}")
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False).stdout.strip()
     setting = {
-        "commit": commit,
+        "commit": commit(),
         "processor": processor(),
         "steps": [path.parent.name for path, _ in pairs],
         **vars(given),

@@ -21,14 +21,18 @@ def setting(program: str, packages: Sequence[str] = ()) -> dict[str, object]:
         program: the module that was run, such as `benchmarks.embedding`.
         packages: distributions whose versions count; one that is absent is given as None.
     """
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False).stdout.strip()
     return {
         "command": " ".join([f"python -m {program}", *(Path(argument).name if "/" in argument else argument for argument in sys.argv[1:])]),
-        "commit": commit,
+        "commit": commit(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "processor": processor(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
     }
+
+
+def commit() -> str:
+    """The commit of the checkout, marked where files differ from it; empty outside of one."""
+    return subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def keep(name: str, content: Mapping[str, object]) -> Path:

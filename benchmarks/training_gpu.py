@@ -10,15 +10,14 @@ Not yet measured.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import time
 
 import torch
 
-from benchmarks.training_speed import LR, RESULTS, model_recipe
+from benchmarks.setting import keep, setting
+from benchmarks.training_speed import LR, model_recipe
 from tripod.models.initialize import initial_language_model
 from tripod.training.blocks import compile_blocks
 from tripod.training.dropout import RowDropout
@@ -77,24 +76,14 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("not measured: there is no GPU here")
     device = torch.device("cuda")
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False).stdout.strip()
-    setting = {
-        "command": " ".join(["python -m benchmarks.training_gpu", *sys.argv[1:]]),
-        "commit": commit,
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "device": torch.cuda.get_device_name(device),
-        "torch": torch.__version__,
-    }
+    ran = setting("benchmarks.training_gpu", ("torch",)) | {"device": torch.cuda.get_device_name(device)}
     results = []
     for size in arguments.sizes:
         found = measure(size, arguments.micro_rows, arguments.steps, is_compiled=arguments.compile, device=device)
         results.append(found)
         print(f"{size}: {found['tokens_per_s']:,.0f} tokens/s, MFU {found['mfu']:.1%} of {found['gemm_peak']:.3g} (target {TARGET:.0%})")
         torch.cuda.empty_cache()
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"training-gpu-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
-    path.write_text(json.dumps({"setting": setting, "results": results}, indent=1) + "\n")
-    print(f"raw: {path.name}")
+    print(f"raw: {keep('training-gpu', {'setting': ran, 'results': results}).name}")
 
 
 if __name__ == "__main__":

@@ -15,12 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -30,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import GPTNeoXForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.setting import processor
+from benchmarks.setting import keep, setting
 from tripod.models.initialize import initial_language_model
 from tripod.models.save import save_checkpoint
 from tripod.training.dropout import RowDropout
@@ -42,7 +40,6 @@ from tripod.training.optimizer import AdamW
 from tripod.training.recipe import ModelRecipe, OptimizerRecipe
 from tripod.training.recipe_file import recipe_from
 
-RESULTS = Path(__file__).parent / "results"
 TOKENS = 2048  # of a step
 LR = 1e-3
 NUM_COMPARED = 3  # steps whose losses are compared
@@ -145,29 +142,20 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", choices=list(TOLERANCE), default=["bf16", "fp32"])
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False).stdout.strip()
-    setting = {
-        "command": " ".join(["python -m benchmarks.training_speed", *sys.argv[1:]]),
-        "commit": commit,
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "versions": {"torch": torch.__version__, "transformers": version("transformers")},
-        "tokens_per_step": TOKENS,
-    }
-    print(f"{setting['processor']}, {setting['threads']} threads, {setting['versions']}, commit {commit}, {TOKENS} tokens a step")
+    ran = setting("benchmarks.training_speed", ("torch", "transformers"))
+    ran |= {"threads": torch.get_num_threads(), "tokens_per_step": TOKENS}
+    print(f"{ran['processor']}, {ran['threads']} threads, {ran['versions']}, commit {ran['commit']}, {TOKENS} tokens a step")
     print("size  length  precision   Tripod s   plain s   faster by (round by round)     of GEMM peak   matrix products in ours")
     transformers_logging.disable_progress_bar()
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"training-speed-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
-    results = []
+    results: list[dict[str, object]] = []
+    path = keep("training-speed", {"setting": ran, "results": results})
     for size in arguments.sizes:
         for seq_length in arguments.seq_lengths:
             for precision in arguments.precisions:
                 found = compare(size, seq_length, precision, arguments.rounds)
                 results.append(found)
                 print(line(found), flush=True)
-                path.write_text(json.dumps({"setting": setting, "results": results}, indent=1) + "\n")  # whatever ends it
+                path.write_text(json.dumps({"setting": ran, "results": results}, indent=1) + "\n")  # whatever ends it
     print(f"raw: {path.name}")
     if not all(found["is_equal"] for found in results):
         sys.exit(1)

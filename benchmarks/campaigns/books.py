@@ -22,6 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.setting import commit
 from benchmarks.shared_data import DATA
 from tripod.models.initialize import num_parameters
 from tripod.training.compare import VALIDATION, compare
@@ -104,9 +105,7 @@ def main(arguments: list[str]) -> int:
         results = measure(options.data, work)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     results |= {"wall_s": time.monotonic() - began_s, "cpu_s": used.ru_utime + used.ru_stime, "jobs": options.jobs}
-    results["commit"] = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    results["commit"] = commit()
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "books.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     for size, facts in results["sizes"].items():
