@@ -1,6 +1,6 @@
 """The promises of the campaigns `soak`, `drain`, `overload` and `timings`, in a seeded small share; and the arithmetic that they judge by.
 
-The small shares judge what was counted. How fast it went is judged by the campaigns at their full size, on a machine that does nothing else.
+The small shares judge what was counted. How fast it went is judged by the campaigns at full size, on a machine that does nothing else.
 """
 
 from __future__ import annotations
