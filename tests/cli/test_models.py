@@ -142,6 +142,8 @@ def test_a_server_is_ready_when_health_says_so_stops_on_sigterm_and_what_it_did_
     assert (process.returncode, out) == (0, "")
     assert f"http://127.0.0.1:{port}/v1" in err
     assert "start: imports" in err
+    assert "weights in f32; KV pool of 512 tokens" in err
+    assert "512 tokens a request" in err
     again = tripod("replay", log)
     assert (again.code, again.out) == (0, "4 steps and 4 tokens are the same\n")
     text = log.read_text(encoding="utf-8")
@@ -182,3 +184,10 @@ def test_the_doctor_tells_paths_to_programs_too(tripod: Command, cache: Path) ->
     assert found["torch"]["threads"] >= 1
     assert set(found["paths"]) == {"embedder", "engine", "CPU kernels", "retrieval", "server", "answers"}
     assert str(found["paths"]["embedder"]) in tripod("doctor").out
+
+
+def test_options_of_a_language_model_are_refused_for_an_encoder(tripod: Command, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+    outcome = tripod("serve", tmp_path, "--port", "0", "--weights", "int8", "--log", tmp_path / "run.jsonl")
+    assert outcome.code == 2
+    assert "is an encoder, which has no --weights and no --log; leave that out" in outcome.err

@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from tripod.serving.config import ServerConfig
 
 
+_ENGINE_FLAGS = {  # what only a language model has -> as it is asked for; bounds of the server hold for both
+    "kv_tokens": "--kv-tokens",
+    "kv_bytes": "--kv-bytes",
+    "weight_format": "--weights",
+    "batch_invariant": "--batch-invariant",
+    "log": "--log",
+    "chat_template": "--chat-template",
+    "timeline": "--timeline",
+}
+
+
 def serve(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A folder, run@stepN, org/name[@revision]; a language model or an encoder.")
@@ -125,7 +136,7 @@ async def _serve(
 
     from tripod.chat.render import template_file
     from tripod.cli.terminal import note
-    from tripod.errors import MissingExtraError
+    from tripod.errors import ConfigError, MissingExtraError
 
     try:
         from tripod.engine.encode import Encoder
@@ -141,18 +152,23 @@ async def _serve(
     own_template = template_file(chat_template)
     note(f"loading {model}")
     if embedder is None and is_encoder(locate(model)):
+        given = {**engine_options, "chat_template": chat_template, "timeline": shows_timeline}
+        if useless := [flag for name, flag in _ENGINE_FLAGS.items() if given[name]]:
+            raise ConfigError(f"{model} is an encoder, which has no {' and no '.join(useless)}; leave that out")
         app = build_app(None, embedder=Encoder.load(locate(model)), embedder_name=model, config=config, api_keys=api_keys)
         note(f"serving the encoder {model} at http://{host}:{port}/v1 (Ctrl-C ends)")
         await serve_app(app, listener, drain_s=drain_s, grace_s=grace_s)
         return
+    embedder_path = locate(embedder) if embedder is not None else None  # before the model: a name that leads nowhere is said at once
     timeline = Timeline()
     async with AsyncExitStack() as resources:
         engine = await resources.enter_async_context(
             Engine.load(model, config=EngineConfig(**engine_options), chat_template=own_template, timeline=timeline)
         )
+        note(engine.summary)
         if shows_timeline:
             note(f"start: {timeline}")
-        encoder = Encoder.load(locate(embedder)) if embedder is not None else None
+        encoder = Encoder.load(embedder_path) if embedder_path is not None else None
         app = build_app(
             engine,
             embedder=encoder,

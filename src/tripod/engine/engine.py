@@ -120,11 +120,13 @@ class Engine:
         self._compiling: set[Request] = set()  # open, and not with the step loop yet
         self._opening = threading.Lock()
         self._grammars = GrammarCompiler(tokenizer, model.config.vocab_size)
-        logger.info(
-            "engine %s: %s, weights in %s; KV pool of %d tokens (%d blocks of %d), %.1f MiB, %s on %s; %d tokens and %d requests a step",
-            name, parts.route.name, parts.route.weight_format, spec.num_blocks * spec.block_size, spec.num_blocks, spec.block_size,
-            spec.num_bytes / 2**20, spec.dtype, model.device, config.max_batch_tokens, config.max_num_requests,
-        )  # fmt: skip
+        route, dtype = parts.route, str(spec.dtype).removeprefix("torch.")
+        self.summary = (  # for whoever started it
+            f"{route.name}, weights in {route.weight_format}; KV pool of {spec.num_blocks * spec.block_size} tokens, "
+            f"{spec.num_bytes / 2**20:.1f} MiB of {dtype} on {model.device}; {self._limits.max_request_tokens} tokens a request, "
+            f"{config.max_batch_tokens} tokens and {config.max_num_requests} requests a step"
+        )
+        logger.info("engine %s: %s", name, self.summary)
         self._loop = StepLoop(
             parts.policy, parts.runner, name=name, log=None if config.log is None else ReplayLog(config.log, name, model, config)
         )
