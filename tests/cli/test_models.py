@@ -112,6 +112,8 @@ def test_a_server_is_ready_when_health_says_so_stops_on_sigterm_and_what_it_did_
             "--timeline",
             "--max-waiting-requests",
             "3",
+            "--name",
+            "our-model",
             "--log",
             str(log),
         ],
@@ -129,11 +131,12 @@ def test_a_server_is_ready_when_health_says_so_stops_on_sigterm_and_what_it_did_
                         break
                 except httpx.TransportError:
                     time.sleep(0.1)
-            body = {"model": str(model), "prompt": "Once", "max_tokens": 4, "temperature": 0}
+            assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["our-model"]
+            body = {"model": "our-model", "prompt": "Once", "max_tokens": 4, "temperature": 0}
             answer = client.post("/v1/completions", json=body).json()
             assert answer["usage"]["completion_tokens"] == 4
             assert answer["tripod"]["batch_invariant"] is True
-            refused = client.post("/v1/embeddings", json={"model": str(model), "input": "a"})
+            refused = client.post("/v1/embeddings", json={"model": "our-model", "input": "a"})
             assert refused.status_code == 400
             assert "--embedder" in refused.json()["error"]["message"]
     finally:

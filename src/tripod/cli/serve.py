@@ -32,6 +32,7 @@ def serve(
     ],
     host: Annotated[str, typer.Option("--host")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Which requests call it by, instead of MODEL.")] = None,
     embedder: Annotated[str | None, typer.Option("--embedder", metavar="E", help="An encoder for /v1/embeddings.")] = None,
     chat_template: Annotated[
         str | None,
@@ -99,6 +100,7 @@ def serve(
                 model,
                 host,
                 listener,
+                name=name or model,
                 embedder=embedder,
                 chat_template=chat_template,
                 engine_options={
@@ -123,6 +125,7 @@ async def _serve(
     host: str,
     listener: socket.socket,
     *,
+    name: str,
     embedder: str | None,
     chat_template: str | None,
     engine_options: Mapping[str, Any],
@@ -155,7 +158,7 @@ async def _serve(
         given = {**engine_options, "chat_template": chat_template, "timeline": shows_timeline}
         if useless := [flag for name, flag in _ENGINE_FLAGS.items() if given[name]]:
             raise ConfigError(f"{model} is an encoder, which has no {' and no '.join(useless)}; leave that out")
-        app = build_app(None, embedder=Encoder.load(locate(model)), embedder_name=model, config=config, api_keys=api_keys)
+        app = build_app(None, embedder=Encoder.load(locate(model)), embedder_name=name, config=config, api_keys=api_keys)
         note(f"serving the encoder {model} at http://{host}:{port}/v1 (Ctrl-C ends)")
         await serve_app(app, listener, drain_s=drain_s, grace_s=grace_s)
         return
@@ -163,7 +166,7 @@ async def _serve(
     timeline = Timeline()
     async with AsyncExitStack() as resources:
         engine = await resources.enter_async_context(
-            Engine.load(model, config=EngineConfig(**engine_options), chat_template=own_template, timeline=timeline)
+            Engine.load(model, config=EngineConfig(**engine_options), name=name, chat_template=own_template, timeline=timeline)
         )
         note(engine.summary)
         if shows_timeline:

@@ -94,14 +94,16 @@ class Engine:
         *,
         name: str,
         checkpoint: Path | None = None,
+        address: str | None = None,
     ) -> None:
         """
         Args:
             model: as loaded.
             tokenizer: with at most as many tokens.
             config: of the engine.
-            name: in the log and in answers.
+            name: in answers.
             checkpoint: the folder whose weights the model has, unchanged: what is packed of them is then kept on disk for the next start.
+            address: where a replay of the log finds the model; None: its name.
 
         Raises:
             TokenizerError: the tokenizer has more tokens than the model.
@@ -128,7 +130,7 @@ class Engine:
         )
         logger.info("engine %s: %s", name, self.summary)
         self._loop = StepLoop(
-            parts.policy, parts.runner, name=name, log=None if config.log is None else ReplayLog(config.log, name, model, config)
+            parts.policy, parts.runner, name=name, log=None if config.log is None else ReplayLog(config.log, address or name, model, config)
         )
 
     @classmethod
@@ -139,6 +141,7 @@ class Engine:
         config: EngineConfig = EngineConfig(),
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
+        name: str | None = None,
         chat_template: Path | None = None,
         timeline: Timeline | None = None,
     ) -> Engine:
@@ -148,6 +151,7 @@ class Engine:
             address: a folder, `run@stepN`, `org/name@revision`, or a llama2.c file; see `tripod.models.locate`.
             config: of the engine. Without a weight format, linear layers are packed in that of `dtype`.
             dtype: of what is not packed.
+            name: which replies and a server call it by; None: the address.
             chat_template: a Jinja file to use instead of the template beside the model.
             timeline: is told when each part of the start is done.
 
@@ -168,7 +172,7 @@ class Engine:
         timeline.mark("weights found")
         tokenizer = load_tokenizer(path if path.is_dir() else path.parent, chat_template=chat_template)
         timeline.mark("tokenizer")
-        engine = cls(model, tokenizer, config, name=address, checkpoint=path)
+        engine = cls(model, tokenizer, config, name=name or address, checkpoint=path, address=address)
         timeline.mark("weights packed and KV pool taken")
         logger.info("engine %s started: %s", address, timeline)
         return engine
