@@ -11,6 +11,17 @@ from tripod.analysis.study import Study
 from tripod.errors import ConfigError
 
 STUDIES: Mapping[str, tuple[str, str]] = {  # by name: module:class, and what it asks
+    "learning-curves": ("tripod.analysis.learning_curves:LearningCurves", "When do models of different sizes learn what?"),
+    "gender-intervention": (
+        "tripod.analysis.gender_intervention:GenderIntervention",
+        "What do branches answer otherwise than their controls? McNemar, bootstrap, intervals over seeds.",
+    ),
+    "seeds": ("tripod.analysis.seeds:Seeds", "Do runs of several seeds give the same answers? Cohen's kappa, outlier seeds."),
+    "training-maps": ("tripod.analysis.training_map_study:TrainingMaps", "Do all seeds take the same way? Hidden Markov model of weights."),
+    "scaling-laws": (
+        "tripod.analysis.scaling_laws:ScalingLaws",
+        "How does loss fall with size and data? Chinchilla's form, with intervals.",
+    ),
 }
 
 
