@@ -33,6 +33,8 @@ class Task:
         Raises:
             ConfigError: nowhere, or in several places.
         """
+        if (data / self.file).is_file():
+            return data / self.file
         name = Path(self.file).name
         found = sorted(path for path in data.rglob(name) if path.as_posix().endswith(f"/{self.file}")) if data.is_dir() else []
         if len(found) != 1:
