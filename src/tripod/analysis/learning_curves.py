@@ -33,7 +33,7 @@ class LearningCurves:
 
     name: ClassVar[str] = "learning-curves"
     version: ClassVar[int] = 1
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...] = ("lambada_openai", "piqa", "arc_easy", "sciq", "winogrande", "arc_challenge")
     limit: int | None = None  # questions of each task
     shots: int = 0
     data: str | None = field(default=None, metadata=PLACE)

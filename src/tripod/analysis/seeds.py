@@ -35,7 +35,7 @@ class Seeds:
 
     name: ClassVar[str] = "seeds"
     version: ClassVar[int] = 1
-    tasks: tuple[str, ...]  # with choices or yes-or-no items
+    tasks: tuple[str, ...] = ("piqa", "sciq", "winogrande")  # with choices or yes-or-no items
     limit: int | None = None
     data: str | None = field(default=None, metadata=PLACE)
 

@@ -107,12 +107,21 @@ async def measure_all(
 
 
 def measurement_path(measurement: Measurement, checkpoint: Checkpoint, folder: Path) -> Path:
-    """Where a measurement is kept. The name stands for the measurement with its settings, the weights, and what else it depends on."""
+    """Where a measurement is kept."""
+    return folder / f"{measured_as(measurement)}-{measurement_key(measurement, checkpoint)[:32]}.jsonl"
+
+
+def measurement_key(measurement: Measurement, checkpoint: Checkpoint) -> str:
+    """Names what is measured: the measurement with its settings, the weights, and what else it depends on."""
     settings = {one.name: getattr(measurement, one.name) for one in fields(cast("Any", measurement)) if not one.metadata.get("place")}
     depends_on = dict(measurement.depends_on(checkpoint))
-    parts = [measurement.name, measurement.version, settings, checkpoint.hash, checkpoint.device, depends_on]
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-    return folder / f"{measurement.name}-{digest[:32]}.jsonl"
+    parts = [measured_as(measurement), measurement.version, settings, checkpoint.hash, checkpoint.device, depends_on]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def measured_as(measurement: Measurement) -> str:
+    """The name under which measurements are kept: the study's own, or that of one which measures the same and concludes something else."""
+    return str(getattr(measurement, "measured_as", measurement.name))
 
 
 def settings_of(study: Measurement) -> dict[str, Any]:
