@@ -49,5 +49,5 @@ def test_tasks_are_kept_apart_so_that_one_can_be_added(run: Path, shared_data: P
 
 
 def test_a_file_that_is_not_there_is_named_before_a_model_is_opened(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the task piqa reads a file; give the folder"):
+    with pytest.raises(ConfigError, match="the task piqa reads a file; give its folder"):
         tripod.run(score_checkpoints([TaskScore(task="piqa")], find_checkpoints([str(run)])))

@@ -88,7 +88,7 @@ def test_a_setting_that_is_none_is_named(tripod: Command, run_folder: Path, tmp_
     assert "has no setting sizes; it has tasks, limit, shots, data" in wrong.err
     absent = tripod("study", "learning-curves", run_folder, "--out", tmp_path)
     assert absent.code == 2
-    assert "reads a file; give the folder that holds it (--data FOLDER)" in absent.err
+    assert "reads a file; give its folder: --data FOLDER, of a study --set data=FOLDER" in absent.err
     spelled = tripod("study", "learning-curves", run_folder, "--set", "tasks=copa", "--set", "limit=x", "--out", tmp_path)
     assert "--set limit=x: expected int" in spelled.err
 

@@ -78,7 +78,7 @@ class TaskScore:
             path = Path(self.task.removeprefix(TEXT))
             return texts_task(path.stem, path.name), path.parent
         if self.data is None:
-            raise ConfigError(f"the task {self.task} reads a file; give the folder that holds it (--data FOLDER)")
+            raise ConfigError(f"the task {self.task} reads a file; give its folder: --data FOLDER, of a study --set data=FOLDER")
         [task] = tasks_named([self.task])
         return task, Path(self.data)
 
