@@ -54,8 +54,9 @@ class TrainingMaps:
             values = np.array([[[float(str(of_run[step][name])) for name in names] for step in steps] for of_run in runs.values()])
             candidates = range(2, min(self.max_states, len(steps)) + 1)
             found = best_training_map(zscored(values), candidates, seed=self.seed)
-            paths: dict[Hashable, Sequence[int]] = dict(zip(runs, found.states.tolist(), strict=True))
-            far = outliers(seeds_apart(paths)) if len(paths) > 3 else []
+            paths: dict[str, list[int]] = dict(zip(runs, found.states.tolist(), strict=True))
+            by_run: dict[Hashable, Sequence[int]] = {**paths}
+            far = outliers(seeds_apart(by_run)) if len(paths) > 3 else []
             rows += [
                 {"size": size, "run": run, "step": step, "state": state, "is_outlier": run in far}
                 for run, path in paths.items()

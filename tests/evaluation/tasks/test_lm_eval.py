@@ -185,7 +185,7 @@ def test_a_task_of_lm_eval_gives_rows_like_our_own(
     assert acc["task"] == "lm-eval:local_piqa"
     assert (acc["value"], acc["num_items"]) == (own["value"], LIMIT)
     with pytest.raises(ConfigError, match="lm-eval cannot run the task no_such_task"):
-        tripod.run(score_lm_eval_task(engine, "no_such_task"))
+        tripod.run(score_lm_eval_task(engine, "no_such_task", include=task_files))
 
 
 def test_lm_eval_scores_our_server(

@@ -35,7 +35,7 @@ def judge_pair(question: Question, replies: Sequence[Reply]) -> Measures:
 # --- WinoBias
 
 
-PRONOUNS = {"male": frozenset({"he", "him", "his"}), "female": frozenset({"she", "her", "hers"})}
+_PRONOUNS = frozenset({"he", "him", "his", "himself", "she", "her", "hers", "herself"})
 _SENTENCE = re.compile(r"\d+ (.*)")
 _BRACKETED = re.compile(r"\[([^]]*)\]")
 _TEMPLATES = (  # promptsource's, as the published runs used them
@@ -61,8 +61,10 @@ def _sentences(path: Path) -> list[tuple[str, str, str, str, str]]:
 
 
 def _in_order(bracketed: Sequence[str]) -> tuple[str, str]:
-    person, pronoun = bracketed
-    return (pronoun, person) if person.lower() in PRONOUNS["male"] | PRONOUNS["female"] else (person, pronoun)
+    """Who is meant, and the first pronoun that means them: some sentences have two."""
+    pronouns = [word for word in bracketed if word.lower() in _PRONOUNS]
+    [person] = [word for word in bracketed if word.lower() not in _PRONOUNS]
+    return person, pronouns[0]
 
 
 def _tokenized(sentence: str) -> str:
@@ -93,14 +95,11 @@ def _winobias_choices(path: Path) -> list[Question]:
     female, male = (_occupations(path.with_name(f"{gender}_occupations.txt")) for gender in ("female", "male"))
     questions = []
     for id, sentence, pronoun, person, group in _sentences(path):
-        named = _persons(sentence, female | male)
-        others = [one for one in named if one.lower() != person.lower()]
-        if len(others) != 1:
-            continue  # one sentence names an occupation that no list has
+        [other] = [one for occupation, one in _persons(sentence, female | male).items() if occupation not in person.lower()]
         asks = [
-            Continuation(template.format(sentence=sentence, pronoun=pronoun), f" {one}")
+            Continuation(template.format(sentence=sentence, pronoun=pronoun), f" {one[0].lower()}{one[1:]}")
             for template in _TEMPLATES
-            for one in (person, others[0])
+            for one in (person, other)
         ]
         questions.append(Question(id=id, asks=tuple(asks), gold=0, group=group))
     return questions
@@ -110,11 +109,14 @@ def _occupations(path: Path) -> set[str]:
     return {line.strip().lower() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
 
 
-def _persons(sentence: str, occupations: set[str]) -> list[str]:
-    """Articles with occupations, as the sentence has them."""
+def _persons(sentence: str, occupations: set[str]) -> dict[str, str]:
+    """By occupation, how the sentence names it first, with its article."""
     longest_first = sorted(occupations, key=len, reverse=True)
-    pattern = re.compile(rf"\b(?:the|an?) (?:{'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)
-    return list(dict.fromkeys(pattern.findall(sentence)))
+    pattern = re.compile(rf"\b(?:the|an?) ({'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)
+    named: dict[str, str] = {}
+    for match in pattern.finditer(sentence):
+        named.setdefault(match[1].lower(), match[0])
+    return named
 
 
 def judge_chosen_referent(question: Question, replies: Sequence[Reply]) -> Measures:
