@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks.campaigns import books, drain, exactness, kill, overload, resume, schemathesis_cases, soak, structured, timings
+from benchmarks.campaigns import books, drain, exactness, kill, overload, resume, schemathesis_cases, seeds, soak, structured, timings
 
 CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
     "books": books.main,
@@ -15,6 +15,7 @@ CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
     "overload": overload.main,
     "resume": resume.main,
     "schemathesis": schemathesis_cases.main,
+    "seeds": seeds.main,
     "soak": soak.main,
     "structured": structured.main,
     "timings": timings.main,

@@ -18,6 +18,7 @@ from tripod.cli.checkpoint import checkpoint
 from tripod.cli.data import data, tokenizer
 from tripod.cli.demo import demo
 from tripod.cli.doctor import doctor
+from tripod.cli.evaluate import evaluate
 from tripod.cli.generate import generate
 from tripod.cli.index import index
 from tripod.cli.plan import plan
@@ -25,6 +26,7 @@ from tripod.cli.replay import replay
 from tripod.cli.search import search
 from tripod.cli.serve import serve
 from tripod.cli.simulate import simulate
+from tripod.cli.study import study
 from tripod.cli.suite import suite
 from tripod.cli.train import train
 from tripod.errors import ConfigError, RequestError, StoreError, TripodError
@@ -36,13 +38,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, index, search, generate, chat, serve, plan, replay, simulate, train, doctor, demo):
+for command in (ask, index, search, generate, chat, serve, plan, replay, simulate, train, study, doctor, demo):
     app.command()(command)
 app.add_typer(data, name="data")
 app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(suite, name="suite")
 app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(bench, name="bench")
+app.add_typer(evaluate, name="eval")
 
 
 def _print_version(wanted: bool) -> None:
