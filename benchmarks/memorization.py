@@ -2,10 +2,10 @@
 
     python -m benchmarks.memorization [--rows 10000] [--rounds 1] [--batch 64 256] [--threads 2]
 
-The model has random weights, with a seed; a row is 64 random tokens. Both continue the first 32 tokens of each row by 32, greedily, in float32,
-and count matches. transformers runs in the batch sizes given, without padding since all prompts are of one length, and its fastest counts.
-The tokens of both are compared; where logits tie within rounding, greedy paths may part, so the share of equal continuations is printed,
-and no ratio where it is below 99 %. Raw results go to benchmarks/results/.
+The model has random weights, with a seed; a row is 64 random tokens. Both continue the first 32 tokens of each row by 32, greedily, in
+float32. transformers runs in the batch sizes given, without padding since all prompts are of one length, and its fastest counts. The
+tokens of both are compared; where logits tie within rounding, greedy paths may part, so the share of equal continuations is printed, and
+no ratio where it is below 99 %. Raw results go to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ def main() -> int:
 def _child(contestant: str, folder: Path, options: argparse.Namespace) -> float:
     import os
 
-    command = [sys.executable, "-m", "benchmarks.memorization", "--contestant", contestant, "--folder", str(folder), "--rows", str(options.rows)]
+    command = [sys.executable, "-m", "benchmarks.memorization", "--contestant", contestant]
+    command += ["--folder", str(folder), "--rows", str(options.rows)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout.splitlines()[-1])
 

@@ -65,7 +65,9 @@ def corpus(data: Path, folder: Path, num_tokens: int) -> None:
     books = data / "text-classic-books"
     if not (folder / "tokenizer").is_dir():
         files = find_files([books])
-        train_tokenizer((one.text for path, name in files for one in read_documents(path, name)), folder / "tokenizer", vocab_size=VOCAB_SIZE)
+        train_tokenizer(
+            (one.text for path, name in files for one in read_documents(path, name)), folder / "tokenizer", vocab_size=VOCAB_SIZE
+        )
         build_dataset([books], folder / "tokenizer", folder / "books", append_eod=True)
     prefix = folder / f"corpus-{num_tokens}"
     if not prefix.with_name(prefix.name + ".idx").is_file():

@@ -19,7 +19,7 @@ from tripod.training.recipe_file import recipe_from
 from tripod.training.run import Run
 
 HANDBOOK = Path(__file__).parents[1] / "data" / "handbook"
-QUESTION = "When does the dome close?"
+QUESTION = "How many metres a second is the wind when the dome closes?"
 SENTENCE = "The dome closes when the wind is faster than 18 metres a second"  # telescope.rst, line 4
 REPLY = f" \u201c{SENTENCE}\u201d [1]."
 ABSENT = "Forty glum wizards vexed a quick jackdaw behind Zanzibar"  # in no training document

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tripod.analysis.checkpoints import Checkpoint
-from tripod.analysis.memorized_rows import bulk_config, continuations
 from tripod.analysis.memorization_plot import draw_memorization
+from tripod.analysis.memorized_rows import bulk_config, continuations
 from tripod.analysis.poisson import BIN, bin_counts, poisson_test, quantiles, uniformity
 from tripod.analysis.shares import wilson
 from tripod.analysis.study import Measured

@@ -35,9 +35,7 @@ def bulk_config(num_tokens: int) -> EngineConfig:
     )
 
 
-async def continuations(
-    engine: Engine, prompts: NDArray[np.int64], length: int, *, progress: Progress = no_progress
-) -> NDArray[np.int64]:
+async def continuations(engine: Engine, prompts: NDArray[np.int64], length: int, *, progress: Progress = no_progress) -> NDArray[np.int64]:
     """The greedy continuation of each prompt.
 
     Args:

@@ -120,7 +120,7 @@ def _label(row: Mapping[str, Cell], name: str, step: str) -> str:
 
 def _draw_rates(axes: Axes, table: Table) -> None:
     """Precision and recall of each predictor, as bars from left to right: smaller models by size, then earlier steps."""
-    predictors = [rows for rows in table.where(statistic="recall").sorted_by("kind", "size", "step").by("model", "step", "seed").values()]
+    predictors = list(table.where(statistic="recall").sorted_by("kind", "size", "step").by("model", "step", "seed").values())
     predictors.sort(
         key=lambda rows: (rows.rows[0]["kind"] == "earlier step", float(rows.rows[0]["size"] or 0), int(rows.rows[0]["step"] or 0))
     )

@@ -27,6 +27,7 @@ from tripod.cli.replay import replay
 from tripod.cli.search import search
 from tripod.cli.serve import serve
 from tripod.cli.simulate import simulate
+from tripod.cli.study import study
 from tripod.cli.suite import suite
 from tripod.cli.train import train
 from tripod.errors import ConfigError, RequestError, StoreError, TripodError
@@ -38,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, index, search, generate, chat, serve, plan, replay, simulate, train, provenance, contamination, doctor, demo):
+for command in (ask, index, search, generate, chat, serve, plan, replay, simulate, train, provenance, contamination, study, doctor, demo):
     app.command()(command)
 app.add_typer(data, name="data")
 app.add_typer(tokenizer, name="tokenizer")

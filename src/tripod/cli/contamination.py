@@ -18,7 +18,9 @@ SHARES = (0.25, 0.5, 0.8, 1.0)
 def contamination(
     items: Annotated[Path, typer.Argument(metavar="ITEMS.jsonl", help="Evaluation items, one a line.")],
     run: Annotated[str, typer.Option("--run", metavar="RUN[@stepN]", help="A training run, as one of its checkpoints has seen it.")],
-    fields: Annotated[str, typer.Option("--fields", metavar="A,B", help="Of an item, joined by a space: such as question,answer.")] = "text",
+    fields: Annotated[
+        str, typer.Option("--fields", metavar="A,B", help="Of an item, joined by a space: such as question,answer.")
+    ] = "text",
     min_tokens: Annotated[int, typer.Option("--min-tokens", min=1, help="That must have been read together to count.")] = 13,
     top: Annotated[int, typer.Option("--top", min=0, help="Show so many items, those of which most was read first; 0: all.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print all items as JSON.")] = False,
@@ -58,7 +60,9 @@ def _texts(path: Path, fields: list[str]) -> list[str]:
             item = json.loads(line)
             texts.append(" ".join(str(item[field]) for field in fields))
         except (ValueError, TypeError, KeyError) as error:
-            raise ConfigError(f"{path}, line {number}: expected an object with {', '.join(fields)} ({error!r}); name others by --fields") from error
+            raise ConfigError(
+                f"{path}, line {number}: expected an object with {', '.join(fields)} ({error!r}); name others by --fields"
+            ) from error
     return texts
 
 
@@ -68,7 +72,8 @@ def _item(number: int, text: str, found: Contamination, opened: Provenance) -> s
     seen = overlap.longest.seen
     return (
         f"item {number + 1}: {' '.join(text.split())[:90]!r}\n"
-        f"   {overlap.num_covered} of {overlap.num_tokens} tokens; {overlap.longest.num_tokens} together, read {len(seen)} times, first in\n"
+        f"   {overlap.num_covered} of {overlap.num_tokens} tokens; {overlap.longest.num_tokens} together, "
+        f"read {len(seen)} times, first in\n"
         f"   {opened.title(seen[0])}"
     )
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tripod.training.data.batch_view import SpanView
     from tripod.messages import Reply
+    from tripod.training.data.batch_view import SpanView
     from tripod.training.loop import StepReport
     from tripod.training.ngrams.provenance import Provenance
     from tripod.training.ngrams.trace import TracedSpan

@@ -1,0 +1,93 @@
+"""The studies by name. A study is imported when it is asked for, so that the command line lists them at no cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from importlib import import_module
+from typing import Any, cast, get_type_hints
+
+from tripod.analysis.study import Study
+from tripod.errors import ConfigError
+
+STUDIES: Mapping[str, tuple[str, str]] = {  # by name: module:class, and what it asks
+    "memorization": (
+        "tripod.analysis.memorization:Memorization",
+        "which training rows a checkpoint knows by heart, and whether it matters how often and when it read them",
+    ),
+    "predictable-memorization": (
+        "tripod.analysis.predictable_memorization:PredictableMemorization",
+        "whether smaller models and earlier checkpoints foretell which rows the largest will know by heart",
+    ),
+    "term-frequency": (
+        "tripod.analysis.term_frequency:TermFrequency",
+        "whether arithmetic is better with numbers that were read more often",
+    ),
+    "model-statistics": (
+        "tripod.analysis.model_statistics:ModelStatistics",
+        "how weights and activations change over training, and where the loss spikes",
+    ),
+}
+
+
+def study_class(name: str) -> type[Study]:
+    """Raises:
+    ConfigError: no study has this name.
+    """
+    if name not in STUDIES:
+        raise ConfigError(f"there is no study {name!r}; there are {', '.join(sorted(STUDIES))}")
+    module, _, attribute = STUDIES[name][0].partition(":")
+    return cast("type[Study]", getattr(import_module(module), attribute))
+
+
+def settings_help(name: str) -> dict[str, str]:
+    """The settings of a study, with their types and defaults as they are written in a call."""
+    of = study_class(name)
+    hints = get_type_hints(of)
+    return {
+        one.name: f"{_spelled_type(hints[one.name])}{'' if one.default is MISSING else f', {one.default!r}'}"
+        for one in fields(cast("Any", of))
+    }
+
+
+def open_study(name: str, settings: Mapping[str, str]) -> Study:
+    """A study with settings given as text: numbers as numbers, several values with commas between them.
+
+    Raises:
+        ConfigError: no such study or setting, or a value that cannot be one.
+    """
+    of = study_class(name)
+    hints = get_type_hints(of)
+    known = {one.name: one for one in fields(cast("Any", of))}
+    if unknown := sorted(set(settings) - set(known)):
+        raise ConfigError(f"the study {name} has no setting {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
+    values = {key: _value(key, text, hints[key]) for key, text in settings.items()}
+    if absent := [key for key, one in known.items() if key not in values and one.default is MISSING and one.default_factory is MISSING]:
+        raise ConfigError(f"the study {name} needs the setting {', '.join(absent)}: --set {absent[0]}=...")
+    return of(**values)
+
+
+def _value(key: str, text: str, kind: Any) -> Any:
+    spelled = str(kind)
+    if text in ("none", "None") and "None" in spelled:
+        return None
+    try:
+        if "tuple[int" in spelled:
+            return tuple(int(part) for part in text.split(","))
+        if "tuple[float" in spelled:
+            return tuple(float(part) for part in text.split(","))
+        if "tuple[str" in spelled:
+            return tuple(part for part in text.split(",") if part)
+        if "bool" in spelled:
+            return {"true": True, "false": False}[text.lower()]
+        if "int" in spelled:
+            return int(text)
+        if "float" in spelled:
+            return float(text)
+    except (ValueError, KeyError):
+        raise ConfigError(f"--set {key}={text}: expected {_spelled_type(kind)}") from None
+    return text
+
+
+def _spelled_type(kind: Any) -> str:
+    return getattr(kind, "__name__", str(kind)) if isinstance(kind, type) else str(kind).replace("typing.", "")

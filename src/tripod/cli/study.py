@@ -1,0 +1,96 @@
+"""`tripod study`: what checkpoints teach, as a table and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from tripod.training.data.progress import Progress
+
+
+def study(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Of the study; `tripod study` alone lists them.")] = None,
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN...", help="Runs, with all their checkpoints; or checkpoints: run@stepN, a folder, org/name@revision."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="For table, picture and what was measured.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="A=B", help="A setting of the study.")] = None,
+    steps: Annotated[list[int] | None, typer.Option("--step", help="Only these checkpoints of runs; may be given several times.")] = None,
+    kept: Annotated[Path | None, typer.Option("--kept", metavar="FOLDER", help="Where measurements are kept, to share them.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", metavar="FOLDER", help="Of `published`: the published files.")] = None,
+    device: Annotated[str, typer.Option("--device", help="Where the models run: cpu, cuda, ...")] = "cpu",
+) -> None:
+    """Ask a question of checkpoints; the answer is a tidy table (CSV, Parquet) and a picture.
+
+    What was measured on a checkpoint is kept by its hash: the same command goes on where it was broken off, and measures only what is new.
+    """
+    from tripod import run as run_async
+    from tripod.analysis.checkpoints import find_checkpoints
+    from tripod.analysis.registry import STUDIES, open_study, settings_help
+    from tripod.analysis.study import run_study
+    from tripod.cli.terminal import note, stdout
+    from tripod.errors import ConfigError
+
+    if name is None:
+        _list_studies(STUDIES, settings_help)
+        return
+    if out is None:
+        raise ConfigError("give the folder for table and picture: --out FOLDER")
+    given = dict(_pair(setting) for setting in settings or ())
+    chosen = open_study(name, given)
+    checkpoints = find_checkpoints(runs or (), steps=steps, device=device)
+    with _progress_bar() as progress:
+        finding = run_async(run_study(chosen, checkpoints, out, kept=kept, progress=progress))
+    before = len(checkpoints) - finding.num_measured
+    note(f"{finding.num_measured} checkpoints measured{f', {before} measured before' if before else ''}; {out}/plot.png")
+    stdout().print(f"{out / 'table.csv'}: {len(finding.table)} rows", markup=False)
+
+
+def _list_studies(studies: object, settings_help: Callable[[str], dict[str, str]]) -> None:
+    from rich.table import Table
+
+    from tripod.analysis.registry import STUDIES
+    from tripod.cli.terminal import stdout
+
+    table = Table("study", "asks", "settings (--set A=B)", box=None, pad_edge=False)
+    for name, (_, about) in STUDIES.items():
+        table.add_row(name, about, "; ".join(f"{key}: {kind}" for key, kind in settings_help(name).items()))
+    stdout().print(table)
+
+
+def _pair(setting: str) -> tuple[str, str]:
+    from tripod.errors import ConfigError
+
+    key, equals, value = setting.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {setting}: expected A=B")
+    return key, value
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Progress]:
+    """A bar for each stage of the work, on a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    from tripod.cli.terminal import stderr
+
+    console = stderr()
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(
+        *columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
+        tasks: dict[str, int] = {}
+
+        def show(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
+
+        yield show
