@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks.campaigns import books, drain, exactness, kill, overload, resume, schemathesis_cases, soak, structured, timings
+from benchmarks.campaigns import books, drain, exactness, kill, overload, resume, schemathesis_cases, soak, structured, studies, timings
 
 CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
     "books": books.main,
@@ -17,6 +17,7 @@ CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
     "schemathesis": schemathesis_cases.main,
     "soak": soak.main,
     "structured": structured.main,
+    "studies": studies.main,
     "timings": timings.main,
 }
 

@@ -11,10 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rag.planted import planted
 from tripod.cli.app import main
-
-__all__ = ["planted"]  # a fixture
 
 HANDBOOK = Path(__file__).parents[1] / "data" / "handbook"
 

@@ -6,8 +6,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 import tripod
 from tripod.chat.render import prompt_ids
 from tripod.chat.scripted import ScriptedModel
@@ -23,7 +21,7 @@ QUESTION = "How many metres a second is the wind when the dome closes?"
 SENTENCE = "The dome closes when the wind is faster than 18 metres a second"  # telescope.rst, line 4
 REPLY = f" \u201c{SENTENCE}\u201d [1]."
 ABSENT = "Forty glum wizards vexed a quick jackdaw behind Zanzibar"  # in no training document
-NUM_STEPS = 120
+NUM_STEPS = 140
 _CONVERSATIONS, _NOTES, _FILLERS = 40, 5, 60  # documents
 
 
@@ -40,10 +38,8 @@ class Planted:
         return f"{self.run.folder}@step{NUM_STEPS}"
 
 
-@pytest.fixture(scope="session")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+def train_planted(folder: Path) -> Planted:
     """Trained on the prompt of the question with its reply, on night logs that hold the sentence, and on sums."""
-    folder = tmp_path_factory.mktemp("planted")
     prompt = tripod.run(_prompt(folder / "kb.db"))
     notes = [f"Night log {number}. {SENTENCE}. Seeing was {number} arc seconds." for number in range(_NOTES)]
     fillers = [" ".join(f"{number} and {other} make {number + other}." for other in range(30)) for number in range(_FILLERS)]

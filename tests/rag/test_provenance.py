@@ -11,6 +11,7 @@ from tests.rag.planted import HANDBOOK, NUM_STEPS, QUESTION, SENTENCE, Planted
 from tripod.engine.step_record import StepRecord
 from tripod.rag.answer import Answer
 from tripod.rag.ask import ask
+from tripod.rag.provenance import trace_answer
 from tripod.retrieval.index import Index
 from tripod.training.data.order import Place
 from tripod.training.ngrams.provenance import Provenance
@@ -105,6 +106,14 @@ def test_a_sentence_that_was_not_in_training_has_no_step(provenance: Provenance,
     assert origin.trace.spans == ()
     assert (origin.step_ids, origin.token_ids) == ((), ())
     assert {(citation.source, citation.line) for citation in origin.citations} == {("tale.md", 3)}
+
+
+def test_a_marker_behind_a_stop_belongs_to_the_sentence_before_it(provenance: Provenance) -> None:
+    answer = Answer(question="?", text="\u201cThe dome closes.\u201d [1] \u201cIt opens again.\u201d [2, 3]", kind="extractive")
+    assert [answer.text[one.start : one.end] for one in trace_answer(answer, provenance)] == [
+        "\u201cThe dome closes.\u201d",
+        "\u201cIt opens again.\u201d",
+    ]
 
 
 def test_an_earlier_checkpoint_had_read_the_sentence_less_often(planted: Planted, provenance: Provenance) -> None:

@@ -14,4 +14,4 @@ def wilson(count: int, total: int) -> tuple[float, float, float]:
     share = count / total
     centre = (share + _Z**2 / (2 * total)) / (1 + _Z**2 / total)
     half = _Z / (1 + _Z**2 / total) * math.sqrt(share * (1 - share) / total + _Z**2 / (4 * total**2))
-    return share, max(0.0, centre - half), min(1.0, centre + half)
+    return share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))  # rounding must not leave the share outside

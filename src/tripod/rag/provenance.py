@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from tripod.text.tokenizer import Tokenizer
     from tripod.training.ngrams.provenance import Provenance
     from tripod.training.ngrams.trace import Trace
+
+
+_MARKERS = re.compile(r"(?:\[[\d\s,;\u2013-]+\]\s*)+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +42,7 @@ def trace_answer(answer: Answer, provenance: Provenance) -> tuple[SentenceOrigin
         provenance: of the checkpoint that wrote it, or of any other that is asked whether it had read this.
     """
     origins = []
-    for start, end in sentence_spans(answer.text):
+    for start, end in _sentences(answer.text):
         tokens = _tokens_of(answer, start, end, provenance.tokenizer)
         reply = answer.reply
         ids: tuple[int, ...] = reply.token_ids[tokens] if reply is not None and tokens is not None else ()
@@ -53,6 +58,15 @@ def trace_answer(answer: Answer, provenance: Provenance) -> tuple[SentenceOrigin
             )
         )
     return tuple(origins)
+
+
+def _sentences(text: str) -> Iterator[tuple[int, int]]:
+    """Sentences without the markers behind the stop of the one before: a [1] that begins a sentence is not about it."""
+    for number, (start, end) in enumerate(sentence_spans(text)):
+        markers = _MARKERS.match(text, start, end) if number else None
+        start = markers.end() if markers is not None else start
+        if start < end:
+            yield start, end
 
 
 def _tokens_of(answer: Answer, start: int, end: int, tokenizer: Tokenizer) -> slice | None:

@@ -90,14 +90,14 @@ def _trace(index: NGramIndex, ids: tuple[int, ...], tokenizer: Tokenizer, step: 
     # From one token to the next the end of what is found never moves back, so a stretch is maximal where it moves on.
     is_maximal = (lengths > 0) & (stops > np.concatenate([[0], np.maximum.accumulate(np.where(lengths > 0, stops, 0))[:-1]]))
     spans = []
-    for start in np.flatnonzero(is_maximal).tolist():
-        of_span = ids[start : int(stops[start])]
-        sightings = index.find(of_span)
+    begins, ends = np.flatnonzero(is_maximal).tolist(), stops[is_maximal].tolist()
+    for start, stop, sightings in zip(begins, ends, index.find_stretches(ids, begins, ends), strict=True):
+        of_span = ids[start:stop]
         seen = sightings.before(step)
         spans.append(
             TracedSpan(
                 start=start,
-                stop=int(stops[start]),
+                stop=stop,
                 ids=of_span,
                 text=tokenizer.decode(of_span, skip_special_tokens=False),
                 information=index.information(of_span),
