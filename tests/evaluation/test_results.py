@@ -1,0 +1,169 @@
+"""The expected values are the published files' own, read here by other means, and what SOURCE.md says of each file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tripod.errors import ConfigError
+from tripod.evaluation.result_names import OLD_SIZES, evaluated
+from tripod.evaluation.results import COLUMNS, read_results, results_of
+from tripod.evaluation.table import Table
+
+OLD = {"results": {"piqa": {"acc": 0.5, "acc_stderr": 0.1, "acc_norm": 0.25, "acc_norm_stderr": 0.2}}, "config": {"num_fewshot": 0}}
+NEW = {
+    "results": {
+        "piqa": {"alias": "piqa", "acc,none": 0.5, "acc_stderr,none": 0.1, "samples": 4},
+        "gsm8k": {"alias": "gsm8k", "exact_match,strict-match": 0.25, "exact_match_stderr,strict-match": "N/A"},
+    },
+    "n-shot": {"piqa": 0, "gsm8k": 5},
+    "config": {"model": "hf", "model_args": {"pretrained": "EleutherAI/pythia-160m-seed3", "revision": "step512"}},
+}
+
+
+def test_old_and_new_files_give_the_same_rows() -> None:
+    old, new = (Table.of(results_of(content, "a.json")).where(task="piqa", metric="acc") for content in (OLD, NEW))
+    assert old.column("value") == new.column("value") == [0.5]
+    assert old.column("stderr") == new.column("stderr") == [0.1]
+    assert old.column("filter") == [None]
+    assert new.column("filter") == ["none"]
+
+
+def test_a_new_file_says_filters_and_the_shots_of_each_task() -> None:
+    [row] = Table.of(results_of(NEW, "results_2026-01-01T00-00-00.json")).where(task="gsm8k")
+    assert (row["filter"], row["value"], row["stderr"], row["shots"]) == ("strict-match", 0.25, None, 5)
+    assert (row["model"], row["size"], row["variant"], row["step"]) == ("pythia-160m-seed3", "160m", "seed3", 512)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "model", "step", "tokens", "shots", "run"),
+    [
+        ("pythia-v1/pythia-1b-bf16/zero-shot", "1b-bf16-5shot_step512", "pythia-1b", 512, 512 << 21, 0, "base"),  # misnamed: zero shots
+        (
+            "pythia-v0/pythia-1.4b/zero-shot",
+            "pythia-1.4b-0shot-global_step71500_eval_results_1",
+            "pythia-1.4b",
+            71500,
+            71500 << 22,
+            0,
+            "base",
+        ),
+        ("pythia-v1/pythia-70m-0.25MtokBS/five-shot", "70m-0.25MtokBS_step1144000", "pythia-70m", 1144000, 1144000 << 18, 5, "base"),
+        ("bias-evals", "intervention-1.3b-deduped-step67000_eval", "pythia-1.4b-deduped", 67000, 67000 << 22, None, "intervention"),
+        (
+            *("bias-evals/winobias/intervene_21/1.4B", "eval_results_1.4b-deduped-long_114000"),
+            *("pythia-1.4b-deduped", 114000, 114000 << 21, None, "long-intervention"),
+        ),
+    ],
+)
+def test_a_name_says_what_was_evaluated(folder: str, name: str, model: str, step: int, tokens: int, shots: int | None, run: str) -> None:
+    what = evaluated(f"evals/{folder}/{name}.json", {})
+    assert (what.model, what.step, what.tokens, what.shots, what.run) == (model, step, tokens, shots, run)
+
+
+def test_the_folder_is_right_about_shots_where_the_configuration_is_not() -> None:
+    assert evaluated("evals/pythia-v0/pythia-70m/five-shot/x-5shot-global_step3000.json", {"num_fewshot": 0}).shots == 5
+
+
+def test_a_model_of_others_keeps_its_name() -> None:
+    what = evaluated("results/some.json", {"model_args": "pretrained=org/other-7b,revision=main", "num_fewshot": 3})
+    assert (what.model, what.suite, what.shots, what.step) == ("org/other-7b", None, 3, None)
+
+
+def test_of_two_results_the_newest_counts(tmp_path: Path) -> None:
+    for name, value in (("results_2026-01-02T00-00-00.json", 2.0), ("results_2026-01-01T00-00-00.json", 1.0)):
+        content = json.loads(json.dumps(NEW))
+        content["results"]["piqa"]["acc,none"] = value
+        (tmp_path / name).write_text(json.dumps(content))
+    assert read_results([tmp_path]).where(task="piqa").column("value") == [2.0]
+    assert sorted(read_results([tmp_path], keep_repeated=True).where(task="piqa").numbers("value")) == [1.0, 2.0]
+
+
+def test_our_own_table_is_read_back(tmp_path: Path) -> None:
+    rows = [{"model": "a", "step": 1, "task": "piqa", "metric": "acc", "value": 0.5, "stderr": 0.1, "shots": 0, "num_items": 4}]
+    Table.of(rows).write(tmp_path / "table.parquet")
+    [row] = read_results([tmp_path / "table.parquet"])
+    assert tuple(row) == COLUMNS
+    assert {name: row[name] for name in ("model", "step", "task", "value", "run")} == {
+        "model": "a", "step": 1, "task": "piqa", "value": 0.5, "run": "base",
+    }  # fmt: skip
+
+
+def test_a_file_without_results_is_an_error_when_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "b.json").write_text("{")
+    with pytest.raises(ConfigError, match="holds no results"):
+        read_results([tmp_path / "a.json"])
+    with pytest.raises(ConfigError, match=r"b\.json cannot be read as results"):
+        read_results([tmp_path / "b.json"])
+
+
+# --- Pythia's published files
+
+
+@pytest.fixture(scope="module")
+def published(shared_data: Path) -> list[dict[str, Any]]:
+    """What SOURCE.md's lines say, 1,172 files."""
+    folder = shared_data / "pythia-evals"
+    return [json.loads(line) for name in ("v1", "bias") for line in gzip.open(folder / f"{name}.jsonl.gz", "rt", encoding="utf-8")]
+
+
+def test_every_published_value_comes_out_once(shared_data: Path, published: list[dict[str, Any]]) -> None:
+    folder = shared_data / "pythia-evals"
+    table = read_results([folder / "v1.jsonl.gz", folder / "bias.jsonl.gz"], keep_repeated=True)
+    expected = []
+    for one in published:
+        results = one["json"].get("results")
+        if isinstance(results, dict):
+            expected += [
+                (one["path"], task, None, metric, value, values.get(f"{metric}_stderr"))
+                for task, values in results.items()
+                for metric, value in values.items()
+                if not metric.endswith("_stderr")
+            ]
+        else:
+            listed = results if results is not None else one["json"]["table_results"].values()
+            expected += [(one["path"], each["task_name"], each["prompt_name"], "em", each["em"], each["em_stderr"]) for each in listed]
+    found = [tuple(row[name] for name in ("source", "task", "prompt", "metric", "value", "stderr")) for row in table]
+    assert len(found) == len(set(found)) > 20_000
+    assert sorted(found, key=str) == sorted(expected, key=str)
+
+
+def test_what_was_evaluated_agrees_with_the_catalogue_but_for_the_known_faults(published: list[dict[str, Any]]) -> None:
+    num_misnamed = num_baselines = 0
+    for one in published:
+        config = one["json"].get("config") or {"model_args": one["json"].get("model_args", {})}
+        what = evaluated(one["path"], config)
+        assert (what.suite, what.step, what.run) == (one["suite"], one["step"], one["run"]), one["path"]
+        assert what.size == OLD_SIZES.get(one["size"], one["size"])
+        if what.deduped != one["dedup"]:
+            assert "/winobias/" in one["path"]
+            assert "dedup" in config["model_args"]["load"]
+            num_baselines += 1
+        if what.shots is not None and what.shots != one["shots"]:
+            assert "1b-bf16-5shot_step" in one["path"]
+            num_misnamed += 1
+    assert num_misnamed == 4
+    assert num_baselines == 90  # WinoBias files of three sizes
+
+
+def test_the_long_table_agrees_with_the_files_and_adds_the_first_suite(shared_data: Path) -> None:
+    folder = shared_data / "pythia-evals"
+    keys = ("suite", "model", "size", "run", "variant", "shots", "step", "task", "metric")
+    long = read_results([folder / "headline.csv"])
+    of_files = {tuple(row[name] for name in keys): row["value"] for row in read_results([folder / "v1.jsonl.gz"])}
+    assert [row for row in long.where(suite="pythia-v1") if of_files[tuple(row[name] for name in keys)] != row["value"]] == []
+    assert len(long.where(suite="pythia-v0", shots=0, task="piqa", metric="acc")) == 16 * 15
+
+
+def test_original_files_are_read_as_they_are(shared_data: Path) -> None:
+    table = read_results([shared_data / "pythia-evals" / "originals"])
+    assert {row["suite"] for row in table} == {"pythia-v0", "pythia-v1", "bias-evals"}
+    [lambada] = table.where(model="pythia-70m", step=83000, task="lambada_openai", metric="ppl")
+    path = shared_data / "pythia-evals/originals/pythia-v1/pythia-70m/zero-shot/70m_step83000.json"
+    assert lambada["value"] == json.loads(path.read_text())["results"]["lambada_openai"]["ppl"]
+    assert len(table.where(metric="em")) == 8
