@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tripod.errors import ConfigError
+from tripod.errors import ConfigError, MissingExtraError
 
 BIN = 512  # rows, as in Pythia's study (Biderman et al. 2023, arXiv:2304.01373, section 3.2)
 
@@ -52,8 +52,6 @@ def poisson_test(counts: NDArray[np.int64]) -> PoissonTest | None:
     Given their sum, the counts' sum of squares about the mean over the mean is chi-square with one degree of freedom less than bins
     (Fisher 1950), well enough from some thirty bins on even where events are rare.
     """
-    from scipy.stats import chi2
-
     if len(counts) < 2 or not counts.any():
         return None
     rate = float(counts.mean())
@@ -63,8 +61,8 @@ def poisson_test(counts: NDArray[np.int64]) -> PoissonTest | None:
         num_bins=len(counts),
         rate=rate,
         dispersion=statistic / freedom,
-        p_clustered=float(chi2.sf(statistic, freedom)),
-        p_regular=float(chi2.cdf(statistic, freedom)),
+        p_clustered=float(_scipy_stats().chi2.sf(statistic, freedom)),
+        p_regular=float(_scipy_stats().chi2.cdf(statistic, freedom)),
     )
 
 
@@ -75,16 +73,20 @@ def quantiles(counts: NDArray[np.int64], *, at_most: int = 200) -> tuple[NDArray
         counts: of bins.
         at_most: so many points, spread evenly over the ranks.
     """
-    from scipy.stats import poisson
-
     ranks = np.unique(np.linspace(0, len(counts) - 1, min(at_most, len(counts))).round().astype(np.int64)) if len(counts) else counts
     shares = (ranks + 0.5) / max(1, len(counts))
-    return poisson.ppf(shares, counts.mean()) if len(counts) else shares, np.sort(counts)[ranks]
+    return _scipy_stats().poisson.ppf(shares, counts.mean()) if len(counts) else shares, np.sort(counts)[ranks]
 
 
 def uniformity(events: NDArray[np.bool_]) -> float | None:
     """The p-value of Kolmogorov and Smirnov's test that events are spread evenly over the stream; None without any."""
-    from scipy.stats import kstest
-
     (places,) = np.nonzero(events)
-    return float(kstest((places + 0.5) / len(events), "uniform").pvalue) if len(places) else None
+    return float(_scipy_stats().kstest((places + 0.5) / len(events), "uniform").pvalue) if len(places) else None
+
+
+def _scipy_stats() -> Any:
+    try:
+        from scipy import stats
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("scipy", "studies", "a Poisson test") from error
+    return stats
