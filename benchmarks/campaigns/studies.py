@@ -46,7 +46,7 @@ from tripod.training.run import Run
 
 SEQ_LENGTH, ROWS = 64, 4
 REPEATS = {1: 256, 4: 64, 16: 32, 64: 16}  # times: documents
-OPERANDS, SECOND, LINES, SUM_STEPS = 40, 20, 24_000, 900
+OPERANDS, SECOND, LINES, SUM_STEPS = 40, 20, 24_000, 360
 _OFTEN, _GAP = 32, 10.0
 
 
@@ -59,16 +59,12 @@ def repeated_texts(repeats: Mapping[int, int]) -> Iterator[str]:
 
 
 def sums(is_skewed: bool) -> Iterator[str]:
-    """Documents of twelve lines each."""
+    """Documents of one line each."""
     drawn = random.Random(11)
     weights = [1 / (1 + rank) for rank in range(OPERANDS)] if is_skewed else [1.0] * OPERANDS
     operands = random.Random(5).sample(range(OPERANDS), OPERANDS)  # so that frequent operands are not the small ones
-    lines = [
-        f"Q:What is {first} plus {second}? A: {first + second}"
-        for first, second in zip(drawn.choices(operands, weights, k=LINES), drawn.choices(range(1, SECOND + 1), k=LINES), strict=True)
-    ]
-    for start in range(0, LINES, 12):
-        yield "\n\n".join(lines[start : start + 12])
+    for first, second in zip(drawn.choices(operands, weights, k=LINES), drawn.choices(range(1, SECOND + 1), k=LINES), strict=True):
+        yield f"Q:What is {first} plus {second}? A: {first + second}\n"
 
 
 def build(folder: Path, texts: Iterator[str], vocab_size: int | None) -> None:
@@ -154,7 +150,7 @@ def repetition(work: Path, tables: Path, sizes: list[str]) -> dict[str, Any]:
 
 def frequency(work: Path, tables: Path, size: str) -> dict[str, Any]:
     gaps: dict[str, dict[int, float]] = {}
-    asked = TermFrequency(operations=("addition",), shots=(0, 2), num_first=OPERANDS, num_second=SECOND)
+    asked = TermFrequency(operations=("addition",), shots=(0,), num_first=OPERANDS, num_second=SECOND)
     for kind in ("skewed", "even"):
         build(work / kind, sums(kind == "skewed"), 512)
         run = trained(work / kind, size, SUM_STEPS, rows=16, seq_length=128, every=SUM_STEPS // 6)

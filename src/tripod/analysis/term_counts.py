@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tripod.durable import atomic_file
 from tripod.text.load_tokenizer import load_tokenizer
+from tripod.text.tokenizer import Tokenizer
 from tripod.training.data.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -50,12 +52,20 @@ def term_counts(run: Run, step: int, *, progress: Progress = no_progress) -> Map
     rows = range(begin * order.batch_size, step * order.batch_size)
     for done, row in enumerate(rows, 1):
         # Each row without its last token, which is the next one's first.
-        counts.update(count_pairs(tokenizer.decode(order.rows.row(row)[:-1].tolist())))
+        for text in _documents(order.rows.row(row)[:-1].tolist(), tokenizer):
+            counts.update(count_pairs(text))
         if done % _PROGRESS_ROWS == 0 or done == len(rows):
             progress("count terms", done, len(rows))
     with atomic_file(folder / f"{order.fingerprint[:16]}-step{step}.json") as stream:
         stream.write(json.dumps(counts, sort_keys=True).encode())
     return counts
+
+
+def _documents(ids: Sequence[int], tokenizer: Tokenizer) -> Iterator[str]:
+    """The texts between the tokens that mark structure: the end of one document is not a neighbour of the next one's beginning."""
+    for is_special, piece in groupby(ids, tokenizer.special_ids.__contains__):
+        if not is_special:
+            yield tokenizer.decode(list(piece))
 
 
 def _kept(folder: Path, order: str) -> list[tuple[int, Path]]:
