@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_FEWEST = 64  # rows read, below which a share says little
+
 Colour = tuple[float, float, float, float]
 
 
@@ -34,7 +36,11 @@ def draw_memorization(table: Table, figure: Figure) -> None:
     over_steps.set_ylabel("rows memorised, % of those read")
     plain(over_steps, "Memorised rows over training")
     over_steps.legend(frameon=False, fontsize=8)
+    times = sorted({0.0, *table.where(statistic="memorized of rows read x times").numbers("x")})
     repeated.set_xscale("symlog", base=2, linthresh=1, linscale=0.6)
+    repeated.set_xticks(times, [f"{one:g}" for one in times])
+    repeated.set_xticks([], minor=True)
+    repeated.set_xlim(-0.3, times[-1] * 1.3)
     repeated.set_xlabel("times that the row was read before the last checkpoint (at least)")
     repeated.set_ylabel("rows memorised, %")
     plain(repeated, "Repetition")
@@ -46,7 +52,7 @@ def draw_memorization(table: Table, figure: Figure) -> None:
     poisson.plot([low, high], [low, high], color=GREY, linewidth=0.8, linestyle="--", zorder=0)
     poisson.set_xlabel("memorised rows a bin, expected of a Poisson stream")
     poisson.set_ylabel("memorised rows a bin, observed")
-    plain(poisson, "Bins in training order (on the line: when it was read does not matter)")
+    plain(poisson, "Bins in training order")
 
 
 def _points(rows: Table, statistic: str) -> Iterator[tuple[float, float, float, float]]:
@@ -62,7 +68,10 @@ def _points(rows: Table, statistic: str) -> Iterator[tuple[float, float, float, 
 
 
 def _share_over_steps(axes: Axes, rows: Table, colour: Colour, label: str) -> None:
-    found = sorted((step, value, low, high) for (step,), at in rows.by("step").items() for _, value, low, high in _points(at, "memorized"))
+    at_least = rows.where(lambda row: row["statistic"] == "memorized" and int(row["count"] or 0) >= _FEWEST)
+    found = sorted(
+        (step, value, low, high) for (step,), at in at_least.by("step").items() for _, value, low, high in _points(at, "memorized")
+    )
     steps, values, lows, highs = ([float(one[column] or 0) for one in found] for column in range(4))
     axes.plot(steps, [100 * value for value in values], color=colour, marker="o", markersize=3, linewidth=1.4, label=label)
     axes.fill_between(steps, [100 * low for low in lows], [100 * high for high in highs], color=colour, alpha=0.15, linewidth=0)
@@ -78,13 +87,11 @@ def _share_by_times(axes: Axes, rows: Table, colour: Colour) -> None:
         [100 * (high - value) for value, high in zip(values, highs, strict=True)],
     ]
     axes.errorbar(times, [100 * value for value in values], yerr=errors, color=colour, marker="o", markersize=4, linewidth=1.2, capsize=2)
-    ticks = sorted({*axes.get_xticks(), *times} & {0.0, *(2.0**power for power in range(24))})
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 def _tokens_right(axes: Axes, rows: Table, colour: Colour) -> None:
-    found = sorted(_points(rows, "rows with x tokens right"))
-    axes.step([x for x, *_ in found], [100 * value if value else float("nan") for _, value, *_ in found], where="mid", color=colour)
+    found = [(x, 100 * value) for x, value, *_ in sorted(_points(rows, "rows with x tokens right")) if value]
+    axes.plot(*zip(*found, strict=True), color=colour, marker="o", markersize=3.5, linewidth=0.8, linestyle=":")
 
 
 def _quantiles(axes: Axes, rows: Table, colour: Colour) -> None:

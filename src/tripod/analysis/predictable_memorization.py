@@ -136,12 +136,13 @@ def _draw_rates(axes: Axes, table: Table) -> None:
         axes.bar(at, values, 0.38, yerr=errors, color=colour, label=name, error_kw={"linewidth": 0.8, "capsize": 2})
     labels = [f"{spelled_size(float(rows.rows[0]['size'] or 0))}\nstep {rows.rows[0]['step']}" for rows in predictors]
     axes.set_xticks(range(len(labels)), labels, fontsize=8)
-    axes.set_ylim(0, 1.05)
+    axes.set_ylim(0, 1.18)
+    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     axes.set_ylabel("share of rows")
     axes.set_xlabel("predictor: size and step")
     target = table.rows[0]
     plain(axes, f"Foretelling what {target['target']} knows at step {target['target_step']}")
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
 
 
 def _draw_correlations(axes: Axes, table: Table, figure: Figure) -> None:

@@ -154,6 +154,7 @@ def _statistics(table: Table) -> Iterator[Row]:
 def _draw_lines(axes: Axes, rows: Table) -> None:
     from matplotlib import colormaps
 
+    rows = rows.where(lambda row: int(row["step"] or 0) > 0)  # before it, nothing was read
     steps = sorted(set(rows.numbers("step")))
     largest = max([1.0, *rows.numbers("seen")])
     edges = np.logspace(0, math.log10(largest + 1), _BINS + 1)
@@ -164,6 +165,9 @@ def _draw_lines(axes: Axes, rows: Table) -> None:
         found = [(float(np.mean(seen[bins == one])), 100 * float(values[bins == one].mean())) for one in np.unique(bins)]
         shade = colormaps["viridis"](0.9 * rank / max(1, len(steps) - 1))
         axes.plot(*zip(*found, strict=True), color=shade, marker="o", markersize=3, linewidth=1.2, label=f"{int(step)}")
-    axes.set_xscale("symlog", base=10, linthresh=1, linscale=0.5)
+    if rows.numbers("seen") and min(rows.numbers("seen")) > 0:
+        axes.set_xscale("log")
+    else:
+        axes.set_xscale("symlog", base=10, linthresh=1, linscale=0.5)
     axes.set_xlabel("times that the first operand was read near a number")
     axes.set_ylim(bottom=0)
