@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tripod.engine.engine import Engine
     from tripod.engine.engine_config import EngineConfig
 
-REQUESTS, TOKENS = 256, 4096  # of a step: many short rows at once
+REQUESTS, TOKENS = 128, 4096  # of a step: many short rows at once, yet no more logits than memory that is kept for the next step
 _WORKERS_PER_PLACE = 2  # so that a request waits whenever another ends
 
 
