@@ -5,7 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks.campaigns import books, drain, exactness, kill, overload, resume, schemathesis_cases, seeds, soak, structured, timings
+from benchmarks.campaigns import (
+    books,
+    drain,
+    exactness,
+    kill,
+    overload,
+    resume,
+    schemathesis_cases,
+    seeds,
+    soak,
+    structured,
+    studies,
+    timings,
+)
 
 CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
     "books": books.main,
@@ -18,6 +31,7 @@ CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
     "seeds": seeds.main,
     "soak": soak.main,
     "structured": structured.main,
+    "studies": studies.main,
     "timings": timings.main,
 }
 

@@ -96,6 +96,7 @@ class Reply:
     mode: str = ""  # how it was computed; empty where a server does not tell
     token_ids: tuple[int, ...] = ()  # empty where a server does not tell
     logprobs: tuple[TokenLogprob, ...] = ()  # empty unless asked for
+    step_ids: tuple[int, ...] = ()  # the engine's step that chose each of the tokens; empty where a server does not tell
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # what a server said beyond the standard
 
     @property

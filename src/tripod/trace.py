@@ -19,6 +19,7 @@ class Delta:
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    step_id: int | None = None  # the engine's step that chose these tokens; `StepRecord.id`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +45,15 @@ async def fold(events: AsyncIterable[Event]) -> Reply:
     texts: list[str] = []
     token_ids: list[int] = []
     logprobs: list[TokenLogprob] = []
+    step_ids: list[int] = []
     async for event in events:
         match event:
             case Delta():
                 texts.append(event.text)
                 token_ids.extend(event.token_ids)
                 logprobs.extend(event.logprobs)
+                if event.step_id is not None:
+                    step_ids.extend([event.step_id] * len(event.token_ids))
             case Finished():
                 return Reply(
                     message=Message("assistant", "".join(texts)),
@@ -60,6 +64,7 @@ async def fold(events: AsyncIterable[Event]) -> Reply:
                     mode=event.mode,
                     token_ids=tuple(token_ids),
                     logprobs=tuple(logprobs),
+                    step_ids=tuple(step_ids),
                 )
     raise EngineError("the event stream ended without a Finished event; the model that made it is broken")
 

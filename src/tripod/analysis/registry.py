@@ -22,6 +22,22 @@ STUDIES: Mapping[str, tuple[str, str]] = {  # by name: module:class, and what it
         "tripod.analysis.scaling_laws:ScalingLaws",
         "How does loss fall with size and data? Chinchilla's form, with intervals.",
     ),
+    "memorization": (
+        "tripod.analysis.memorization:Memorization",
+        "which training rows a checkpoint knows by heart, and whether it matters how often and when it read them",
+    ),
+    "predictable-memorization": (
+        "tripod.analysis.predictable_memorization:PredictableMemorization",
+        "whether smaller models and earlier checkpoints foretell which rows the largest will know by heart",
+    ),
+    "term-frequency": (
+        "tripod.analysis.term_frequency:TermFrequency",
+        "whether arithmetic is better with numbers that were read more often",
+    ),
+    "model-statistics": (
+        "tripod.analysis.model_statistics:ModelStatistics",
+        "how weights and activations change over training, and where the loss spikes",
+    ),
 }
 
 

@@ -15,6 +15,7 @@ from tripod.cli.ask import ask
 from tripod.cli.bench import bench
 from tripod.cli.chat import chat
 from tripod.cli.checkpoint import checkpoint
+from tripod.cli.contamination import contamination
 from tripod.cli.data import data, tokenizer
 from tripod.cli.demo import demo
 from tripod.cli.doctor import doctor
@@ -22,6 +23,7 @@ from tripod.cli.evaluate import evaluate
 from tripod.cli.generate import generate
 from tripod.cli.index import index
 from tripod.cli.plan import plan
+from tripod.cli.provenance import provenance
 from tripod.cli.replay import replay
 from tripod.cli.search import search
 from tripod.cli.serve import serve
@@ -38,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, index, search, generate, chat, serve, plan, replay, simulate, train, study, doctor, demo):
+for command in (ask, index, search, generate, chat, serve, plan, replay, simulate, train, provenance, contamination, study, doctor, demo):
     app.command()(command)
 app.add_typer(data, name="data")
 app.add_typer(tokenizer, name="tokenizer")

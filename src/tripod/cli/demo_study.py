@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import platform
 import shutil
@@ -15,17 +16,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tripod.messages import Reply
     from tripod.training.data.batch_view import SpanView
     from tripod.training.loop import StepReport
+    from tripod.training.ngrams.provenance import Provenance
+    from tripod.training.ngrams.trace import TracedSpan
     from tripod.training.recipe import Recipe
     from tripod.training.run import Run
 
 SECONDS = 60.0  # of training
 PROMPT = "The function returns"
-_NEEDED = {"torch": "engine", "safetensors": "engine", "tokenizers": "engine", "yaml": "training"}
+_NEEDED = {"torch": "engine", "safetensors": "engine", "tokenizers": "engine", "yaml": "training", "pydivsufsort": "training"}
 _TRIAL_STEPS = 12  # by which this machine's speed is known
 _AGAIN = (4, 8)  # trained a second time between these checkpoints
 _MIN_STEPS = 16
+_NUM_TEXTS = 8  # of which the longest phrase is shown
 
 
 def train_a_model(console: Console) -> tuple[list[str], Path | None]:
@@ -77,10 +82,12 @@ def _play(console: Console) -> tuple[list[str], Path | None]:
     step = len(reports) // 2
     views = _print_batch(console, run, step)
     held = sum(_stands_there(view, folder) for view in views)
+    num_places, num_held = _print_provenance(console, run, folder)
     is_same = _trained_again(run, folder)
     claims = (
         ("the loss fell", int(last < 0.9 * first), 1),
         (f"texts of step {step} found in the files where they are said to be", held, len(views)),
+        ("places where its longest phrase was learnt, found in their batches and files", num_held, num_places),
         (f"steps {_AGAIN[0]} to {_AGAIN[1]} trained a second time: the same bits", int(is_same), 1),
     )
     console.print()
@@ -174,6 +181,62 @@ def _print_batch(console: Console, run: Run, step: int) -> list[SpanView]:
     for line in shown.splitlines():
         console.print(f"  {line}", markup=False, style="cyan" if line.startswith(("---", "===")) else None)
     return [span for row in view.rows for span in row.spans]
+
+
+def _print_provenance(console: Console, run: Run, folder: Path) -> tuple[int, int]:
+    """The longest phrase that it says which it had read, and when; returns the shown places, and how many hold what is said of them."""
+    from tripod.cli.provenance import PLACES, span_lines
+    from tripod.training.ngrams.provenance import Provenance
+
+    address = f"{run.folder}@step{run.steps[-1]}"
+    provenance = Provenance.open(address)
+    reply, span = _longest_phrase(address, provenance)
+    console.print()
+    console.print("The longest phrase that it writes and had read, from the sentence to the batch:", style="bold")
+    if span is None:
+        return 1, 0
+    steps = reply.step_ids[span.start : span.stop]
+    first, *others = span_lines(span, provenance)
+    for line in (
+        f"{first[:100]}",
+        f"  engine    steps {steps[0]} to {steps[-1]}, {span.num_tokens} tokens",
+        f"  model     {address}",
+        *(f"  training{line}" if number == 0 else f"          {line}" for number, line in enumerate(others)),
+    ):
+        console.print(f"  {line}", markup=False, style=None if line is first else "cyan", soft_wrap=True)
+    shown = [span.seen[number] for number in range(min(PLACES, len(span.seen)))]
+    order = run.order()
+    held = 0
+    for one in shown:
+        row = order.batch_at(one.step)[one.place.row - order.rows_of_step(one.step).start]
+        is_read = tuple(row[one.place.column : one.place.column + span.num_tokens].tolist()) == span.ids
+        record = provenance.record(one)
+        held += is_read and record is not None and record.line is not None and _line_holds(folder, record.line, span.text)
+    return len(shown), held
+
+
+def _longest_phrase(address: str, provenance: Provenance) -> tuple[Reply, TracedSpan | None]:
+    """Of a few texts that the checkpoint writes."""
+    import tripod
+    from tripod.engine.engine import Engine
+    from tripod.sampling import SamplingParams
+
+    async def write() -> list[Reply]:
+        async with Engine.load(address) as engine:
+            sampling = [SamplingParams(max_tokens=64, temperature=0.8, seed=seed) for seed in range(_NUM_TEXTS)]
+            return list(await asyncio.gather(*(engine.generate(PROMPT, one) for one in sampling)))
+
+    traced = [(reply, provenance.trace(reply.token_ids).longest) for reply in tripod.run(write()) if reply.token_ids]
+    return max(traced, key=lambda one: 0 if one[1] is None else one[1].num_tokens)
+
+
+def _line_holds(folder: Path, line: int, text: str) -> bool:
+    """Whether a document of the texts, or where it begins or ends, holds these words."""
+    from tripod.cli.python_documentation import NAME
+
+    with (folder / f"{NAME}.jsonl").open(encoding="utf-8") as lines:
+        document = next(json.loads(content) for number, content in enumerate(lines, 1) if number == line)
+    return text.strip("\ufffd") in document["text"]
 
 
 def _stands_there(view: SpanView, folder: Path) -> bool:

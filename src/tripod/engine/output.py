@@ -83,7 +83,9 @@ class RequestOutput:
         if self.request.finish_reason is not None and self._matched is None:
             text += self._flush()
         logprobs = tuple(self._logprob(token_id, token_score) for token_id, token_score in zip(token_ids, scores, strict=False))
-        return Delta(text=text, token_ids=tuple(token_ids), logprobs=logprobs), "stop" if self._matched is not None else None
+        step_id = self._step_ids[-1] if self._step_ids else None
+        delta = Delta(text=text, token_ids=tuple(token_ids), logprobs=logprobs, step_id=step_id)
+        return delta, "stop" if self._matched is not None else None
 
     def _push(self, token_id: int) -> str:
         self._num_pushed += 1

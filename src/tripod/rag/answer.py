@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tripod.documents import Passage
 from tripod.errors import CitationError
-from tripod.messages import Usage
+from tripod.messages import Reply, Usage
 from tripod.trace import Span
+
+if TYPE_CHECKING:
+    from tripod.rag.provenance import SentenceOrigin
 
 Kind = Literal["extractive", "generated", "abstained"]
 
@@ -76,6 +79,8 @@ class Answer:
     usage: Usage = Usage()
     notes: tuple[str, ...] = ()  # what the reader should know, such as that the search was lexical
     trace: tuple[Span, ...] = ()
+    reply: Reply | None = None  # what the model wrote, with its tokens and the engine's steps; None where none was asked
+    origins: tuple[SentenceOrigin, ...] = ()  # of each sentence, where `ask` was given a provenance
 
     def __post_init__(self) -> None:
         for citation in self.citations:

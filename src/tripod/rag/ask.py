@@ -21,6 +21,7 @@ from tripod.trace import Recorder
 
 if TYPE_CHECKING:
     from tripod.retrieval.index import Index
+    from tripod.training.ngrams.provenance import Provenance
 
 EXTRACTIVE_NOTE = "no language model was used: these are sentences of the documents, quoted"
 _DEPTH = 4  # times as many passages are looked at as are read
@@ -35,6 +36,7 @@ async def ask(
     k: int = 6,
     min_confidence: float = THRESHOLD,
     max_tokens: int = 512,
+    provenance: Provenance | None = None,
 ) -> Answer:
     """Answer a question from the documents of an index, or say that they do not answer it.
 
@@ -49,6 +51,7 @@ async def ask(
         k: how many passages to read.
         min_confidence: 0 to 1. The default was chosen on held-out questions, see benchmarks/abstention.py; 0 never abstains on its account.
         max_tokens: of an answer that a model writes. Prompt and answer together must fit the model.
+        provenance: follow each sentence back to the training steps of this checkpoint, usually the one that answers: `Answer.origins`.
 
     Raises:
         CitationError: the model cites a passage that it was not given or quotes what is not there; the message holds its text.
@@ -58,6 +61,15 @@ async def ask(
         raise ConfigError("the question is empty; ask in words")
     if k < 1:
         raise ConfigError(f"k={k} reads no passage; give at least 1")
+    answer = await _ask(question, index, model=model, k=k, min_confidence=min_confidence, max_tokens=max_tokens)
+    if provenance is None or answer.kind == "abstained":
+        return answer
+    from tripod.rag.provenance import trace_answer
+
+    return replace(answer, origins=trace_answer(answer, provenance))
+
+
+async def _ask(question: str, index: Index, *, model: ChatModel | str | None, k: int, min_confidence: float, max_tokens: int) -> Answer:
     recorder = Recorder()
     notes = (index.mode_note,) if index.mode_note else ()
     with recorder.span("retrieve", k=k, question=question) as attributes:
@@ -102,7 +114,7 @@ async def _generate(base: Answer, index: Index, model: ChatModel, recorder: Reco
         reply = await model.complete(prompt, replace(GREEDY, max_tokens=max_tokens))
         attributes.update(model=reply.model, usage=reply.usage, timings=reply.timings, finish_reason=reply.finish_reason)
     text = reply.text.strip()
-    answered = replace(base, model=reply.model, usage=reply.usage)
+    answered = replace(base, model=reply.model, usage=reply.usage, reply=reply)
     if not text or _abstains(text):
         return replace(answered, trace=recorder.spans)
     with recorder.span("check") as attributes:

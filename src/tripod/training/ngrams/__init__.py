@@ -1,0 +1,1 @@
+"""Where and when a run reads a sequence of tokens."""
