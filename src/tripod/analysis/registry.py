@@ -24,19 +24,19 @@ STUDIES: Mapping[str, tuple[str, str]] = {  # by name: module:class, and what it
     ),
     "memorization": (
         "tripod.analysis.memorization:Memorization",
-        "which training rows a checkpoint knows by heart, and whether it matters how often and when it read them",
+        "Which training rows does a checkpoint know by heart, and does it matter how often and when it read them?",
     ),
     "predictable-memorization": (
         "tripod.analysis.predictable_memorization:PredictableMemorization",
-        "whether smaller models and earlier checkpoints foretell which rows the largest will know by heart",
+        "Do smaller models and earlier checkpoints foretell which rows the largest will know by heart?",
     ),
     "term-frequency": (
         "tripod.analysis.term_frequency:TermFrequency",
-        "whether arithmetic is better with numbers that were read more often",
+        "Is arithmetic better with numbers that were read more often?",
     ),
     "model-statistics": (
         "tripod.analysis.model_statistics:ModelStatistics",
-        "how weights and activations change over training, and where the loss spikes",
+        "How do weights and activations change over training, and where does the loss spike?",
     ),
 }
 
