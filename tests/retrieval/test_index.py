@@ -606,19 +606,32 @@ def test_an_index_that_was_filled_without_vectors_meanwhile_is_searched_by_words
     tripod.run(go())
 
 
-def test_an_index_where_nothing_may_be_written_says_so(tmp_path: Path) -> None:
+def make_closed_index(tmp_path: Path) -> Path:
+    """An index where nothing may be written."""
     folder = write(tmp_path / "closed")
-    database = folder / "kb.db"
 
     async def add() -> None:
-        async with Index(database, embedder=None) as index:
+        async with Index(folder / "kb.db", embedder=None) as index:
             await index.add([Document(source="a", text="stone")])
 
     tripod.run(add())
-    database.chmod(0o444)
+    (folder / "kb.db").chmod(0o444)
+    return folder
+
+
+def test_an_index_where_nothing_may_be_written_is_searched(tmp_path: Path) -> None:
+    folder = make_closed_index(tmp_path)
+    folder.chmod(0o555)
+    with without_root(folder):
+        assert [passage.source for passage in search(folder / "kb.db", "stone", None)] == ["a"]
+
+
+def test_an_unfinished_log_where_nothing_may_be_written_says_so(tmp_path: Path) -> None:
+    folder = make_closed_index(tmp_path)
+    (folder / "kb.db-wal").write_bytes(b"what a writer left")
     folder.chmod(0o555)
     with without_root(folder), pytest.raises(StoreError, match="copy the index to where you may write"):
-        search(database, "stone", None)
+        search(folder / "kb.db", "stone", None)
 
 
 def test_another_length_of_passages_is_another_index(database: Path, docs: Path) -> None:

@@ -7,83 +7,36 @@ whatever a writer does meanwhile (write-ahead log), and a killed writer leaves w
 from __future__ import annotations
 
 import json
-import math
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
 import numpy as np
 
-from tripod.documents import Document, Line, Page, Passage, Section, SourceState
+from tripod.documents import Document, Line, Page, Passage, Section, SourceState, StoredSource, StoreStats
 from tripod.errors import StoreError
-from tripod.protocols import Where
-from tripod.retrieval.fusion import fuse
-from tripod.retrieval.query import expression, terms
-from tripod.retrieval.where import condition
+from tripod.filters import Filter, Where, parse
+from tripod.retrieval import fts5, sqlite_schema
+from tripod.retrieval.local_search import exact_search
+from tripod.retrieval.passage_table import PassageTable
+from tripod.retrieval.query import terms
+from tripod.retrieval.sqlite_where import add_functions, condition
+from tripod.retrieval.vector_format import FORMATS, VectorFormat, decode, encode
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from tripod.protocols import Vectors
 
 T = TypeVar("T")
 
-_APPLICATION_ID = 0x54526950  # "TRiP", in the file's header: this database is an index of Tripod's
-_SCHEMA_VERSION = 1
 _BUSY_TIMEOUT_S = 30.0  # how long a writer waits for another one
-_K1 = 1.2  # of FTS5's BM25, which has no setting for it
-
-_SCHEMA = f"""
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE sources (
-    id INTEGER PRIMARY KEY,
-    source TEXT NOT NULL UNIQUE,
-    digest TEXT NOT NULL,
-    root TEXT NOT NULL,
-    size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    is_embedded INTEGER NOT NULL,
-    title TEXT NOT NULL,
-    text TEXT NOT NULL,
-    spans TEXT NOT NULL,     -- JSON: sections, pages and lines
-    metadata TEXT NOT NULL   -- JSON
-);
-CREATE TABLE passages (
-    id INTEGER PRIMARY KEY,
-    source_id INTEGER NOT NULL REFERENCES sources (id) ON DELETE CASCADE,
-    start INTEGER NOT NULL,
-    end INTEGER NOT NULL,
-    section TEXT NOT NULL,
-    page INTEGER,
-    line INTEGER,
-    vector BLOB              -- float32, little-endian, of unit length
-);
-CREATE INDEX passages_of_source ON passages (source_id);
-CREATE VIRTUAL TABLE words USING fts5 (section, text, tokenize = 'porter unicode61');  -- rowid: passages.id
-CREATE TRIGGER forget_words AFTER DELETE ON passages BEGIN DELETE FROM words WHERE rowid = old.id; END;
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_SCHEMA_VERSION};
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class _Matrix:
-    """All passages in the order of (source, start), which also breaks ties, with their vectors."""
-
-    data_version: int
-    ids: NDArray[np.int64]  # [N]
-    source_ids: NDArray[np.int64]  # [N]
-    vectors: Vectors  # [N, dim]; [N, 0] if there are none; zeros for a passage without one
-    by_id: NDArray[np.int64]  # [N], positions that sort `ids`
-
-    def positions(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        return self.by_id[np.searchsorted(self.ids, ids, sorter=self.by_id)]
 
 
 class SqliteStore:
@@ -93,26 +46,50 @@ class SqliteStore:
         path: the file. Its folder must exist.
         pipeline: names what makes passages of files; an index made by another one is refused.
         embedder: the embedder's fingerprint; None if there is none. An index made by another one is refused.
+        vectors: the format that vectors are kept in; None: that of the index, and float32 in a new one.
 
     Raises:
         StoreError: the file is not an index of ours, is newer than this version, or was made by others than the named.
     """
 
-    def __init__(self, path: Path, *, pipeline: str, embedder: str | None) -> None:
+    def __init__(self, path: Path, *, pipeline: str | None, embedder: str | None, vectors: VectorFormat | None = None) -> None:
         self.path = path
         self.pipeline = pipeline
         self.embedder = embedder
+        self._wanted_vectors = vectors
         self._reader: sqlite3.Connection | None = None
         self._writer: sqlite3.Connection | None = None
         # One thread at a time uses a connection. The limiters keep others from waiting in threads; the locks hold for a thread
         # too whose caller asyncio has cancelled, which leaves it at work.
         self._reading, self._writing = anyio.CapacityLimiter(1), anyio.CapacityLimiter(1)
         self._reader_lock, self._writer_lock = threading.Lock(), threading.Lock()
-        self._matrix: _Matrix | None = None
+        self._table: PassageTable | None = None
+        self._seen_change = 0  # the last of `changes` that the table knows
         self._reader = self._open_reader()
+
+    async def stats(self) -> StoreStats | None:
+        return await self._read(self._stats, None)
 
     async def sources(self) -> dict[str, SourceState]:
         return await self._read(self._sources, {})
+
+    async def document(self, source: str) -> Document | None:
+        stored = await self._read(lambda reader: self._document(reader, source), None)
+        return stored[1] if stored is not None else None
+
+    async def read(self, source: str) -> StoredSource | None:
+        return await self._read(lambda reader: self._read_source(reader, source), None)
+
+    async def search(self, text: str | None, vector: Vectors | None, *, k: int, where: Where | None = None) -> list[Passage]:
+        wanted = terms(text) if text is not None else []
+        only = parse(where) if where else None
+        found = await self._read(lambda reader: self._search(reader, wanted, vector, k, only), None)
+        if found is None:
+            raise StoreError(f"there is no index at {self.path}; make it with sync")
+        return found
+
+    async def count(self, words: Sequence[str]) -> list[int]:
+        return await self._read(lambda reader: [fts5.num_matches(reader, word) for word in words], [0] * len(words))
 
     async def replace(self, document: Document, passages: Sequence[Passage], vectors: Vectors | None, state: SourceState) -> None:
         await anyio.to_thread.run_sync(self._replace, document, passages, vectors, state, limiter=self._writing)
@@ -120,16 +97,14 @@ class SqliteStore:
     async def remove(self, source: str) -> None:
         await anyio.to_thread.run_sync(self._remove, source, limiter=self._writing)
 
-    async def document(self, source: str) -> Document | None:
-        return await self._read(lambda reader: self._document(reader, source), None)
+    async def settle(self) -> None:
+        """Nothing is left to do."""
 
-    async def search(self, text: str | None, vector: Vectors | None, *, k: int, where: Where | None = None) -> list[Passage]:
-        words = terms(text) if text is not None else []
-        wanted = condition(where) if where else None
-        return await self._read(lambda reader: self._search(reader, words, vector, k, wanted), [])
+    async def check(self) -> list[str]:
+        return await self._read(self._check, [])
 
-    async def count(self, words: Sequence[str]) -> list[int]:
-        return await self._read(lambda reader: [_num_matches(reader, terms(word)) for word in words], [0] * len(words))
+    async def repair(self) -> None:
+        await anyio.to_thread.run_sync(self._repair, limiter=self._writing)
 
     async def aclose(self) -> None:
         await anyio.to_thread.run_sync(self._close, limiter=self._writing)
@@ -156,24 +131,45 @@ class SqliteStore:
                     with _transaction(self._reader, "BEGIN"):
                         return read(self._reader)
                 except sqlite3.DatabaseError as error:
-                    raise StoreError(f"{self.path} cannot be read: {error}; if it is damaged, delete it and make the index anew") from error
+                    raise StoreError(
+                        f"{self.path} cannot be read: {error}; if it is damaged, run `tripod kb repair`, or delete it and make it anew"
+                    ) from error
 
         return await anyio.to_thread.run_sync(in_thread, limiter=self._reading)
 
+    def _stats(self, reader: sqlite3.Connection) -> StoreStats:
+        made_by = _meta(reader)
+        num_sources, num_unembedded = reader.execute("SELECT count(*), coalesce(sum(NOT is_embedded), 0) FROM sources").fetchone()
+        [num_passages] = reader.execute("SELECT count(*) FROM passages").fetchone()
+        [num_vectors] = reader.execute(
+            "SELECT count(*) FROM passages WHERE source_id IN (SELECT id FROM sources WHERE is_embedded)"
+        ).fetchone()
+        form = _format(made_by)
+        one = reader.execute("SELECT vector FROM passages WHERE vector IS NOT NULL LIMIT 1").fetchone()
+        sizes = [path.stat().st_size for suffix in ("", "-wal") if (path := self.path.with_name(self.path.name + suffix)).exists()]
+        return StoreStats(
+            num_sources=num_sources,
+            num_passages=num_passages,
+            num_vectors=num_vectors,
+            num_unembedded=num_unembedded,
+            num_bytes=sum(sizes),
+            dim=len(decode(one[0], form)) if one else 0,
+            vectors=form,
+            pipeline=made_by["pipeline"],
+            embedder=made_by.get("embedder"),
+        )
+
     def _sources(self, reader: sqlite3.Connection) -> dict[str, SourceState]:
         rows = reader.execute("SELECT source, digest, root, size, mtime_ns, is_embedded FROM sources ORDER BY source")
-        return {
-            source: SourceState(digest=digest, root=root, size=size, mtime_ns=mtime_ns, is_embedded=bool(is_embedded))
-            for source, digest, root, size, mtime_ns, is_embedded in rows
-        }
+        return {row[0]: _state(*row[1:]) for row in rows}
 
-    def _document(self, reader: sqlite3.Connection, source: str) -> Document | None:
-        row = reader.execute("SELECT title, text, spans, metadata FROM sources WHERE source = ?", (source,)).fetchone()
+    def _document(self, reader: sqlite3.Connection, source: str) -> tuple[int, Document] | None:
+        row = reader.execute("SELECT id, title, text, spans, metadata FROM sources WHERE source = ?", (source,)).fetchone()
         if row is None:
             return None
-        title, text, spans, metadata = row
+        source_id, title, text, spans, metadata = row
         kinds = json.loads(spans)
-        return Document(
+        return source_id, Document(
             source=source,
             text=text,
             title=title,
@@ -183,34 +179,47 @@ class SqliteStore:
             metadata=json.loads(metadata),
         )
 
-    def _search(
-        self, reader: sqlite3.Connection, words: list[str], vector: Vectors | None, k: int, wanted: tuple[str, list[Any]] | None
-    ) -> list[Passage]:
-        matrix = self._load_matrix(reader)
-        num_passages = len(matrix.ids)
-        if num_passages == 0:
+    def _read_source(self, reader: sqlite3.Connection, source: str) -> StoredSource | None:
+        found = self._document(reader, source)
+        if found is None:
+            return None
+        source_id, document = found
+        state = reader.execute("SELECT digest, root, size, mtime_ns, is_embedded FROM sources WHERE id = ?", (source_id,)).fetchone()
+        rows = reader.execute(
+            "SELECT start, end, section, page, line, vector FROM passages WHERE source_id = ? ORDER BY start, end, id", (source_id,)
+        ).fetchall()
+        form = _format(_meta(reader))
+        vectors = [decode(row[5], form) for row in rows if row[5] is not None]
+        return StoredSource(
+            document=document,
+            passages=tuple(
+                Passage(
+                    source=source,
+                    start=start,
+                    end=end,
+                    text=document.text[start:end],
+                    section=section,
+                    page=page,
+                    line=line,
+                    metadata=document.metadata,
+                )
+                for start, end, section, page, line, _ in rows
+            ),
+            vectors=np.array(vectors, dtype=np.float32).reshape(len(rows), -1) if rows and vectors else None,
+            state=_state(*state),
+        )
+
+    def _search(self, reader: sqlite3.Connection, wanted: list[str], vector: Vectors | None, k: int, only: Filter | None) -> list[Passage]:
+        table = self._load_table(reader)
+        if table.num_passages == 0:
             return []
         if vector is not None:
             self._check_makers(reader)  # another process may have brought the first vectors after we opened the index
-            if matrix.vectors.shape[1] == 0:
-                vector = None  # or have filled it without any
-        allowed = np.ones(num_passages, dtype=bool)
-        if wanted is not None:
-            rows = reader.execute(f"SELECT id FROM sources WHERE {wanted[0]}", wanted[1]).fetchall()
-            allowed = np.isin(matrix.source_ids, np.array([row[0] for row in rows], dtype=np.int64))
-        bm25 = np.zeros(num_passages, dtype=np.float32)
-        if words:
-            # FTS5 gives smaller-is-better; all matches are fetched because fusion needs the score of every passage.
-            matches = reader.execute("SELECT rowid, -bm25(words) FROM words WHERE words MATCH ?", (expression(words),)).fetchall()
-            if matches:
-                ids, scores = zip(*matches, strict=True)
-                bm25[matrix.positions(np.array(ids, dtype=np.int64))] = scores
-        if vector is None:
-            scored, allowed = bm25, allowed & (bm25 > 0)
-        else:
-            cosine = matrix.vectors @ np.asarray(vector, dtype=np.float32)
-            scored = fuse(bm25, _bm25_bound(reader, words, num_passages), cosine) if words else cosine
-        return [self._passage(reader, int(matrix.ids[i]), float(scored[i])) for i in _best(scored, allowed, k)]
+        allowed = None
+        if only is not None:
+            sql, parameters = condition(only)
+            allowed = table.of_sources([row[0] for row in reader.execute(f"SELECT id FROM sources WHERE {sql}", parameters)])
+        return [self._passage(reader, *found) for found in exact_search(reader, table, wanted, vector, k, allowed)]
 
     def _passage(self, reader: sqlite3.Connection, passage_id: int, score: float) -> Passage:
         source, start, end, text, section, page, line, metadata = reader.execute(
@@ -230,30 +239,45 @@ class SqliteStore:
             score=score,
         )
 
-    def _load_matrix(self, reader: sqlite3.Connection) -> _Matrix:
-        reader.execute("SELECT 1 FROM meta").fetchone()  # the read that starts the transaction: what follows is of one moment
-        [data_version] = reader.execute("PRAGMA data_version").fetchone()
-        if self._matrix is None or self._matrix.data_version != data_version:
+    def _load_table(self, reader: sqlite3.Connection) -> PassageTable:
+        """All passages as they are now. Of a table that was loaded before, only what changed since is read."""
+        [oldest, newest] = reader.execute("SELECT coalesce(min(number), 1), coalesce(max(number), 0) FROM changes").fetchone()
+        columns = "SELECT source_id, source, passages.id, start, vector FROM passages JOIN sources ON sources.id = source_id"
+        if self._table is None or oldest > self._seen_change + 1:
+            self._table = PassageTable(_format(_meta(reader)))
+            rows = reader.execute(f"{columns} ORDER BY source_id")
+        elif newest > self._seen_change:
+            changed = [row[0] for row in reader.execute("SELECT DISTINCT source_id FROM changes WHERE number > ?", (self._seen_change,))]
+            for source_id in changed:
+                self._table.remove(source_id)
             rows = reader.execute(
-                "SELECT passages.id, source_id, vector FROM passages JOIN sources ON sources.id = source_id ORDER BY source, start, end"
-            ).fetchall()
-            ids = np.array([row[0] for row in rows], dtype=np.int64)
-            width = max((len(row[2]) for row in rows if row[2] is not None), default=0)
-            blobs = b"".join(row[2] or bytes(width) for row in rows)
-            self._matrix = _Matrix(
-                data_version=data_version,
-                ids=ids,
-                source_ids=np.array([row[1] for row in rows], dtype=np.int64),
-                vectors=np.frombuffer(blobs, dtype="<f4").reshape(len(rows), width // 4),
-                by_id=np.argsort(ids),
+                f"{columns} WHERE source_id IN (SELECT value FROM json_each(?)) ORDER BY source_id", (json.dumps(changed),)
             )
-        return self._matrix
+        else:
+            return self._table
+        self._seen_change = -1  # should this fail half-way, everything is loaded anew
+        for (source_id, source), group in groupby(rows, key=lambda row: row[:2]):
+            _, _, ids, starts, vectors = zip(*group, strict=True)
+            self._table.add(source_id, source, ids, starts, vectors)
+        self._seen_change = newest
+        return self._table
+
+    def _check(self, reader: sqlite3.Connection) -> list[str]:
+        found = [f"SQLite: {row[0]}" for row in reader.execute("PRAGMA integrity_check") if row[0] != "ok"]
+        found += [f"a passage of no source: {row[1]} of {row[0]}" for row in reader.execute("PRAGMA foreign_key_check")]
+        for what, sql in _INCONSISTENCIES.items():
+            found += [f"{what}: {row[0]}" for row in reader.execute(sql)]
+        width = len(encode(np.zeros(self._stats(reader).dim), _format(_meta(reader))))
+        sql = "SELECT DISTINCT source FROM passages JOIN sources ON sources.id = source_id WHERE length(vector) != ?"
+        found += [f"vectors of another length in {row[0]!r}" for row in reader.execute(sql, (width,))]
+        return found
 
     # Writing
 
     def _replace(self, document: Document, passages: Sequence[Passage], vectors: Vectors | None, state: SourceState) -> None:
         spans = {kind: [list(asdict(span).values()) for span in getattr(document, kind)] for kind in ("sections", "pages", "lines")}
         with self._write() as writer:
+            form = _format(_meta(writer))
             if vectors is not None:
                 self._claim_embedder(writer)
             writer.execute("DELETE FROM sources WHERE source = ?", (document.source,))
@@ -274,16 +298,28 @@ class SqliteStore:
                 ),
             ).lastrowid
             for i, passage in enumerate(passages):
-                vector = None if vectors is None else np.asarray(vectors[i], dtype="<f4").tobytes()
+                vector = None if vectors is None else encode(vectors[i], form)
                 passage_id = writer.execute(
                     "INSERT INTO passages (source_id, start, end, section, page, line, vector) VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (source_id, passage.start, passage.end, passage.section, passage.page, passage.line, vector),
                 ).lastrowid
-                writer.execute("INSERT INTO words (rowid, section, text) VALUES (?, ?, ?)", (passage_id, passage.section, passage.text))
+                assert passage_id is not None
+                fts5.add_words(writer, passage_id, passage.section, passage.text)
+            self._forget_old_changes(writer)
 
     def _remove(self, source: str) -> None:
         with self._write() as writer:
             writer.execute("DELETE FROM sources WHERE source = ?", (source,))
+            self._forget_old_changes(writer)
+
+    def _forget_old_changes(self, writer: sqlite3.Connection) -> None:
+        writer.execute("DELETE FROM changes WHERE number <= (SELECT max(number) FROM changes) - ?", (sqlite_schema.KEPT_CHANGES,))
+
+    def _repair(self) -> None:
+        with self._write() as writer:
+            sqlite_schema.rebuild_words(writer)
+            writer.execute("DELETE FROM passages WHERE source_id NOT IN (SELECT id FROM sources)")
+            writer.execute("REINDEX")
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
@@ -314,11 +350,18 @@ class SqliteStore:
         """A connection to an index; None where nothing was ever written."""
         if not self.path.exists():
             return None
-        connection = self._connect()
+        if self._is_frozen():
+            # Nobody can change it, so it needs no log beside it, which could not be written.
+            connection = self._connect("?mode=ro&immutable=1")
+        else:
+            connection = self._connect()
         try:
-            if self._is_blank(connection):
+            version = self._version(connection)
+            if version == 0:
                 connection.close()
                 return None
+            if version < sqlite_schema.VERSION:
+                self._open_writer().close()
         except sqlite3.OperationalError as error:
             connection.close()
             raise StoreError(
@@ -329,18 +372,27 @@ class SqliteStore:
             raise
         return connection
 
+    def _is_frozen(self) -> bool:
+        """Whether the index lies where nothing may be written, with all of it in the one file."""
+        log = self.path.with_name(self.path.name + "-wal")
+        by_effective_id = os.access in os.supports_effective_ids
+        return not os.access(self.path.parent, os.W_OK, effective_ids=by_effective_id) and not (log.exists() and log.stat().st_size)
+
     def _open_writer(self) -> sqlite3.Connection:
         if not self.path.parent.is_dir():
             raise StoreError(f"{self.path} cannot be made: there is no folder {self.path.parent}")
         connection = self._connect()
         try:
-            if self._is_blank(connection):
+            if self._version(connection) < sqlite_schema.VERSION:
                 connection.execute("PRAGMA journal_mode = WAL")
                 with _transaction(connection, "BEGIN IMMEDIATE"):
-                    if self._is_blank(connection):  # still: another process may have been faster
-                        for statement in _statements(_SCHEMA):
-                            connection.execute(statement)
-                        connection.execute("INSERT INTO meta VALUES ('pipeline', ?)", (self.pipeline,))
+                    version = self._version(connection)  # now: another process may have been faster
+                    if version == 0:
+                        if self.pipeline is None:
+                            raise StoreError(f"there is no index at {self.path}")
+                        sqlite_schema.create(connection, self.pipeline, self._wanted_vectors or "f32")
+                    elif version < sqlite_schema.VERSION:
+                        sqlite_schema.migrate(connection, version)
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA synchronous = NORMAL")  # with a write-ahead log: a killed process loses nothing
         except BaseException:
@@ -348,25 +400,33 @@ class SqliteStore:
             raise
         return connection
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, options: str = "") -> sqlite3.Connection:
         try:
-            return sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(
+                f"{self.path.absolute().as_uri()}{options}",
+                timeout=_BUSY_TIMEOUT_S,
+                isolation_level=None,
+                check_same_thread=False,
+                uri=True,
+            )
         except sqlite3.OperationalError as error:
             raise StoreError(f"{self.path} cannot be opened: {error}") from None
+        add_functions(connection)
+        return connection
 
-    def _is_blank(self, connection: sqlite3.Connection) -> bool:
-        """Whether the database is still without any table. One that is neither blank nor an index that we may use is refused."""
+    def _version(self, connection: sqlite3.Connection) -> int:
+        """Of the index; 0 while there is no table. One that is neither blank nor an index that we may use is refused."""
         try:
             [application_id] = connection.execute("PRAGMA application_id").fetchone()
             [version] = connection.execute("PRAGMA user_version").fetchone()
             [num_tables] = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             if application_id == 0 and num_tables == 0:
-                return True
-            if application_id != _APPLICATION_ID:
+                return 0
+            if application_id != sqlite_schema.APPLICATION_ID:
                 raise StoreError(self._not_ours())
-            if version > _SCHEMA_VERSION:
+            if version > sqlite_schema.VERSION:
                 raise StoreError(
-                    f"{self.path} was made by a newer Tripod (schema {version}; this one reads {_SCHEMA_VERSION}); "
+                    f"{self.path} was made by a newer Tripod (schema {version}; this one reads {sqlite_schema.VERSION}); "
                     "upgrade Tripod, or make the index anew in another file"
                 )
             self._check_makers(connection)
@@ -374,20 +434,47 @@ class SqliteStore:
             raise
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{self._not_ours()} ({error})") from None
-        return False
+        return int(version)
 
     def _not_ours(self) -> str:
         return f"{self.path} is not an index of Tripod's; it is left as it is: name another file"
 
     def _check_makers(self, connection: sqlite3.Connection) -> None:
-        made_by = dict(connection.execute("SELECT key, value FROM meta"))
-        for maker, ours in (("pipeline", self.pipeline), ("embedder", self.embedder)):
+        made_by = _meta(connection)
+        for maker, ours in (("pipeline", self.pipeline), ("embedder", self.embedder), ("vectors", self._wanted_vectors)):
             theirs = made_by.get(maker)
             if ours is not None and theirs is not None and ours != theirs:
                 raise StoreError(
                     f"{self.path} was made with the {maker} {theirs!r}, and is opened with {ours!r}; what they make cannot be "
                     f"compared: open it with the same {maker}, or make the index anew in another file"
                 )
+
+
+# What must not be found in an index -> where it is found.
+_INCONSISTENCIES = {
+    "passages without words, which no search by words finds, in": """
+        SELECT DISTINCT source FROM passages JOIN sources ON sources.id = source_id
+        WHERE passages.id NOT IN (SELECT id FROM words_docsize)""",
+    "words of no passage, by id": "SELECT id FROM words_docsize WHERE id NOT IN (SELECT id FROM passages) LIMIT 10",
+    "passages outside of their text in": """
+        SELECT DISTINCT source FROM passages JOIN sources ON sources.id = source_id WHERE NOT 0 <= start OR start > end
+        OR end > length(text) AND instr(text, char(0)) = 0""",
+    "passages without a vector in a source that has vectors:": """
+        SELECT DISTINCT source FROM passages JOIN sources ON sources.id = source_id WHERE is_embedded != (vector IS NOT NULL)""",
+}
+
+
+def _meta(connection: sqlite3.Connection) -> dict[str, str]:
+    return dict(connection.execute("SELECT key, value FROM meta"))
+
+
+def _format(made_by: dict[str, str]) -> VectorFormat:
+    [form] = [form for form in FORMATS if form == made_by.get("vectors", "f32")]
+    return form
+
+
+def _state(digest: str, root: str, size: int, mtime_ns: int, is_embedded: int) -> SourceState:
+    return SourceState(digest=digest, root=root, size=size, mtime_ns=mtime_ns, is_embedded=bool(is_embedded))
 
 
 @contextmanager
@@ -400,41 +487,3 @@ def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
         with suppress(sqlite3.OperationalError):  # the failure may have ended the transaction already
             connection.execute("ROLLBACK")
         raise
-
-
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script one by one: `executescript` would commit the transaction that they belong to."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-def _num_matches(reader: sqlite3.Connection, words: list[str]) -> int:
-    """How many passages hold any of the words."""
-    if not words:
-        return 0
-    [number] = reader.execute("SELECT count(*) FROM words WHERE words MATCH ?", (expression(words),)).fetchone()
-    return int(number)
-
-
-def _bm25_bound(reader: sqlite3.Connection, words: list[str], num_passages: int) -> float:
-    """What BM25 would give to a passage that repeated every word of the query without end."""
-    bound = 0.0
-    for word in words:
-        num_matches = _num_matches(reader, [word])
-        # FTS5's idf, which is never below this small number. A word that stands nowhere counts too: it was asked for.
-        bound += max(math.log((num_passages - num_matches + 0.5) / (num_matches + 0.5)), 1e-6) * (_K1 + 1)
-    return bound
-
-
-def _best(scores: Vectors, allowed: NDArray[np.bool_], k: int) -> NDArray[np.int64]:
-    """Positions of the k largest allowed scores, best first; of equals, the earlier."""
-    candidates = np.flatnonzero(allowed)
-    if len(candidates) > k:
-        threshold = np.partition(scores[candidates], len(candidates) - k)[len(candidates) - k]
-        candidates = candidates[scores[candidates] >= threshold]
-    order = np.argsort(-scores[candidates], kind="stable")
-    return candidates[order][:k]
