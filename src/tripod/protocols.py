@@ -50,7 +50,7 @@ class StoreReader(Protocol):
 
     async def stats(self) -> StoreStats | None: ...  # None: nothing was ever written
 
-    async def sources(self) -> dict[str, SourceState]: ...
+    async def sources(self, where: Where | None = None) -> dict[str, SourceState]: ...  # in the order of their names
 
     async def document(self, source: str) -> Document | None: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 from collections.abc import Sequence
@@ -33,6 +34,26 @@ def matches(connection: sqlite3.Connection, terms: Sequence[str]) -> tuple[NDArr
     # FTS5 gives smaller-is-better; all matches are fetched because fusion needs the score of every passage.
     found = connection.execute("SELECT rowid, -bm25(words) FROM words WHERE words MATCH ?", (expression(terms),)).fetchall()
     return np.array([row[0] for row in found], dtype=np.int64), np.array([row[1] for row in found], dtype=np.float32)
+
+
+def best_matches(
+    connection: sqlite3.Connection, terms: Sequence[str], number: int, among: str, parameters: Sequence[object]
+) -> dict[int, float]:
+    """The ids and scores of so many best matches among the ids that a query gives, best first."""
+    rows = connection.execute(
+        f"SELECT rowid, -rank FROM words WHERE words MATCH ? AND rowid IN ({among}) ORDER BY rank LIMIT ?",
+        (expression(terms), *parameters, number),
+    )
+    return dict(rows.fetchall())
+
+
+def scores_of(connection: sqlite3.Connection, terms: Sequence[str], ids: Sequence[int]) -> dict[int, float]:
+    """The scores of those among the ids that match."""
+    rows = connection.execute(
+        "SELECT rowid, -bm25(words) FROM words WHERE words MATCH ? AND rowid IN (SELECT value FROM json_each(?))",
+        (expression(terms), json.dumps(list(ids))),
+    )
+    return dict(rows.fetchall())
 
 
 def num_matches(connection: sqlite3.Connection, word: str) -> int:

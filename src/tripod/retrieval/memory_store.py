@@ -51,8 +51,15 @@ class MemoryStore:
     async def stats(self) -> StoreStats | None:
         return await self._run(self._stats)
 
-    async def sources(self) -> dict[str, SourceState]:
-        return await self._run(lambda: {source: self._stored[source][1].state for source in sorted(self._stored)})
+    async def sources(self, where: Where | None = None) -> dict[str, SourceState]:
+        wanted = parse(where or {})
+        return await self._run(
+            lambda: {
+                source: stored.state
+                for source, (_, stored) in sorted(self._stored.items())
+                if matches(wanted, source, stored.document.metadata)
+            }
+        )
 
     async def document(self, source: str) -> Document | None:
         stored = await self.read(source)

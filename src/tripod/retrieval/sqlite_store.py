@@ -1,7 +1,8 @@
 """The embedded store: sources, passages, words (FTS5) and vectors in one SQLite file.
 
-Words are searched by FTS5's BM25, vectors exactly, by one matrix product. A reader sees the index as it was at one moment,
-whatever a writer does meanwhile (write-ahead log), and a killed writer leaves what the last transaction left.
+Words are searched by FTS5's BM25, vectors exactly, by one matrix product, and where there are many approximately (`ann.py`). A reader
+sees the index as it was at one moment, whatever a writer does meanwhile (write-ahead log), and a killed writer leaves what the last
+transaction left.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -24,7 +26,9 @@ import numpy as np
 from tripod.documents import Document, Line, Page, Passage, Section, SourceState, StoredSource, StoreStats
 from tripod.errors import StoreError
 from tripod.filters import Filter, Where, parse
-from tripod.retrieval import fts5, sqlite_schema
+from tripod.retrieval import ann, fts5, sqlite_schema
+from tripod.retrieval.ann import AnnIndex
+from tripod.retrieval.ann_search import approximate_search
 from tripod.retrieval.local_search import exact_search
 from tripod.retrieval.passage_table import PassageTable
 from tripod.retrieval.query import terms
@@ -47,12 +51,21 @@ class SqliteStore:
         pipeline: names what makes passages of files; an index made by another one is refused.
         embedder: the embedder's fingerprint; None if there is none. An index made by another one is refused.
         vectors: the format that vectors are kept in; None: that of the index, and float32 in a new one.
+        ann_threshold: from so many passages on, vectors are searched approximately, if usearch is installed.
 
     Raises:
         StoreError: the file is not an index of ours, is newer than this version, or was made by others than the named.
     """
 
-    def __init__(self, path: Path, *, pipeline: str | None, embedder: str | None, vectors: VectorFormat | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        pipeline: str | None,
+        embedder: str | None,
+        vectors: VectorFormat | None = None,
+        ann_threshold: int = ann.ANN_THRESHOLD,
+    ) -> None:
         self.path = path
         self.pipeline = pipeline
         self.embedder = embedder
@@ -63,15 +76,18 @@ class SqliteStore:
         # too whose caller asyncio has cancelled, which leaves it at work.
         self._reading, self._writing = anyio.CapacityLimiter(1), anyio.CapacityLimiter(1)
         self._reader_lock, self._writer_lock = threading.Lock(), threading.Lock()
-        self._table: PassageTable | None = None
+        self._ann_threshold = ann_threshold
+        self._ann: AnnIndex | None = None
+        self._table: PassageTable | None = None  # of all passages, or of those that the approximate index does not know
         self._seen_change = 0  # the last of `changes` that the table knows
         self._reader = self._open_reader()
 
     async def stats(self) -> StoreStats | None:
         return await self._read(self._stats, None)
 
-    async def sources(self) -> dict[str, SourceState]:
-        return await self._read(self._sources, {})
+    async def sources(self, where: Where | None = None) -> dict[str, SourceState]:
+        wanted = parse(where or {})
+        return await self._read(lambda reader: self._sources(reader, wanted), {})
 
     async def document(self, source: str) -> Document | None:
         stored = await self._read(lambda reader: self._document(reader, source), None)
@@ -98,7 +114,9 @@ class SqliteStore:
         await anyio.to_thread.run_sync(self._remove, source, limiter=self._writing)
 
     async def settle(self) -> None:
-        """Nothing is left to do."""
+        """Bring the approximate index up to date, once there are many vectors. Readers and writers go on meanwhile."""
+        if await self._read(lambda reader: ann.needs_update(reader, self.path, self._ann_threshold), False):
+            await anyio.to_thread.run_sync(self._build_ann, limiter=self._writing)
 
     async def check(self) -> list[str]:
         return await self._read(self._check, [])
@@ -145,6 +163,8 @@ class SqliteStore:
             "SELECT count(*) FROM passages WHERE source_id IN (SELECT id FROM sources WHERE is_embedded)"
         ).fetchone()
         form = _format(made_by)
+        opened = AnnIndex.open(self.path, ann.sidecar_of(made_by))
+        sidecar = opened.sidecar if opened is not None else None
         one = reader.execute("SELECT vector FROM passages WHERE vector IS NOT NULL LIMIT 1").fetchone()
         sizes = [path.stat().st_size for suffix in ("", "-wal") if (path := self.path.with_name(self.path.name + suffix)).exists()]
         return StoreStats(
@@ -157,10 +177,14 @@ class SqliteStore:
             vectors=form,
             pipeline=made_by["pipeline"],
             embedder=made_by.get("embedder"),
+            approximate=f"HNSW, by usearch, of {sidecar.num_vectors} vectors" if sidecar is not None else None,
         )
 
-    def _sources(self, reader: sqlite3.Connection) -> dict[str, SourceState]:
-        rows = reader.execute("SELECT source, digest, root, size, mtime_ns, is_embedded FROM sources ORDER BY source")
+    def _sources(self, reader: sqlite3.Connection, wanted: Filter) -> dict[str, SourceState]:
+        sql, parameters = condition(wanted)
+        rows = reader.execute(
+            f"SELECT source, digest, root, size, mtime_ns, is_embedded FROM sources WHERE {sql} ORDER BY source", parameters
+        )
         return {row[0]: _state(*row[1:]) for row in rows}
 
     def _document(self, reader: sqlite3.Connection, source: str) -> tuple[int, Document] | None:
@@ -211,15 +235,21 @@ class SqliteStore:
 
     def _search(self, reader: sqlite3.Connection, wanted: list[str], vector: Vectors | None, k: int, only: Filter | None) -> list[Passage]:
         table = self._load_table(reader)
-        if table.num_passages == 0:
-            return []
         if vector is not None:
-            self._check_makers(reader)  # another process may have brought the first vectors after we opened the index
-        allowed = None
-        if only is not None:
-            sql, parameters = condition(only)
-            allowed = table.of_sources([row[0] for row in reader.execute(f"SELECT id FROM sources WHERE {sql}", parameters)])
-        return [self._passage(reader, *found) for found in exact_search(reader, table, wanted, vector, k, allowed)]
+            made_by = self._check_makers(reader)  # another process may have brought the first vectors after we opened the index
+            if "embedder" not in made_by:
+                vector = None  # or have filled it without any
+        if self._ann is not None:
+            found = approximate_search(reader, self._ann, table, partial(decode, form=table.form), wanted, vector, k, only)
+        elif table.num_passages == 0:
+            found = []
+        else:
+            allowed = None
+            if only is not None:
+                sql, parameters = condition(only)
+                allowed = table.of_sources([row[0] for row in reader.execute(f"SELECT id FROM sources WHERE {sql}", parameters)])
+            found = exact_search(reader, table, wanted, vector, k, allowed)
+        return [self._passage(reader, *one) for one in found]
 
     def _passage(self, reader: sqlite3.Connection, passage_id: int, score: float) -> Passage:
         source, start, end, text, section, page, line, metadata = reader.execute(
@@ -240,21 +270,32 @@ class SqliteStore:
         )
 
     def _load_table(self, reader: sqlite3.Connection) -> PassageTable:
-        """All passages as they are now. Of a table that was loaded before, only what changed since is read."""
+        """The passages as they are now. Of a table that was loaded before, only what changed since is read."""
         [oldest, newest] = reader.execute("SELECT coalesce(min(number), 1), coalesce(max(number), 0) FROM changes").fetchone()
+        made_by = _meta(reader)
+        sidecar = ann.sidecar_of(made_by)
+        if sidecar != (self._ann.sidecar if self._ann is not None else None):
+            opened = AnnIndex.open(self.path, sidecar)
+            if opened is not None and oldest > opened.sidecar.change + 1:
+                opened = None  # too old to know what changed since
+            if opened is not None or self._ann is not None:
+                self._ann, self._table = opened, None
         columns = "SELECT source_id, source, passages.id, start, vector FROM passages JOIN sources ON sources.id = source_id"
-        if self._table is None or oldest > self._seen_change + 1:
-            self._table = PassageTable(_format(_meta(reader)))
+        if self._table is not None and newest == self._seen_change:
+            return self._table
+        is_new = self._table is None or oldest > self._seen_change + 1
+        if self._table is None or is_new:
+            self._table = PassageTable(_format(made_by))
+            self._seen_change = self._ann.sidecar.change if self._ann is not None else 0
+        if is_new and self._ann is None:
             rows = reader.execute(f"{columns} ORDER BY source_id")
-        elif newest > self._seen_change:
+        else:
             changed = [row[0] for row in reader.execute("SELECT DISTINCT source_id FROM changes WHERE number > ?", (self._seen_change,))]
             for source_id in changed:
                 self._table.remove(source_id)
             rows = reader.execute(
                 f"{columns} WHERE source_id IN (SELECT value FROM json_each(?)) ORDER BY source_id", (json.dumps(changed),)
             )
-        else:
-            return self._table
         self._seen_change = -1  # should this fail half-way, everything is loaded anew
         for (source_id, source), group in groupby(rows, key=lambda row: row[:2]):
             _, _, ids, starts, vectors = zip(*group, strict=True)
@@ -320,6 +361,18 @@ class SqliteStore:
             sqlite_schema.rebuild_words(writer)
             writer.execute("DELETE FROM passages WHERE source_id NOT IN (SELECT id FROM sources)")
             writer.execute("REINDEX")
+
+    def _build_ann(self) -> None:
+        """From a connection of its own, so that neither searches nor writes wait for it."""
+        reader = self._connect()
+        try:
+            with _transaction(reader, "BEGIN"):
+                sidecar = ann.build(reader, self.path, _format(_meta(reader)))
+        finally:
+            reader.close()
+        if sidecar is not None:
+            with self._write() as writer:
+                ann.record(writer, self.path, sidecar)
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
@@ -439,7 +492,7 @@ class SqliteStore:
     def _not_ours(self) -> str:
         return f"{self.path} is not an index of Tripod's; it is left as it is: name another file"
 
-    def _check_makers(self, connection: sqlite3.Connection) -> None:
+    def _check_makers(self, connection: sqlite3.Connection) -> dict[str, str]:
         made_by = _meta(connection)
         for maker, ours in (("pipeline", self.pipeline), ("embedder", self.embedder), ("vectors", self._wanted_vectors)):
             theirs = made_by.get(maker)
@@ -448,6 +501,7 @@ class SqliteStore:
                     f"{self.path} was made with the {maker} {theirs!r}, and is opened with {ours!r}; what they make cannot be "
                     f"compared: open it with the same {maker}, or make the index anew in another file"
                 )
+        return made_by
 
 
 # What must not be found in an index -> where it is found.

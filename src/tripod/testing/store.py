@@ -231,6 +231,7 @@ class StoreContract:
                 condition = parse(where)
                 by_definition = "".join(source for source, metadata in FILTERED.items() if matches(condition, source, metadata))
                 assert by_definition == expected, where
+                assert "".join(await store.sources(where)) == expected, where
                 for text, vector in (("stone", None), (None, _unit(1, 0, 0)), ("stone", _unit(1, 0, 0))):
                     found = await store.search(text, vector, k=99, where=where)
                     assert "".join(sorted(passage.source for passage in found)) == expected, where
