@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
@@ -14,7 +14,10 @@ from langchain_core.vectorstores import VectorStore
 import tripod
 from tripod.documents import Document as Source
 from tripod.documents import Passage, SourceState
-from tripod.protocols import Store, Vectors
+from tripod.protocols import Store
+
+if TYPE_CHECKING:
+    from tripod.protocols import Vectors
 
 
 class LangChainStore(VectorStore):

@@ -33,7 +33,7 @@ from tripod.retrieval.local_search import exact_search
 from tripod.retrieval.passage_table import PassageTable
 from tripod.retrieval.query import terms
 from tripod.retrieval.sqlite_where import add_functions, condition
-from tripod.retrieval.vector_format import FORMATS, VectorFormat, decode, encode
+from tripod.retrieval.vector_format import FORMATS, VectorFormat, decode, dim_of, encode
 
 if TYPE_CHECKING:
     from tripod.protocols import Vectors
@@ -165,7 +165,7 @@ class SqliteStore:
         form = _format(made_by)
         opened = AnnIndex.open(self.path, ann.sidecar_of(made_by))
         sidecar = opened.sidecar if opened is not None else None
-        one = reader.execute("SELECT vector FROM passages WHERE vector IS NOT NULL LIMIT 1").fetchone()
+        one = reader.execute("SELECT length(vector) FROM passages WHERE vector IS NOT NULL LIMIT 1").fetchone()
         sizes = [path.stat().st_size for suffix in ("", "-wal") if (path := self.path.with_name(self.path.name + suffix)).exists()]
         return StoreStats(
             num_sources=num_sources,
@@ -173,7 +173,7 @@ class SqliteStore:
             num_vectors=num_vectors,
             num_unembedded=num_unembedded,
             num_bytes=sum(sizes),
-            dim=len(decode(one[0], form)) if one else 0,
+            dim=dim_of(one[0], form) if one else 0,
             vectors=form,
             pipeline=made_by["pipeline"],
             embedder=made_by.get("embedder"),
@@ -308,9 +308,9 @@ class SqliteStore:
         found += [f"a passage of no source: {row[1]} of {row[0]}" for row in reader.execute("PRAGMA foreign_key_check")]
         for what, sql in _INCONSISTENCIES.items():
             found += [f"{what}: {row[0]}" for row in reader.execute(sql)]
-        width = len(encode(np.zeros(self._stats(reader).dim), _format(_meta(reader))))
-        sql = "SELECT DISTINCT source FROM passages JOIN sources ON sources.id = source_id WHERE length(vector) != ?"
-        found += [f"vectors of another length in {row[0]!r}" for row in reader.execute(sql, (width,))]
+        lengths = "SELECT length(vector) FROM passages WHERE vector IS NOT NULL GROUP BY length(vector) ORDER BY count(*) DESC LIMIT 1"
+        others = f"SELECT DISTINCT source FROM passages JOIN sources ON sources.id = source_id WHERE length(vector) != ({lengths})"
+        found += [f"vectors of another length than most: {row[0]}" for row in reader.execute(others)]
         return found
 
     # Writing
@@ -513,7 +513,7 @@ _INCONSISTENCIES = {
     "passages outside of their text in": """
         SELECT DISTINCT source FROM passages JOIN sources ON sources.id = source_id WHERE NOT 0 <= start OR start > end
         OR end > length(text) AND instr(text, char(0)) = 0""",
-    "passages without a vector in a source that has vectors:": """
+    "passages without a vector in a source that has vectors": """
         SELECT DISTINCT source FROM passages JOIN sources ON sources.id = source_id WHERE is_embedded != (vector IS NOT NULL)""",
 }
 

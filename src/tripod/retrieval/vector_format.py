@@ -43,5 +43,10 @@ def decode_all(contents: list[bytes], form: VectorFormat) -> tuple[NDArray[np.ge
     return np.frombuffer(b"".join(contents), dtype=dtype).reshape(len(contents), -1), np.ones(len(contents), dtype=np.float32)
 
 
+def dim_of(length: int, form: VectorFormat) -> int:
+    """Of a vector that takes so many bytes."""
+    return length - 4 if form == "int8" else length // (4 if form == "f32" else 2)
+
+
 def dtype_of(form: VectorFormat) -> np.dtype[np.generic]:
     return np.dtype({"f32": np.float32, "f16": np.float16, "int8": np.int8}[form])
