@@ -26,7 +26,6 @@ from tripod.errors import ConfigError, NotFoundError, RequestError, StoreError
 from tripod.retrieval import sqlite_store
 from tripod.retrieval.converters.plain_text import PlainText
 from tripod.retrieval.index import Index
-from tripod.retrieval.sqlite_store import SqliteStore
 from tripod.retrieval.sync import SyncProgress, SyncReport
 
 if TYPE_CHECKING:
@@ -697,7 +696,7 @@ def test_an_index_that_is_not_open_says_how_to_open_it(database: Path) -> None:
 def test_a_writer_that_waits_too_long_says_so(database: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sync(database, docs)
     write(docs, lock="changed")
-    monkeypatch.setattr("tripod.retrieval.sqlite_store._BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("tripod.retrieval.sqlite_file.BUSY_TIMEOUT_S", 0.05)
     blocker = sqlite3.connect(database, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreError, match="another process has been writing"):
@@ -775,8 +774,8 @@ def test_what_asyncio_cancels_disturbs_nobody_else(database: Path, monkeypatch: 
     async def go() -> None:
         async with Index(database, embedder=None) as index:
             await index.add([Document(source="a", text="stone")])
-            monkeypatch.setattr(SqliteStore, "_document", slowly(SqliteStore._document))
-            monkeypatch.setattr(sqlite_store, "asdict", slowly(sqlite_store.asdict))  # called inside of the writer's transaction
+            monkeypatch.setattr(sqlite_store, "read_document", slowly(sqlite_store.read_document))
+            monkeypatch.setattr(sqlite_store, "insert_source", slowly(sqlite_store.insert_source))
             for slow in (index.document("a"), index.add([Document(source="b", text="river", sections=(Section(0, 5),))])):
                 with pytest.raises(TimeoutError):
                     await asyncio.wait_for(slow, 0.1)
