@@ -30,8 +30,8 @@ from benchmarks.campaigns.hash_embedder import HashEmbedder
 from benchmarks.campaigns.kill import QUERIES, Outcome, change_files, write_files
 from tripod.documents import Passage
 from tripod.errors import StoreError
+from tripod.retrieval import postgres_store
 from tripod.retrieval.index import Index, Mode
-from tripod.retrieval.postgres_store import PostgresStore
 
 Contents: TypeAlias = Mapping[str, tuple[object, ...]]  # source -> its digest, its passages and their vectors
 _PATIENCE_S = 60.0
@@ -123,12 +123,12 @@ def _killed_sync(
 ) -> tuple[list[str], bool]:
     """A sync whose server is killed; what went wrong beside that, and whether it came to that."""
     timer = threading.Timer(delay_s, server.kill) if delay_s is not None else None
-    remove = PostgresStore._remove
+    delete_source = postgres_store.delete_source
     num_transactions = 0
 
-    def remove_and_kill(store: PostgresStore, connection: Any, source: str) -> None:
+    def delete_and_kill(connection: Any, source: str) -> None:
         nonlocal num_transactions
-        remove(store, connection, source)  # the first half of a replacement
+        delete_source(connection, source)  # the first half of a replacement
         num_transactions += 1
         if num_transactions == transaction:
             server.kill()
@@ -136,7 +136,7 @@ def _killed_sync(
     if timer is not None:
         timer.start()
     else:
-        PostgresStore._remove = remove_and_kill  # type: ignore[method-assign]
+        postgres_store.delete_source = delete_and_kill
     started = time.monotonic()
     try:
         tripod.run(_sync(address, folder))
@@ -146,7 +146,7 @@ def _killed_sync(
     except Exception as error:
         return [f"it ended with {type(error).__name__}: {error}"], True
     finally:
-        PostgresStore._remove = remove  # type: ignore[method-assign]
+        postgres_store.delete_source = delete_source
         if timer is not None:
             timer.join()
 

@@ -45,10 +45,10 @@ def test_an_exported_index_is_imported_and_found_unchanged_by_the_next_sync(
     tripod: Command, database: Path, handbook: Path, tmp_path: Path
 ) -> None:
     archive, copy = tmp_path / "kb.jsonl.gz", tmp_path / "copy.db"
-    assert tripod("kb", "export", database, archive).out.startswith(f"{archive}: 2 sources")
-    assert tripod("kb", "import", archive, "--into", copy).out == f"{copy}: 2 sources\n"
+    assert tripod("kb", "export", database, archive).out.startswith(f"{archive}: 3 sources")
+    assert tripod("kb", "import", archive, "--into", copy).out == f"{copy}: 3 sources\n"
     report = json.loads(tripod("index", handbook, "--into", copy, "--json").out)
-    assert (report["added"], report["changed"], report["unchanged"]) == (0, 0, 2)
+    assert (report["added"], report["changed"], report["unchanged"]) == (0, 0, 3)
     assert tripod("search", copy, "dome", "--json").out == tripod("search", database, "dome", "--json").out
 
 
@@ -70,7 +70,7 @@ def test_an_index_in_postgresql_is_made_searched_and_looked_after_by_its_address
         missing = tripod("kb", "stats", address)
         assert missing.code == 2
         assert "there is no index" in missing.err
-        assert "added 2" in tripod("index", handbook, "--into", address).out
+        assert "added 3" in tripod("index", handbook, "--into", address).out
         assert tripod("search", address, "dome", "--json").out == tripod("search", database, "dome", "--json").out
         assert tripod("ask", address, "What does the dome do?").code == 0
         assert tripod("kb", "check", address).out == "nothing is wrong\n"

@@ -23,7 +23,6 @@ def running_server() -> Iterator[str]:
     try:
         yield server.get_uri()
     finally:
-        server.stop()
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
 
