@@ -88,8 +88,8 @@ class PostgresStore:
         try:
             import psycopg
             from psycopg_pool import ConnectionPool
-        except ImportError as error:
-            raise MissingExtraError(error.name or "psycopg", "postgres", "an index in PostgreSQL") from None
+        except ImportError:
+            raise MissingExtraError("psycopg", "postgres", "an index in PostgreSQL") from None
         address, _, schema = location.partition("#")
         schema = schema or "tripod"
         name = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", location)
