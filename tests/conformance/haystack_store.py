@@ -30,12 +30,7 @@ class HaystackStore:
 
     def __getattr__(self, name: str) -> Any:
         work = getattr(type(self), f"{name}_async")
-
-        @wraps(work)
-        def run(*arguments: Any, **options: Any) -> Any:
-            return tripod.run(work(self, *arguments, **options))
-
-        return run
+        return wraps(work)(lambda *arguments, **options: tripod.run(work(self, *arguments, **options)))
 
     async def store(self) -> Store:
         self._opened = self._opened or await open_store(self._address, pipeline="haystack", embedder="haystack")
@@ -77,8 +72,7 @@ class HaystackStore:
         return len(found)
 
     async def update_by_filter_async(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
-        found = await self.filter_documents_async(filters)
-        for document in found:
+        for document in (found := await self.filter_documents_async(filters)):
             document.meta |= meta
         return await self.write_documents_async(found, DuplicatePolicy.OVERWRITE)
 

@@ -5,6 +5,7 @@ Deviations, and why:
 - Documents are compared in the order of their ids: Haystack's in-memory store returns them in the order of writing, ours in that of names.
 - Embeddings are compared as float32, which is what we keep (and what Haystack's embedders give); the suite's are random float64.
 - `write_documents` without a policy refuses a document that is there already: the suite leaves this to the store, and has us test it.
+- Four tests skip themselves: `delete_all_documents` has no parameter to make a collection anew, because there is none to make.
 - The suites for statistics of metadata (`count_unique_metadata_by_filter`, `get_metadata_field_*`) are left out: our stores have no such
   method, so that they would test the adapter only.
 """
