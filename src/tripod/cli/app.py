@@ -22,6 +22,7 @@ from tripod.cli.doctor import doctor
 from tripod.cli.evaluate import evaluate
 from tripod.cli.generate import generate
 from tripod.cli.index import index
+from tripod.cli.kb import kb
 from tripod.cli.plan import plan
 from tripod.cli.provenance import provenance
 from tripod.cli.replay import replay
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 for command in (ask, index, search, generate, chat, serve, plan, replay, simulate, train, provenance, contamination, study, doctor, demo):
     app.command()(command)
+app.add_typer(kb, name="kb")
 app.add_typer(data, name="data")
 app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(suite, name="suite")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def ask(
-    documents: Annotated[Path, typer.Argument(metavar="FOLDER|KB.DB", help="A folder of documents, or an index made by 'tripod index'.")],
+    documents: Annotated[
+        str, typer.Argument(metavar="FOLDER|KB.DB|URL", help="A folder of documents, or an index made by 'tripod index'.")
+    ],
     question: Annotated[str, typer.Argument(help="In words.")],
     model: Annotated[
         str | None,
@@ -63,7 +64,7 @@ def _provenance(model: str | None) -> Provenance:
 
 
 async def _ask(
-    documents: Path,
+    documents: str,
     question: str,
     model: str | None,
     k: int,

