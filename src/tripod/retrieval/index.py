@@ -11,11 +11,14 @@ import anyio
 
 from tripod.documents import Document, Passage
 from tripod.errors import ConfigError, NotFoundError, RequestError, StoreError
-from tripod.protocols import Converter, Embedder, Where
-from tripod.retrieval.converters.registry import CONVERTERS, by_suffix
+from tripod.protocols import Converter, Embedder, Splitter, Where
+from tripod.retrieval.converters.registry import all_converters, by_suffix
+from tripod.retrieval.fetch import UrlPolicy
 from tripod.retrieval.local_embedder import find_default_embedder
+from tripod.retrieval.origins import Origin, is_url, list_collection
 from tripod.retrieval.sqlite_store import SqliteStore
-from tripod.retrieval.sync import Cut, Progress, SyncReport, cut_documents, embed, sync
+from tripod.retrieval.sync import Cut, Progress, SyncReport, cut_documents, embed, sync, sync_folder
+from tripod.text.splitter import Recursive
 
 if TYPE_CHECKING:
     from tripod.protocols import Vectors
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 Mode: TypeAlias = Literal["bm25", "dense", "hybrid"]
 
 PASSAGE_TOKENS = 200  # a passage and its section's title stay within the 256 tokens that MiniLM reads
-_PIPELINE = "tripod-2"  # changes when a converter or the splitter makes other passages of the same files
+_PIPELINE = "tripod-3"  # changes when a converter or the splitter makes other passages of the same files
 _ADD_BATCH = 256  # documents that `add` embeds at once
 
 
@@ -39,7 +42,8 @@ class Index:
         embedder: what turns texts into vectors. "default" is MiniLM where its weights and torch are at hand, and
             otherwise none; None searches by words only.
         max_passage_tokens: the longest passage, in approximate tokens. Part of the index: another value needs another file.
-        converters: how files become documents.
+        converters: how files become documents; where two read the same suffix, the later. None: our own and those of installed packages.
+        splitter: how documents become passages, instead of `max_passage_tokens`. Part of the index, too.
 
     Raises:
         ConfigError: `embedder` is some other string, or `max_passage_tokens` is below 1.
@@ -52,7 +56,8 @@ class Index:
         *,
         embedder: Embedder | Literal["default"] | None = "default",
         max_passage_tokens: int = PASSAGE_TOKENS,
-        converters: Sequence[Converter] = CONVERTERS,
+        converters: Sequence[Converter] | None = None,
+        splitter: Splitter | None = None,
     ) -> None:
         if max_passage_tokens < 1:
             raise ConfigError(f"max_passage_tokens={max_passage_tokens} leaves no room for a passage; give at least 1")
@@ -66,14 +71,14 @@ class Index:
         else:
             self.embedder = embedder
             self._why_lexical = None if embedder else "no embedder was given"
-        self._max_tokens = max_passage_tokens
-        self._converters: Mapping[str, Converter] = by_suffix(converters)
+        self._splitter: Splitter = splitter or Recursive(max_passage_tokens)
+        self._converters: Mapping[str, Converter] = by_suffix(all_converters() if converters is None else converters)
         self._store: SqliteStore | None = None
         self._num_unembedded = 0
         self._syncing = anyio.Lock()
 
     async def __aenter__(self) -> Index:
-        pipeline = f"{_PIPELINE}, passages of at most {self._max_tokens} tokens"
+        pipeline = f"{_PIPELINE}, {self._splitter.fingerprint}"
         self._store = SqliteStore(self.path, pipeline=pipeline, embedder=self.embedder.fingerprint if self.embedder else None)
         await self._look_for_missing_vectors()
         return self
@@ -104,12 +109,24 @@ class Index:
             return f"search is by words only: {self._num_unembedded} sources have no vectors yet; sync the index to embed them"
         return None
 
-    async def sync(self, folder: str | Path, *, exclude: Sequence[str] = (), progress: Progress | None = None) -> SyncReport:
-        """Make the index mirror a folder: new and changed files are read, and what is gone is removed.
+    async def sync(
+        self,
+        origin: Origin,
+        *,
+        name: str = "",
+        exclude: Sequence[str] = (),
+        urls: UrlPolicy = UrlPolicy(),
+        progress: Progress | None = None,
+    ) -> SyncReport:
+        """Make the index mirror an origin: what is new or changed is read, and what is gone is removed.
 
         Args:
-            folder: all below it is read, without hidden files; documents that `add` brought stay.
-            exclude: shell patterns of relative paths or names to leave out, such as "site-packages".
+            origin: a folder, of which all below it is read, without hidden files; a file; a URL; a `Document`; or an iterable of files,
+                URLs and documents. An index mirrors one folder, and as many other origins as have names; none touches the sources
+                of another, or documents that `add` brought.
+            name: of an iterable, or of a single file, URL or document, which otherwise goes by its own.
+            exclude: shell patterns of relative paths or names to leave out of a folder, such as "site-packages".
+            urls: what may be fetched; by default nothing that is not public.
             progress: called after each source.
 
         Raises:
@@ -118,15 +135,25 @@ class Index:
         """
         if isinstance(exclude, str):
             raise ConfigError(f"exclude={exclude!r} is one string, of which each letter would be a pattern; give a list: [{exclude!r}]")
+        is_folder = isinstance(origin, str | Path) and not is_url(origin) and not Path(origin).is_file()
         async with self._syncing:
             try:
+                if is_folder:
+                    return await sync_folder(
+                        self.store,
+                        Path(str(origin)),
+                        embedder=self.embedder,
+                        converters=self._converters,
+                        splitter=self._splitter,
+                        exclude=exclude,
+                        progress=progress,
+                    )
                 return await sync(
                     self.store,
-                    Path(folder),
+                    list_collection(origin, name, urls),
                     embedder=self.embedder,
                     converters=self._converters,
-                    max_tokens=self._max_tokens,
-                    exclude=exclude,
+                    splitter=self._splitter,
                     progress=progress,
                 )
             finally:
@@ -136,7 +163,7 @@ class Index:
         """Index documents that no file holds; a document replaces the one of the same source."""
         async with self._syncing:
             batch: list[Cut] = []
-            for item in cut_documents(documents, self._max_tokens, is_embedded=self.embedder is not None):
+            for item in cut_documents(documents, self._splitter, is_embedded=self.embedder is not None):
                 batch.append(item)
                 if len(batch) == _ADD_BATCH:
                     await self._store_batch(batch)
