@@ -5,7 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks.campaigns import books, commits, drain, exactness, kill, overload, resume, schemathesis_cases, soak, structured, timings
+from benchmarks.campaigns import (
+    books,
+    commits,
+    drain,
+    exactness,
+    kill,
+    kill_postgres,
+    overload,
+    resume,
+    schemathesis_cases,
+    soak,
+    structured,
+    timings,
+)
 
 CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
     "books": books.main,
@@ -13,6 +26,7 @@ CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
     "drain": drain.main,
     "exactness": exactness.main,
     "kill": kill.main,
+    "kill-postgres": kill_postgres.main,
     "overload": overload.main,
     "resume": resume.main,
     "schemathesis": schemathesis_cases.main,

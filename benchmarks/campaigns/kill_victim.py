@@ -13,13 +13,13 @@ import sys
 import tripod
 from benchmarks.campaigns.hash_embedder import HashEmbedder
 from tripod.retrieval.index import Index
-from tripod.retrieval.sqlite_store import SqliteStore
+from tripod.retrieval.sqlite_file import SqliteFile
 
 
 def main() -> None:
     database, folder, statement = sys.argv[1], sys.argv[2], int(sys.argv[3])
     num_statements = 0
-    connect = SqliteStore._connect
+    connect = SqliteFile.connect
 
     def count(sql: str) -> None:
         nonlocal num_statements
@@ -27,12 +27,12 @@ def main() -> None:
         if num_statements == statement:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def connect_and_count(store: SqliteStore) -> sqlite3.Connection:
-        connection = connect(store)
+    def connect_and_count(file: SqliteFile, options: str = "") -> sqlite3.Connection:
+        connection = connect(file, options)
         connection.set_trace_callback(count)  # called by SQLite before it runs a statement, the triggers' too
         return connection
 
-    SqliteStore._connect = connect_and_count  # type: ignore[method-assign]
+    SqliteFile.connect = connect_and_count  # type: ignore[method-assign]
 
     print("ready", flush=True)  # the imports are done: a delay counts from here
 

@@ -12,9 +12,13 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from tripod.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
 
 Scalar: TypeAlias = str | int | float | bool
 Metadata: TypeAlias = Mapping[str, Scalar]
@@ -112,3 +116,29 @@ class SourceState:
     size: int = -1  # bytes; -1 where there is no file
     mtime_ns: int = -1  # -1 where it must not be trusted: compare the digest instead
     is_embedded: bool = False  # every passage has a vector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StoredSource:
+    """All that a store keeps of a source: enough to put it into another store."""
+
+    document: Document
+    passages: tuple[Passage, ...]  # in the order of their places
+    vectors: NDArray[numpy.float32] | None  # [len(passages), dim]
+    state: SourceState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreStats:
+    """What a store holds, and who made it."""
+
+    num_sources: int
+    num_passages: int
+    num_vectors: int
+    num_unembedded: int  # sources without vectors
+    num_bytes: int  # that it takes up
+    dim: int  # of the vectors; 0 without any
+    vectors: str  # their format: f32, f16 or int8
+    pipeline: str
+    embedder: str | None
+    approximate: str | None = None  # what searches vectors approximately; None: they are searched exactly

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from tripod.documents import Document, Passage, Scalar, SourceState
+from tripod.documents import Document, Passage, SourceState, StoredSource, StoreStats
+from tripod.filters import Where
 from tripod.messages import Reply
 from tripod.prompts import Prompt
 from tripod.sampling import SamplingParams
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Vectors: TypeAlias = NDArray[numpy.float32]
-
-Where: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]]  # metadata field -> wanted value, or any of several
 
 
 class ChatModel(Protocol):
@@ -46,10 +45,26 @@ class Reranker(Protocol):
     async def rerank(self, question: str, passages: Sequence[Passage]) -> list[float]: ...
 
 
-class Store(Protocol):
-    """Keeps sources with their passages and vectors. `replace` is one transaction: all of a source, or none of it."""
+class StoreReader(Protocol):
+    """Finds passages. Every call sees the store as it was at one moment."""
 
-    async def sources(self) -> dict[str, SourceState]: ...
+    async def stats(self) -> StoreStats | None: ...  # None: nothing was ever written
+
+    async def sources(self, where: Where | None = None) -> dict[str, SourceState]: ...  # in the order of their names
+
+    async def document(self, source: str) -> Document | None: ...
+
+    async def read(self, source: str) -> StoredSource | None: ...
+
+    async def search(
+        self, text: str | None, vector: Vectors | None, *, k: int, where: Where | None = None
+    ) -> list[Passage]: ...  # BM25 for a text, dot product for a vector [dim], fused for both; StoreError if nothing was ever written
+
+    async def count(self, words: Sequence[str]) -> list[int]: ...  # for each word the number of passages that hold it
+
+
+class StoreWriter(Protocol):
+    """Changes sources. `replace` is one transaction: all of a source, or none of it."""
 
     async def replace(
         self, document: Document, passages: Sequence[Passage], vectors: Vectors | None, state: SourceState
@@ -57,13 +72,17 @@ class Store(Protocol):
 
     async def remove(self, source: str) -> None: ...
 
-    async def document(self, source: str) -> Document | None: ...
+    async def settle(self) -> None: ...  # after many writes: bring up to date what makes large searches fast
 
-    async def search(
-        self, text: str | None, vector: Vectors | None, *, k: int, where: Where | None = None
-    ) -> list[Passage]: ...  # BM25 for a text, dot product for a vector [dim], fused for both; seen at one moment
 
-    async def count(self, words: Sequence[str]) -> list[int]: ...  # for each word the number of passages that hold it
+class Store(StoreReader, StoreWriter, Protocol):
+    """Keeps sources with their passages and vectors. What any store must do is `tripod.testing.store.StoreContract`."""
+
+    async def check(self) -> list[str]: ...  # what is wrong with it, a sentence each; empty: all is well
+
+    async def repair(self) -> None: ...  # makes anew what can be made of sources and passages
+
+    async def aclose(self) -> None: ...
 
 
 class Converter(Protocol):

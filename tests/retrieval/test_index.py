@@ -26,7 +26,6 @@ from tripod.errors import ConfigError, NotFoundError, RequestError, StoreError
 from tripod.retrieval import sqlite_store
 from tripod.retrieval.converters.plain_text import PlainText
 from tripod.retrieval.index import Index
-from tripod.retrieval.sqlite_store import SqliteStore
 from tripod.retrieval.sync import SyncProgress, SyncReport
 
 if TYPE_CHECKING:
@@ -609,19 +608,32 @@ def test_an_index_that_was_filled_without_vectors_meanwhile_is_searched_by_words
     tripod.run(go())
 
 
-def test_an_index_where_nothing_may_be_written_says_so(tmp_path: Path) -> None:
+def make_closed_index(tmp_path: Path) -> Path:
+    """An index where nothing may be written."""
     folder = write(tmp_path / "closed")
-    database = folder / "kb.db"
 
     async def add() -> None:
-        async with Index(database, embedder=None) as index:
+        async with Index(folder / "kb.db", embedder=None) as index:
             await index.add([Document(source="a", text="stone")])
 
     tripod.run(add())
-    database.chmod(0o444)
+    (folder / "kb.db").chmod(0o444)
+    return folder
+
+
+def test_an_index_where_nothing_may_be_written_is_searched(tmp_path: Path) -> None:
+    folder = make_closed_index(tmp_path)
+    folder.chmod(0o555)
+    with without_root(folder):
+        assert [passage.source for passage in search(folder / "kb.db", "stone", None)] == ["a"]
+
+
+def test_an_unfinished_log_where_nothing_may_be_written_says_so(tmp_path: Path) -> None:
+    folder = make_closed_index(tmp_path)
+    (folder / "kb.db-wal").write_bytes(b"what a writer left")
     folder.chmod(0o555)
     with without_root(folder), pytest.raises(StoreError, match="copy the index to where you may write"):
-        search(database, "stone", None)
+        search(folder / "kb.db", "stone", None)
 
 
 def test_another_length_of_passages_is_another_index(database: Path, docs: Path) -> None:
@@ -687,7 +699,7 @@ def test_an_index_that_is_not_open_says_how_to_open_it(database: Path) -> None:
 def test_a_writer_that_waits_too_long_says_so(database: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sync(database, docs)
     write(docs, lock="changed")
-    monkeypatch.setattr("tripod.retrieval.sqlite_store._BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("tripod.retrieval.sqlite_file.BUSY_TIMEOUT_S", 0.05)
     blocker = sqlite3.connect(database, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreError, match="another process has been writing"):
@@ -765,8 +777,8 @@ def test_what_asyncio_cancels_disturbs_nobody_else(database: Path, monkeypatch: 
     async def go() -> None:
         async with Index(database, embedder=None) as index:
             await index.add([Document(source="a", text="stone")])
-            monkeypatch.setattr(SqliteStore, "_document", slowly(SqliteStore._document))
-            monkeypatch.setattr(sqlite_store, "asdict", slowly(sqlite_store.asdict))  # called inside of the writer's transaction
+            monkeypatch.setattr(sqlite_store, "read_document", slowly(sqlite_store.read_document))
+            monkeypatch.setattr(sqlite_store, "insert_source", slowly(sqlite_store.insert_source))
             for slow in (index.document("a"), index.add([Document(source="b", text="river", sections=(Section(0, 5),))])):
                 with pytest.raises(TimeoutError):
                     await asyncio.wait_for(slow, 0.1)

@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tripod.errors import RequestError
-from tripod.retrieval.query import MAX_TERMS, expression, terms
+from tripod.retrieval.fts5 import expression
+from tripod.retrieval.query import MAX_TERMS, terms
 
 
 def test_stop_words_are_left_out_and_each_word_is_asked_once() -> None:

@@ -20,6 +20,7 @@ from tripod.cli.demo import demo
 from tripod.cli.doctor import doctor
 from tripod.cli.generate import generate
 from tripod.cli.index import index
+from tripod.cli.kb import kb
 from tripod.cli.plan import plan
 from tripod.cli.replay import replay
 from tripod.cli.search import search
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 for command in (ask, index, search, generate, chat, serve, plan, replay, simulate, train, doctor, demo):
     app.command()(command)
+app.add_typer(kb, name="kb")
 app.add_typer(data, name="data")
 app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(suite, name="suite")

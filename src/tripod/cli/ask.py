@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +11,9 @@ if TYPE_CHECKING:
 
 
 def ask(
-    documents: Annotated[Path, typer.Argument(metavar="FOLDER|KB.DB", help="A folder of documents, or an index made by 'tripod index'.")],
+    documents: Annotated[
+        str, typer.Argument(metavar="FOLDER|KB.DB|URL", help="A folder of documents, or an index made by 'tripod index'.")
+    ],
     question: Annotated[str, typer.Argument(help="In words.")],
     model: Annotated[
         str | None,
@@ -42,7 +43,7 @@ def ask(
         print_answer(answer)
 
 
-async def _ask(documents: Path, question: str, model: str | None, k: int, max_tokens: int, chat_template: str | None) -> Answer:
+async def _ask(documents: str, question: str, model: str | None, k: int, max_tokens: int, chat_template: str | None) -> Answer:
     import tripod
     from tripod.cli.open_index import open_index
 

@@ -28,22 +28,26 @@ def cached_index_path(folder: Path) -> Path:
 
 
 @asynccontextmanager
-async def open_index(target: Path) -> AsyncIterator[Index]:
-    """Open an index file as it is; bring the cached index of a folder up to date first. Nothing is written into the folder.
+async def open_index(target: str | Path) -> AsyncIterator[Index]:
+    """Open an index file, or one in PostgreSQL, as it is; bring the cached index of a folder up to date first.
+
+    Nothing is written into the folder.
 
     Raises:
         ConfigError: there is neither file nor folder, or the folder holds nothing that can be read.
         StoreError: the file is not an index, or one made by another embedder.
     """
     from tripod.retrieval.index import Index
+    from tripod.retrieval.open_store import is_file
 
-    if target.is_dir():
-        async with open_cached_index(cached_index_path(target)) as index:
-            await sync_with_progress(index, target)
+    path = Path(target)
+    if is_file(str(target)) and path.is_dir():
+        async with open_cached_index(cached_index_path(path)) as index:
+            await sync_with_progress(index, path)
             yield index
         return
-    if not target.exists():
-        raise ConfigError(f"there is no file or folder {str(target)!r}; give a folder of documents, or an index made by 'tripod index'")
+    if is_file(str(target)) and not path.exists():
+        raise ConfigError(f"there is no file or folder {str(path)!r}; give a folder of documents, or an index made by 'tripod index'")
     async with Index(target) as index:
         yield index
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +18,7 @@ class Mode(StrEnum):
 
 
 def search(
-    index: Annotated[Path, typer.Argument(metavar="KB.DB", help="An index made by 'tripod index', or a folder.")],
+    index: Annotated[str, typer.Argument(metavar="KB.DB|URL", help="An index made by 'tripod index', or a folder.")],
     query: Annotated[str, typer.Argument(help="Words or a question.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many passages.")] = 10,
     mode: Annotated[Mode, typer.Option("--mode", help="Words, vectors, or both.")] = Mode.hybrid,
@@ -53,7 +52,7 @@ def search(
         note("nothing was found")
 
 
-async def _search(index: Path, query: str, k: int, mode: Mode) -> tuple[list[Passage], str | None]:
+async def _search(index: str, query: str, k: int, mode: Mode) -> tuple[list[Passage], str | None]:
     from tripod.cli.open_index import open_index
 
     async with open_index(index) as opened:

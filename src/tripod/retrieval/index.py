@@ -1,4 +1,4 @@
-"""The index: documents in, passages out, in one SQLite file."""
+"""The index: documents in, passages out, in one SQLite file, in a PostgreSQL database, or in memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import anyio
 
 from tripod.documents import Document, Passage
 from tripod.errors import ConfigError, NotFoundError, RequestError, StoreError
-from tripod.protocols import Converter, Embedder, Splitter, Where
+from tripod.filters import Where
+from tripod.protocols import Converter, Embedder, Splitter, Store
 from tripod.retrieval.converters.registry import all_converters, by_suffix
 from tripod.retrieval.fetch import UrlPolicy
 from tripod.retrieval.local_embedder import find_default_embedder
+from tripod.retrieval.open_store import MEMORY, open_store, printable
 from tripod.retrieval.origins import Origin, is_url, list_collection
-from tripod.retrieval.sqlite_store import SqliteStore
 from tripod.retrieval.sync import Cut, Progress, SyncReport, cut_documents, embed, sync, sync_folder
+from tripod.retrieval.vector_format import FORMATS, VectorFormat
 from tripod.text.splitter import Recursive
 
 if TYPE_CHECKING:
@@ -38,30 +40,36 @@ class Index:
             passages = await index.search("how are blocks freed?")
 
     Args:
-        path: the index file; made by the first `sync` or `add`.
+        location: the index file, made by the first `sync` or `add`; or "postgresql://user@host/database", and after a "#" the schema to
+            keep it in; or ":memory:", which lives as long as this object.
         embedder: what turns texts into vectors. "default" is MiniLM where its weights and torch are at hand, and
             otherwise none; None searches by words only.
         max_passage_tokens: the longest passage, in approximate tokens. Part of the index: another value needs another file.
         converters: how files become documents; where two read the same suffix, the later. None: our own and those of installed packages.
         splitter: how documents become passages, instead of `max_passage_tokens`. Part of the index, too.
+        vectors: how they are kept: "f32", or smaller with some loss: "f16" (half the bytes), "int8" (a quarter). None: as the index was
+            made, and "f32" in a new one. PostgreSQL has no "int8".
 
     Raises:
-        ConfigError: `embedder` is some other string, or `max_passage_tokens` is below 1.
+        ConfigError: `embedder` is some other string, `max_passage_tokens` is below 1, or there is no such format of vectors.
         StoreError: on entering: the file is not an index, or one made by another embedder or pipeline.
     """
 
     def __init__(
         self,
-        path: str | Path,
+        location: str | Path,
         *,
         embedder: Embedder | Literal["default"] | None = "default",
         max_passage_tokens: int = PASSAGE_TOKENS,
         converters: Sequence[Converter] | None = None,
         splitter: Splitter | None = None,
+        vectors: VectorFormat | None = None,
     ) -> None:
         if max_passage_tokens < 1:
             raise ConfigError(f"max_passage_tokens={max_passage_tokens} leaves no room for a passage; give at least 1")
-        self.path = Path(path)
+        if vectors is not None and vectors not in FORMATS:
+            raise ConfigError(f"vectors={vectors!r} is not known; give one of {', '.join(FORMATS)}")
+        self.location = str(location)
         self.embedder: Embedder | None
         self._why_lexical: str | None = None
         if embedder == "default":
@@ -73,13 +81,24 @@ class Index:
             self._why_lexical = None if embedder else "no embedder was given"
         self._splitter: Splitter = splitter or Recursive(max_passage_tokens)
         self._converters: Mapping[str, Converter] = by_suffix(all_converters() if converters is None else converters)
-        self._store: SqliteStore | None = None
+        self._vectors = vectors
+        self._store: Store | None = None
+        self._in_memory: Store | None = None  # kept when it is closed
         self._num_unembedded = 0
         self._syncing = anyio.Lock()
 
     async def __aenter__(self) -> Index:
-        pipeline = f"{_PIPELINE}, {self._splitter.fingerprint}"
-        self._store = SqliteStore(self.path, pipeline=pipeline, embedder=self.embedder.fingerprint if self.embedder else None)
+        if self._in_memory is not None:
+            self._store = self._in_memory
+        else:
+            self._store = await open_store(
+                self.location,
+                pipeline=f"{_PIPELINE}, {self._splitter.fingerprint}",
+                embedder=self.embedder.fingerprint if self.embedder else None,
+                vectors=self._vectors,
+            )
+        if self.location == MEMORY:
+            self._in_memory = self._store
         await self._look_for_missing_vectors()
         return self
 
@@ -89,10 +108,10 @@ class Index:
             await store.aclose()
 
     @property
-    def store(self) -> SqliteStore:
+    def store(self) -> Store:
         """Where everything is kept."""
         if self._store is None:
-            raise StoreError(f"the index {self.path} is not open; use it inside `async with Index(...) as index:`")
+            raise StoreError(f"the index {printable(self.location)} is not open; use it inside `async with Index(...) as index:`")
         return self._store
 
     @property
@@ -139,7 +158,7 @@ class Index:
         async with self._syncing:
             try:
                 if is_folder:
-                    return await sync_folder(
+                    report = await sync_folder(
                         self.store,
                         Path(str(origin)),
                         embedder=self.embedder,
@@ -148,14 +167,17 @@ class Index:
                         exclude=exclude,
                         progress=progress,
                     )
-                return await sync(
-                    self.store,
-                    list_collection(origin, name, urls),
-                    embedder=self.embedder,
-                    converters=self._converters,
-                    splitter=self._splitter,
-                    progress=progress,
-                )
+                else:
+                    report = await sync(
+                        self.store,
+                        list_collection(origin, name, urls),
+                        embedder=self.embedder,
+                        converters=self._converters,
+                        splitter=self._splitter,
+                        progress=progress,
+                    )
+                await self.store.settle()
+                return report
             finally:
                 await self._look_for_missing_vectors()
 
@@ -169,6 +191,7 @@ class Index:
                     await self._store_batch(batch)
                     batch = []
             await self._store_batch(batch)
+            await self.store.settle()
             await self._look_for_missing_vectors()
 
     async def search(self, q: str, k: int = 10, mode: Mode = "hybrid", where: Where | None = None) -> list[Passage]:
@@ -178,7 +201,8 @@ class Index:
             q: a question or some words.
             k: at most so many.
             mode: "bm25" by words, "dense" by meaning, "hybrid" by both; hybrid is by words while `mode_note` says so.
-            where: metadata that the passage's source must have: a value, or a list of which any will do.
+            where: what the metadata of the passage's source must be, such as `{"format": "pdf", "year": {">=": 2020}}`, or
+                `(F("year") >= 2020) & ~F("draft").exists()`; `tripod.filters` tells all.
 
         Raises:
             RequestError: an empty question, k below 1, an unknown mode, a filter that cannot be, or "dense" without vectors.
@@ -194,8 +218,6 @@ class Index:
             raise RequestError(f'mode={mode!r} is not known; give "bm25", "dense" or "hybrid"', param="mode")
         if mode == "dense" and self.mode_note:
             raise RequestError(f'mode="dense" is not possible: {self.mode_note}', param="mode")
-        if not self.path.exists():
-            raise StoreError(f"there is no index at {self.path}; make it with sync")
         vector: Vectors | None = None
         if mode != "bm25" and self.embedder is not None and not self.mode_note:
             vector = (await self.embedder.embed([q], kind="query"))[0]
@@ -213,7 +235,7 @@ class Index:
         """
         document = await self.store.document(source)
         if document is None:
-            raise NotFoundError(f"the index {self.path} has no source {source!r}", param="source")
+            raise NotFoundError(f"the index {printable(self.location)} has no source {source!r}", param="source")
         return document
 
     async def sources(self) -> list[str]:
@@ -225,5 +247,5 @@ class Index:
             await self.store.replace(item.document, item.passages, vectors, item.state)
 
     async def _look_for_missing_vectors(self) -> None:
-        states = (await self.store.sources()).values()
-        self._num_unembedded = sum(not state.is_embedded for state in states)
+        stats = await self.store.stats()
+        self._num_unembedded = stats.num_unembedded if stats is not None else 0

@@ -1,10 +1,11 @@
-"""A question to an FTS5 expression: distinct words, quoted, joined by OR; nothing in a question can be taken for syntax."""
+"""A question to the distinct words to look for. Nothing in a question can be taken for syntax: a word is letters and digits."""
 
 from __future__ import annotations
 
 import re
 
 from tripod.errors import RequestError
+from tripod.retrieval.cjk import asked
 
 _WORD = re.compile(r"\w+")
 _MENTIONED = re.compile(r"`([^`]+)`|\"([^\"]+)\"|“([^”]+)”")
@@ -23,7 +24,7 @@ STOP_WORDS = frozenset(
 
 
 def terms(question: str) -> list[str]:
-    """The distinct words to look for, in order, without stop words.
+    """The distinct words to look for, in order, without stop words; of a run of Chinese, Japanese or Korean, its pairs of characters.
 
     A stop word in quotation marks or backticks is meant, not used: what does `with` do? So is one in a question of
     nothing but stop words: to be or not to be.
@@ -31,13 +32,17 @@ def terms(question: str) -> list[str]:
     Raises:
         RequestError: more than `MAX_TERMS` different words.
     """
-    words = list(dict.fromkeys(_WORD.findall(question.lower())))
-    if len(words) > MAX_TERMS:
-        raise RequestError(f"the query has {len(words)} different words, and at most {MAX_TERMS} can be looked for; shorten it", param="q")
+    return _at_most(list(dict.fromkeys(piece for word in words(question) for piece in asked(word))))
+
+
+def words(question: str) -> list[str]:
+    """The same words, before runs are taken to pieces."""
+    found = _at_most(list(dict.fromkeys(_WORD.findall(question.lower()))))
     mentioned = {word for groups in _MENTIONED.findall(question.lower()) for word in _WORD.findall(" ".join(groups))}
-    return [word for word in words if word not in STOP_WORDS or word in mentioned] or words
+    return [word for word in found if word not in STOP_WORDS or word in mentioned] or found
 
 
-def expression(words: list[str]) -> str:
-    """The FTS5 expression that any of the words satisfies."""
-    return " OR ".join(f'"{word}"' for word in words)  # \w holds no quotation mark, so none can end the string
+def _at_most(found: list[str]) -> list[str]:
+    if len(found) > MAX_TERMS:
+        raise RequestError(f"the query has {len(found)} different words, and at most {MAX_TERMS} can be looked for; shorten it", param="q")
+    return found

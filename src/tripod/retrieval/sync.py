@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -79,6 +79,7 @@ class Unread:
     reason: str = ""  # why it failed
     is_vanished: bool = False
     is_dropped: bool = False  # what the index has of it is not what it holds any more
+    touched: SourceState | None = None  # it is what the index has, and this is what tells so the next time without a look
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,7 @@ class Reading:
     async def read(self, item: Item) -> Cut | Unread:
         """A source as passages, or why not. Errors of one source are values: the others go on."""
         try:
-            cut = await anyio.to_thread.run_sync(self._read, item, limiter=self._limiter(item))
-            return cut or Unread(item.source)
+            return await anyio.to_thread.run_sync(self._read, item, limiter=self._limiter(item))
         except FileNotFoundError:
             return Unread(item.source, is_vanished=True)
         except (OSError, MissingExtraError) as error:
@@ -120,13 +120,15 @@ class Reading:
             return self.waiting
         return self.there if isinstance(self.converters.get(suffix_of(item.source)), Isolated) else self.here
 
-    def _read(self, item: Item) -> Cut | None:
-        """A source as passages; None if its content is what the index has."""
+    def _read(self, item: Item) -> Cut | Unread:
         state = self.known.get(item.source)
         current = state if state is not None and self.is_current(state) else None
         content = item.read(current)
-        if content is None or (current is not None and current.digest == content.digest):
-            return None
+        if content is None:
+            return Unread(item.source)
+        if current is not None and current.digest == content.digest:
+            seen = replace(current, size=content.size, mtime_ns=content.mtime_ns)
+            return Unread(item.source, touched=seen if content.mtime_ns >= 0 and seen != current else None)
         return self._cut(content.document or self._convert(content, item.source), content)
 
     def _convert(self, content: Content, source: str) -> Document:
@@ -236,6 +238,8 @@ async def sync(
                 vanished.add(result.source)
             else:
                 counts["unchanged"] += 1
+                if result.touched is not None and (stored := await store.read(result.source)) is not None:
+                    await store.replace(stored.document, stored.passages, stored.vectors, result.touched)
             finish(result.source)
 
     items = list(drawn()) if isinstance(listing.items, list) else drawn()

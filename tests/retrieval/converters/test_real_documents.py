@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import tripod
 from tripod.documents import Document
+from tripod.errors import ConversionError
+from tripod.retrieval.converters.isolated import Isolated, Workers
 from tripod.retrieval.converters.registry import by_suffix, suffix_of
 from tripod.retrieval.index import Index
 from tripod.retrieval.scan import scan
@@ -66,3 +70,24 @@ def test_every_document_of_other_libraries_tests_converts_or_says_why(shared_dat
         assert re.search(reason, failures[source]), (source, failures[source])
     for document in documents.values():
         assert all(document.text[passage.start : passage.end] == passage.text for passage in split(document, max_tokens=200))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("markitdown/test.docx", "markitdown/test.pptx", "markitdown/test.xlsx", "markitdown/test.epub", "markitdown/test_notebook.ipynb"),
+        *("tika/testRTFVarious.rtf", "py-pdf/pdflatex-outline.pdf", "markitdown/test.json", "markitdown/test_blog.html"),
+    ],
+)
+def test_a_mutilated_document_converts_or_says_why(shared_data: Path, name: str) -> None:
+    content, converter = (shared_data / "documents" / name).read_bytes(), CONVERTERS[suffix_of(name)]
+    assert isinstance(converter, Isolated)
+    generator = random.Random(name)
+    with Workers() as workers:
+        for _ in range(6):
+            mutilated = bytearray(content)
+            for _ in range(generator.randint(0, 20)):
+                mutilated[generator.randrange(len(mutilated))] = generator.randrange(256)
+            with suppress(ConversionError):
+                document = workers.convert(converter, bytes(mutilated[: generator.randint(len(content) // 2, len(content))]), name)
+                assert all(document.text[passage.start : passage.end] == passage.text for passage in split(document, max_tokens=200))

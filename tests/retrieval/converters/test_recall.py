@@ -20,7 +20,7 @@ _GLUED = 12  # letters from which on a word may be several whose spaces the othe
 COMPARED = {".pdf", ".docx", ".pptx", ".xlsx", ".epub", ".html"}
 # What markitdown writes around the words of a file: images, targets of links, comments, numbers of list items, commands of LaTeX.
 _ITS_OWN = re.compile(
-    r"!\[[^\]]*\]\([^)]*\)|\]\([^)]*\)|<!--.*?-->|^\s*(?:\d+\.\s+)+|\\[a-zA-Z]+|NaN|Unnamed: \d+", re.MULTILINE | re.DOTALL
+    r"!\[[^\]]*\]\([^)]*\)|\]\([^)]*\)|<!--.*?-->|(?:^|[|*+]|\s\s)\s*(?:\d+\.\s+)+|\\[a-zA-Z]+|NaN|Unnamed: \d+", re.MULTILINE | re.DOTALL
 )
 _MARKS = re.compile(r"[*\\]|(?<!\w)_|_(?!\w)")
 

@@ -1,0 +1,86 @@
+"""Words in a SQLite database: FTS5 with the Porter stemmer, its BM25, and what BM25 could be at most."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tripod.retrieval.cjk import asked, indexed
+from tripod.retrieval.query import words
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tripod.protocols import Vectors
+
+K1 = 1.2  # of FTS5's BM25, which has no setting for it
+# rowid: the passage's id. The third column is empty but for scripts without spaces; an empty column changes no score.
+SCHEMA = "CREATE VIRTUAL TABLE words USING fts5 (section, text, cjk, tokenize = 'porter unicode61');"
+
+
+def add_words(connection: sqlite3.Connection, passage_id: int, section: str, text: str) -> None:
+    connection.execute(
+        "INSERT INTO words (rowid, section, text, cjk) VALUES (?, ?, ?, ?)", (passage_id, section, text, indexed(f"{section}\n{text}"))
+    )
+
+
+def matches(connection: sqlite3.Connection, terms: Sequence[str]) -> tuple[NDArray[np.int64], Vectors]:
+    """The ids of all passages that hold any of the terms, and their BM25 scores."""
+    # FTS5 gives smaller-is-better; all matches are fetched because fusion needs the score of every passage.
+    found = connection.execute("SELECT rowid, -bm25(words) FROM words WHERE words MATCH ?", (expression(terms),)).fetchall()
+    return np.array([row[0] for row in found], dtype=np.int64), np.array([row[1] for row in found], dtype=np.float32)
+
+
+def best_matches(
+    connection: sqlite3.Connection, terms: Sequence[str], number: int, among: str, parameters: Sequence[object]
+) -> dict[int, float]:
+    """The ids and scores of so many best matches among the ids that a query gives, best first."""
+    rows = connection.execute(
+        f"SELECT rowid, -rank FROM words WHERE words MATCH ? AND rowid IN ({among}) ORDER BY rank LIMIT ?",
+        (expression(terms), *parameters, number),
+    )
+    return dict(rows.fetchall())
+
+
+def scores_of(connection: sqlite3.Connection, terms: Sequence[str], ids: Sequence[int]) -> dict[int, float]:
+    """The scores of those among the ids that match."""
+    rows = connection.execute(
+        "SELECT rowid, -bm25(words) FROM words WHERE words MATCH ? AND rowid IN (SELECT value FROM json_each(?))",
+        (expression(terms), json.dumps(list(ids))),
+    )
+    return dict(rows.fetchall())
+
+
+def num_matches(connection: sqlite3.Connection, word: str) -> int:
+    """How many passages hold a word, or any of several; a run of characters counts where all its pairs stand."""
+    wanted = words(word)
+    if not wanted:
+        return 0
+    [number] = connection.execute("SELECT count(*) FROM words WHERE words MATCH ?", (expression(wanted),)).fetchone()
+    return int(number)
+
+
+def bm25_bound(connection: sqlite3.Connection, terms: Sequence[str], num_passages: int) -> float:
+    """What BM25 would give to a passage that repeated every term without end."""
+    bound = 0.0
+    for term in terms:
+        [number] = connection.execute("SELECT count(*) FROM words WHERE words MATCH ?", (expression([term]),)).fetchone()
+        bound += idf(num_passages, number) * (K1 + 1)
+    return bound
+
+
+def idf(num_passages: int, num_matches: int) -> float:
+    """FTS5's, which is never below this small number. A word that stands nowhere counts too: it was asked for."""
+    return max(math.log((num_passages - num_matches + 0.5) / (num_matches + 0.5)), 1e-6)
+
+
+def expression(wanted: Sequence[str]) -> str:
+    """The FTS5 expression that any of the words satisfies, quoted; \\w holds no quotation mark, so none can end the string."""
+    return " OR ".join(
+        f"({' AND '.join(quoted)})" if len(quoted := [f'"{piece}"' for piece in asked(word)]) > 1 else quoted[0] for word in wanted
+    )
