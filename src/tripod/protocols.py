@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from tripod.documents import Document, Passage, SourceState, StoredSource, StoreStats
-from tripod.filters import Where
+from tripod.filters import Where as Where
 from tripod.messages import Reply
 from tripod.prompts import Prompt
 from tripod.sampling import SamplingParams

@@ -16,11 +16,10 @@ from tests.retrieval.postgres_server import fresh_index, running_server
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # read when Haystack is imported
 os.environ["LANGSMITH_TRACING"] = "false"
 
-collect_ignore: list[str] = []
-
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "asyncio: how peers mark tests that are coroutines")
+    for marker in ("asyncio", "benchmark"):
+        config.addinivalue_line("markers", f"{marker}: used by peers' suites")
 
 
 @pytest.hookimpl(tryfirst=True)

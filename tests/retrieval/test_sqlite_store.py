@@ -202,6 +202,32 @@ def test_what_came_after_the_approximate_index_is_found_and_what_went_is_not(pat
     with_store(path, use, ann_threshold=1000)
 
 
+@pytest.mark.parametrize("content", [b"", b"notes", None])
+def test_a_damaged_approximate_index_is_left_aside_and_repaired(path: Path, content: bytes | None) -> None:
+    pytest.importorskip("usearch", reason="run: pip install 'tripod[ann]'")
+
+    async def fill(store: SqliteStore) -> None:
+        await put(store, "a", random_vectors(300))
+        await store.settle()
+
+    async def look(store: SqliteStore) -> None:
+        [file] = path.parent.glob("*.usearch")
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if content is None else content)
+        async with aclosing(SqliteStore(path, pipeline="p", embedder="e", ann_threshold=100)) as reader:
+            [found] = await reader.search(None, random_vectors(300)[7], k=1)
+            assert found.score == pytest.approx(1.0, abs=1e-6)
+            stats = await reader.stats()
+            assert stats is not None
+            assert stats.approximate is None
+            await reader.repair()
+            stats = await reader.stats()
+            assert stats is not None
+            assert stats.approximate == "HNSW, by usearch, of 300 vectors"
+
+    with_store(path, fill, ann_threshold=100)
+    with_store(path, look, ann_threshold=100)
+
+
 def _key(passage: Passage) -> tuple[str, float | None]:
     return passage.source, None if passage.score is None else round(passage.score, 4)
 

@@ -49,11 +49,9 @@ def sidecar_of(made_by: dict[str, str]) -> Sidecar | None:
 class AnnIndex:
     """The usearch file, mapped into memory. Keys are ids of passages."""
 
-    def __init__(self, path: Path, sidecar: Sidecar) -> None:
-        from usearch.index import Index
-
+    def __init__(self, index: Any, sidecar: Sidecar) -> None:
         self.sidecar = sidecar
-        self._index: Any = Index.restore(str(path), view=True)
+        self._index = index
         self._index.expansion_search = _EXPANSION_SEARCH
 
     @classmethod
@@ -61,8 +59,14 @@ class AnnIndex:
         """None where there is none, or where it cannot be used: then the search is exact."""
         if sidecar is None or find_spec("usearch") is None:
             return None
+        from usearch.index import Index
+
         path = database.with_name(sidecar.file)
-        return cls(path, sidecar) if path.is_file() else None
+        try:
+            index = Index.restore(str(path), view=True) if path.is_file() else None
+        except (RuntimeError, ValueError, OSError):
+            index = None  # damaged
+        return cls(index, sidecar) if index is not None and len(index) == sidecar.num_vectors else None
 
     def nearest(self, vector: Vectors, number: int) -> NDArray[np.int64]:
         """The ids of about the nearest passages, nearest first."""

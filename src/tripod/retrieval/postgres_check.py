@@ -28,7 +28,7 @@ def find_damage(connection: Connection) -> list[str]:
     """What is wrong, a sentence each."""
     found = []
     for what, sql in _INCONSISTENCIES.items():
-        found += [f"{what}: {row[0]}" for row in connection.execute(sql)]  # type: ignore[arg-type]
+        found += [f"{what}: {row[0]}" for row in connection.execute(sql)]
     if "dim" in meta(connection):
         sql = "SELECT DISTINCT source FROM passages JOIN sources ON sources.id = source_id WHERE is_embedded != (vector IS NOT NULL)"
         found += [f"passages without a vector in a source that has vectors: {row[0]}" for row in connection.execute(sql)]

@@ -48,7 +48,7 @@ def read_stats(connection: Connection, schema: str) -> StoreStats:
 def read_sources(connection: Connection, wanted: Filter) -> dict[str, SourceState]:
     where, parameters = condition(wanted)
     rows = connection.execute(
-        f"SELECT source, digest, root, size, mtime_ns, is_embedded FROM sources WHERE {where} ORDER BY source",  # type: ignore[arg-type]
+        f"SELECT source, digest, root, size, mtime_ns, is_embedded FROM sources WHERE {where} ORDER BY source",
         parameters,
     )
     return {with_nul(row[0]): _state(*row[1:]) for row in rows}
@@ -84,7 +84,7 @@ def read_source(connection: Connection, source: str) -> StoredSource | None:
         column = "vector"
     with connection.cursor(binary=True) as cursor:
         rows = cursor.execute(
-            f"SELECT start_at, end_at, section, text, page, line, {column} FROM passages WHERE source_id = %s "  # type: ignore[arg-type]
+            f"SELECT start_at, end_at, section, text, page, line, {column} FROM passages WHERE source_id = %s "
             "ORDER BY start_at, end_at, id",
             (source_id,),
         ).fetchall()
@@ -107,8 +107,8 @@ def read_passages(connection: Connection, found: Mapping[int, float]) -> list[Pa
     by_id = {row[0]: row[1:] for row in rows}
     passages = []
     for passage_id, score in found.items():
-        source, metadata, *rest = by_id[passage_id]
-        passages.append(_passage(with_nul(source), json.loads(metadata), *rest, score=score))
+        source, metadata, start, end, section, text, page, line = by_id[passage_id]
+        passages.append(_passage(with_nul(source), json.loads(metadata), start, end, section, text, page, line, score))
     return passages
 
 
@@ -156,7 +156,7 @@ def insert_source(
         columns, values = f"{columns}, vector", f"{values}, %s"
     if rows:
         with connection.cursor() as cursor:
-            cursor.executemany(f"INSERT INTO passages ({columns}) VALUES ({values})", rows)  # type: ignore[arg-type]
+            cursor.executemany(f"INSERT INTO passages ({columns}) VALUES ({values})", rows)
     connection.execute("UPDATE totals SET num_passages = num_passages + %s, num_words = num_words + %s", (len(rows), num_words))
 
 
@@ -189,7 +189,7 @@ def set_meta(connection: Connection, **values: str) -> None:
 
 
 def one_row(connection: Connection, sql: str, *parameters: object) -> Any:
-    row = connection.execute(sql, parameters).fetchone()  # type: ignore[arg-type]
+    row = connection.execute(sql, parameters).fetchone()
     assert row is not None
     return row
 

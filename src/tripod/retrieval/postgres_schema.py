@@ -59,5 +59,5 @@ def migrate(connection: Connection, schema: str, version: int) -> None:
     if version == 0:
         connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
     for step in _STEPS[version:]:
-        connection.execute(step)  # type: ignore[arg-type]  # several statements at once, none with a value from outside
+        connection.execute(step)
     connection.execute("INSERT INTO meta VALUES ('version', %s) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (str(VERSION),))

@@ -52,7 +52,7 @@ def _nearest(connection: Connection, vector: Vectors, number: int, where: str, p
         sql = f"""SELECT passages.id, -(vector <#> %s) FROM passages JOIN sources ON sources.id = source_id WHERE {where}
             ORDER BY vector <#> %s LIMIT %s"""
     query = np.asarray(vector, dtype=np.float32)
-    return dict(connection.execute(sql, (query, *parameters, query, number)).fetchall())  # type: ignore[arg-type]
+    return dict(connection.execute(sql, (query, *parameters, query, number)).fetchall())
 
 
 def _cosines(connection: Connection, vector: Vectors, ids: Iterable[int]) -> dict[int, float]:

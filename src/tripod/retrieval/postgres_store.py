@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -88,8 +88,8 @@ class PostgresStore:
         try:
             import psycopg
             from psycopg_pool import ConnectionPool
-        except ImportError as error:
-            raise MissingExtraError(error.name or "psycopg", "postgres", "an index in PostgreSQL") from None
+        except ImportError:
+            raise MissingExtraError("psycopg", "postgres", "an index in PostgreSQL") from None
         address, _, schema = location.partition("#")
         schema = schema or "tripod"
         name = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", location)
@@ -97,7 +97,7 @@ class PostgresStore:
             raise ConfigError(f"#{schema} is no plain name of a schema; give lower-case letters, digits and underscores")
         if vectors is not None:
             postgres_vector.type_of(vectors)
-        options = {"options": f"-c search_path={schema},public", "connect_timeout": _CONNECT_TIMEOUT_S}
+        options: dict[str, Any] = {"options": f"-c search_path={schema},public", "connect_timeout": _CONNECT_TIMEOUT_S}
         pool: ConnectionPool | None = None
         try:
             psycopg.connect(address, **options).close()  # its error tells more than the pool's
@@ -283,7 +283,7 @@ class PostgresStore:
                     f"{self.name} has no pgvector: {str(error).strip()}; install it on the server, and let its owner run: "
                     "CREATE EXTENSION vector SCHEMA public"
                 ) from error
-            connection.execute(f"ALTER TABLE passages ADD COLUMN vector {postgres_vector.type_of(form)}({dim})")  # type: ignore[arg-type]
+            connection.execute(f"ALTER TABLE passages ADD COLUMN vector {postgres_vector.type_of(form)}({dim})")
             set_meta(connection, embedder=self.embedder, dim=str(dim))
         postgres_vector.register(connection, form)
 
@@ -298,7 +298,7 @@ class PostgresStore:
     def _make_ann(self, connection: Connection) -> None:
         operators = f"{postgres_vector.type_of(vectors_of(meta(connection)))}_ip_ops"
         connection.execute("SET LOCAL maintenance_work_mem = '1GB'")
-        connection.execute(f"CREATE INDEX IF NOT EXISTS passages_vector ON passages USING hnsw (vector {operators})")  # type: ignore[arg-type]
+        connection.execute(f"CREATE INDEX IF NOT EXISTS passages_vector ON passages USING hnsw (vector {operators})")
 
     # Who made it
 

@@ -36,10 +36,11 @@ def register(connection: Connection, form: VectorFormat) -> None:
     info = TypeInfo.fetch(connection, name)
     if info is None:
         return  # no vectors yet
+    type_oid = info.oid
 
     class ArrayDumper(Dumper):
         format = Format.BINARY
-        oid = info.oid
+        oid = type_oid
 
         def dump(self, obj: Any) -> bytes:
             return struct.pack(">HH", len(obj), 0) + np.asarray(obj).astype(dtype).tobytes()
@@ -54,4 +55,4 @@ def register(connection: Connection, form: VectorFormat) -> None:
             return np.frombuffer(bytes(data), dtype=dtype, offset=4).astype(np.float32)
 
     connection.adapters.register_dumper(np.ndarray, ArrayDumper)
-    connection.adapters.register_loader(info.oid, ArrayLoader)
+    connection.adapters.register_loader(type_oid, ArrayLoader)

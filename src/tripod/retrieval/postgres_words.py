@@ -146,7 +146,7 @@ def _score_matches(
     asked_for = " | ".join(_phrase(query.phrases[i]) for i in chosen)
     rows = connection.execute(
         f"""SELECT passages.id FROM passages JOIN sources ON sources.id = source_id WHERE words @@ %s::tsquery AND {only}
-        ORDER BY ts_rank(words, %s::tsquery, 1) DESC LIMIT %s""",  # type: ignore[arg-type]  # `only` was compiled by us
+        ORDER BY ts_rank(words, %s::tsquery, 1) DESC LIMIT %s""",
         (asked_for, *parameters, asked_for, limit),
     )
     return score_passages(connection, query, [row[0] for row in rows])

@@ -119,6 +119,7 @@ class SqliteStore:
 
     async def repair(self) -> None:
         await anyio.to_thread.run_sync(self._repair, limiter=self._writing)
+        await self.settle()
 
     async def aclose(self) -> None:
         await anyio.to_thread.run_sync(self._close, limiter=self._writing)
@@ -232,6 +233,7 @@ class SqliteStore:
             sqlite_schema.rebuild_words(writer)
             writer.execute("DELETE FROM passages WHERE source_id NOT IN (SELECT id FROM sources)")
             writer.execute("REINDEX")
+            writer.execute("DELETE FROM meta WHERE key = 'ann'")
 
     def _build_ann(self) -> None:
         """From a connection of its own, so that neither searches nor writes wait for it."""

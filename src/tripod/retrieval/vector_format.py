@@ -17,13 +17,13 @@ FORMATS: tuple[VectorFormat, ...] = ("f32", "f16", "int8")
 
 def encode(vector: ArrayLike, form: VectorFormat) -> bytes:
     """[dim] -> 4, 2 or 1 bytes a dimension, little-endian; int8 begins with its scale, a float32: largest magnitude / 127."""
-    vector = np.asarray(vector, dtype="<f4")
+    exact: Vectors = np.asarray(vector, dtype="<f4")
     if form == "f32":
-        return vector.tobytes()
+        return exact.tobytes()
     if form == "f16":
-        return vector.astype("<f2").tobytes()
-    scale = np.array(np.abs(vector).max(initial=0.0) / 127 or 1.0, dtype="<f4")
-    return scale.tobytes() + np.rint(vector / scale).astype(np.int8).tobytes()
+        return exact.astype("<f2").tobytes()
+    scale = np.array(np.abs(exact).max(initial=0.0) / 127 or 1.0, dtype="<f4")
+    return scale.tobytes() + np.rint(exact / scale).astype(np.int8).tobytes()
 
 
 def decode(content: bytes, form: VectorFormat) -> Vectors:

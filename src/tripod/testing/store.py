@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tripod.documents import Document, Line, Metadata, Page, Passage, Section, SourceState
+from tripod.documents import Document, Line, Metadata, Page, Passage, Scalar, Section, SourceState
 from tripod.errors import RequestError, StoreError
 from tripod.filters import F, Filter, Where, matches, parse
 from tripod.protocols import Store
@@ -414,7 +414,24 @@ REFUSED_FILTERS: Sequence[Mapping[str, object]] = [
 ]
 
 _FIELDS = ("n", "t", "m", "source", "absent")
-_VALUES = (0, 1, 2, 1.5, -3, True, False, "", "1", "x", "xy", "2024-01-01", "2024-01-01T06:00:00+01:00", "2023-12-31", "s1", 2**53 + 1)
+_VALUES: tuple[Scalar, ...] = (
+    0,
+    1,
+    2,
+    1.5,
+    -3,
+    True,
+    False,
+    "",
+    "1",
+    "x",
+    "xy",
+    "2024-01-01",
+    "2024-01-01T06:00:00+01:00",
+    "2023-12-31",
+    "s1",
+    2**53 + 1,
+)
 
 
 def _random_metadata(generator: random.Random) -> Metadata:
@@ -430,7 +447,8 @@ def _random_filter(generator: random.Random, depth: int) -> Filter:
         return ~_random_filter(generator, depth - 1)
     field = F(generator.choice(_FIELDS))
     values = generator.sample(_VALUES, 2)
-    ordered = generator.choice((0, 1, 1.5, "2024-01-01", "2024-01-01T05:00:00"))
+    orderable: tuple[Scalar, ...] = (0, 1, 1.5, "2024-01-01", "2024-01-01T05:00:00")
+    ordered = generator.choice(orderable)
     leaves: list[Callable[[], Filter]] = [
         lambda: field == values[0],
         lambda: field != values[0],
