@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from benchmarks.campaigns import (
     books,
+    commits,
     drain,
     exactness,
     kill,
@@ -23,6 +24,7 @@ from benchmarks.campaigns import (
 
 CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
     "books": books.main,
+    "commits": commits.main,
     "drain": drain.main,
     "exactness": exactness.main,
     "kill": kill.main,

@@ -122,16 +122,16 @@ def change_files(folder: Path, generator: random.Random) -> None:
     for path in files[: NUM_FILES // 6]:
         path.unlink()
     for path in files[NUM_FILES // 6 : NUM_FILES // 6 + NUM_FILES // 4]:
-        path.write_bytes(path.read_bytes() + f"\n{_prose(generator, 30)}\n".encode())
+        path.write_bytes(path.read_bytes() + f"\n{prose(generator, 30)}\n".encode())
     for i in range(NUM_FILES, NUM_FILES + NUM_FILES // 6):
         _write(folder, i, generator)
 
 
 def _write(folder: Path, i: int, generator: random.Random) -> None:
-    title, body = _prose(generator, 3), "\n\n".join(_prose(generator, 60) for _ in range(generator.randint(1, 8)))
+    title, body = prose(generator, 3), "\n\n".join(prose(generator, 60) for _ in range(generator.randint(1, 8)))
     suffix, text = [
         (".txt", body),
-        (".md", f"# {title}\n\n{body}\n\n## More\n\n{_prose(generator, 40)}\n"),
+        (".md", f"# {title}\n\n{body}\n\n## More\n\n{prose(generator, 40)}\n"),
         (".rst", f"{title}\n{'=' * len(title)}\n\n{body}\n"),
         (".html", f"<title>{title}</title><h1>{title}</h1><p>{body.replace(chr(10) * 2, '</p><p>')}</p>"),
         (".md", f"{title}\n===\n\n{body}\n"),
@@ -141,7 +141,7 @@ def _write(folder: Path, i: int, generator: random.Random) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _prose(generator: random.Random, num_words: int) -> str:
+def prose(generator: random.Random, num_words: int) -> str:
     return " ".join(generator.choices(_WORDS, k=num_words)).capitalize() + "."
 
 

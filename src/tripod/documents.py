@@ -1,8 +1,9 @@
 """What is read and what is found: documents, their sections and pages, and the passages cut from them.
 
-All offsets are half-open character ranges into `Document.text`. For text, Markdown, reStructuredText and source code
-that text is the decoded file itself, so the offsets point into the file; for HTML and PDF it is the extracted text,
-which the index keeps, and `pages` or `lines` say which page or line of the file a character came from.
+All offsets are half-open character ranges into `Document.text`. For text, Markdown, reStructuredText, CSV and source code
+that text is the decoded file itself, so the offsets point into the file; for all other formats it is the extracted text,
+which the index keeps, and `pages` or `lines` say which page or line of the file a character came from. A page may be a slide,
+a part of a book or a message of a box; a line may be a row of a sheet, a paragraph of a letter or a cell of a notebook.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a paged source; `number` counts from 1."""
+    """One page of a paged source, or what it has in its stead; `number` counts from 1."""
 
     number: int
     start: int
@@ -58,7 +59,7 @@ class Document:
     title: str = ""
     sections: tuple[Section, ...] = ()
     pages: tuple[Page, ...] = ()
-    lines: tuple[Line, ...] = ()  # only where `text` was extracted from a file with lines, such as HTML
+    lines: tuple[Line, ...] = ()  # only where `text` was extracted from a file with lines, such as HTML, or rows
     metadata: Metadata = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ class MissingExtraError(ConfigError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package '{package}', which is not installed; run: pip install 'tripod[{extra}]'")
+        self.package, self.extra, self.purpose = package, extra, purpose
 
 
 class CheckpointError(ConfigError):

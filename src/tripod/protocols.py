@@ -94,6 +94,15 @@ class Converter(Protocol):
     def convert(self, content: bytes, source: str) -> Document: ...  # raises ConversionError with the reason
 
 
+class Splitter(Protocol):
+    """Cuts a document into passages. Law: `document.text[passage.start:passage.end] == passage.text`."""
+
+    @property
+    def fingerprint(self) -> str: ...  # names the rule and its sizes: passages of other rules are not mixed in one index
+
+    def split(self, document: Document) -> list[Passage]: ...  # in the order of their starts; pure
+
+
 class Tool(Protocol):
     """Something that a model may ask for by name."""
 

@@ -205,3 +205,29 @@ def test_a_place_is_shown_once_and_that_of_a_quotation_alone() -> None:
     text = "They say \u201cA block is freed late\u201d [1]. And again [1]. Locks are other things [2]."
     answer = Answer(question="?", text=text, kind="generated", citations=cite(text, [given, LOCKS]), passages=(given, LOCKS))
     assert source_lines(answer) == ["[1] a.md:2", "[2] locks.md:1, Locks"]
+
+
+def test_an_index_that_lacks_a_file_says_so_and_exits_with_1(tripod: Command, tmp_path: Path) -> None:
+    docs, kb = tmp_path / "docs", tmp_path / "kb.db"
+    docs.mkdir()
+    (docs / "good.md").write_text("# Dome\n\nThe dome turns.")
+    (docs / "bad.pdf").write_bytes(b"%PDF-1.4 and then nothing")
+    for arguments in ((), ("--json",)):
+        outcome = tripod("index", docs, "--into", kb, *arguments)
+        assert outcome.code == 1
+        assert "bad.pdf: it is not a PDF that can be read" in outcome.err
+    assert "The dome turns" in tripod("search", kb, "dome").out
+    (docs / "bad.pdf").unlink()
+    assert tripod("index", docs, "--into", kb).code == 0
+
+
+def test_files_are_an_origin_with_a_name(tripod: Command, tmp_path: Path) -> None:
+    kb = tmp_path / "kb.db"
+    for name in ("a.md", "b.csv"):
+        (tmp_path / name).write_text("number,word\n1,quartz\n")
+    files = [tmp_path / "a.md", tmp_path / "b.csv"]
+    assert "added 2" in tripod("index", *files, "--name", "files", "--into", kb).out
+    assert "removed 1, unchanged 1" in tripod("index", files[0], "--name", "files", "--into", kb).out
+    refused = tripod("index", "http://127.0.0.1:8000/", "--into", kb)
+    assert refused.code == 1
+    assert "not a public address" in refused.err

@@ -8,7 +8,7 @@ import pytest
 
 from tests.rag.passages import BLOCKS, LOCKS
 from tripod.errors import CitationError
-from tripod.rag.answer import Answer, Citation, support
+from tripod.rag.answer import Answer, Citation, place, support
 
 TEXT = "Blocks are freed."
 CITATION = support(0, len(TEXT), 1, BLOCKS, (0, 7), is_quotation=False)
@@ -44,3 +44,17 @@ def test_a_citation_of_something_else_than_was_given_is_refused(change: dict[str
 def test_a_citation_of_nothing_or_outside_its_passage_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(CitationError, match=r"empty stretch|outside its passage"):
         replace(CITATION, **change)
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "page", "expected"),
+    [
+        ("a.md", 3, None, "a.md:3, S"),
+        ("a.pdf", None, 2, "a.pdf, page 2, S"),
+        ("a.pptx", None, 2, "a.pptx, slide 2, S"),
+        ("a.XLSX", 7, None, "a.XLSX, row 7, S"),
+        ("https://example.org/a.docx", 4, None, "https://example.org/a.docx, paragraph 4, S"),
+    ],
+)
+def test_a_place_is_named_as_its_format_names_it(source: str, line: int | None, page: int | None, expected: str) -> None:
+    assert place(source, "S", line=line, page=page) == expected

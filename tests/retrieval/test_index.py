@@ -154,7 +154,7 @@ def test_a_file_that_grows_while_it_is_read_is_read_again(database: Path, old_do
 def test_a_file_that_is_too_large_is_named_and_not_read(
     database: Path, docs: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tripod.retrieval.sync.MAX_FILE_BYTES", 100)
+    monkeypatch.setattr("tripod.retrieval.origins.MAX_FILE_BYTES", 100)
     write(docs, large="x" * 101)
     report = sync(database, docs)
     assert report.failed == (("large.md", "it has 101 bytes, and at most 100 are read; split it"),)
@@ -290,7 +290,10 @@ def test_a_folder_that_cannot_be_entered_keeps_what_the_index_has_of_it(docs: Pa
 
 def test_a_format_whose_reader_is_not_installed_fails_alone(database: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (docs / "a.pdf").write_bytes(b"%PDF-1.4")
-    monkeypatch.setattr("tripod.retrieval.converters.pdf.find_spec", lambda _: None)
+    hidden = docs.parent / "hidden"
+    hidden.mkdir()
+    (hidden / "pypdf.py").write_text("raise ModuleNotFoundError(name='pypdf')")  # found first by the process that reads the file
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(hidden), os.environ.get("PYTHONPATH", "")]))
     report = sync(database, docs)
     assert outcome(report) == (2, 0, 0, 0, 1)
     assert "pip install 'tripod[retrieval]'" in report.failed[0][1]

@@ -1,8 +1,7 @@
-"""`tripod index`: mirror a folder into an index file."""
+"""`tripod index`: mirror a folder, or files and web pages, into an index."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,38 +11,51 @@ if TYPE_CHECKING:
 
 
 def index(
-    folder: Annotated[Path, typer.Argument(help="Documents: text, Markdown, reStructuredText, HTML, Python source, PDF.")],
+    origins: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FOLDER | FILE|URL...",
+            help="Documents: text, Markdown, HTML, PDF, Word, PowerPoint, Excel, EPUB, mail, notebooks, source code.",
+        ),
+    ],
     into: Annotated[
         str,
         typer.Option(
             "--into", metavar="KB.DB|URL", help="The index file, or postgresql://...; made if absent, brought up to date otherwise."
         ),
     ],
+    name: Annotated[str, typer.Option("--name", help="Of these files and URLs, which the next call with it brings up to date.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Make an index of a folder, or bring it up to date: only files that changed are read again."""
+    """Make an index of a folder, or of files and web pages, or bring it up to date: only what changed is read again.
+
+    The exit status is 1 if a file could not be read; the others are indexed all the same.
+    """
     import tripod
     from tripod.cli.terminal import note, print_json, stdout
     from tripod.retrieval.open_store import printable
 
-    report, mode_note = tripod.run(_sync(folder, into))
+    report, mode_note = tripod.run(_sync(origins, name, into))
     if mode_note:
         note(f"note: {mode_note}")
     if as_json:
         print_json(report_json(report))
-        return
+        raise typer.Exit(1 if report.failed else 0)
     counts = f"added {report.added}, changed {report.changed}, removed {report.removed}, unchanged {report.unchanged}"
     stdout().print(f"{printable(into)}: {counts}, failed {len(report.failed)}", markup=False)
     for reason, count in report.ignored.items():
         note(f"not looked at: {count} ({reason})")
+    if report.failed:
+        note(f"{len(report.failed)} of {report.seen} could not be read, for the reasons above; the others are indexed")
+        raise typer.Exit(1)
 
 
-async def _sync(folder: Path, into: str) -> tuple[SyncReport, str | None]:
+async def _sync(origins: list[str], name: str, into: str) -> tuple[SyncReport, str | None]:
     from tripod.cli.progress import sync_with_progress
     from tripod.retrieval.index import Index
 
     async with Index(into) as opened:
-        report = await sync_with_progress(opened, folder)
+        report = await sync_with_progress(opened, origins[0] if len(origins) == 1 else origins, name=name)
         return report, opened.mode_note
 
 

@@ -59,11 +59,10 @@ async def open_cached_index(path: Path, *, converters: Sequence[Converter] | Non
     Raises:
         ConfigError: the cache cannot be written.
     """
-    from tripod.retrieval.converters.registry import CONVERTERS
     from tripod.retrieval.index import Index
 
     def index_at_path() -> Index:
-        return Index(path, converters=CONVERTERS if converters is None else converters)
+        return Index(path, converters=converters)
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

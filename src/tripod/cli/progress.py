@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tripod.retrieval.index import Index
+    from tripod.retrieval.origins import Origin
     from tripod.retrieval.sync import SyncProgress, SyncReport
 
 
-async def sync_with_progress(index: Index, folder: Path, *, exclude: Sequence[str] = ()) -> SyncReport:
+async def sync_with_progress(index: Index, origin: Origin, *, name: str = "", exclude: Sequence[str] = ()) -> SyncReport:
     """Bring an index up to date, showing how far it is and how long it will still take. What failed is named on stderr.
 
     The bar is there only on a terminal and only while there is work.
@@ -36,7 +36,7 @@ async def sync_with_progress(index: Index, folder: Path, *, exclude: Sequence[st
         def show(progress: SyncProgress) -> None:
             bar.update(task, completed=progress.done, total=progress.total, visible=True, source=progress.source[-40:])
 
-        report = await index.sync(folder, exclude=exclude, progress=show)
+        report = await index.sync(origin, name=name, exclude=exclude, progress=show)
     for source, reason in report.failed:
         note(f"could not be read: {source}: {reason}")
     return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from tripod.documents import Passage
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from tripod.rag.provenance import SentenceOrigin
 
 Kind = Literal["extractive", "generated", "abstained"]
+
+_LINES = {".docx": "paragraph", ".rtf": "paragraph", ".xlsx": "row", ".xlsm": "row", ".ipynb": "cell"}  # what their converters count
+_PAGES = {".pptx": "slide", ".epub": "part", ".mbox": "message"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +116,11 @@ def support(start: int, end: int, number: int, passage: Passage, span: tuple[int
 
 
 def place(source: str, section: str, *, line: int | None, page: int | None) -> str:
-    """Where a person finds a passage: file, then line or page, then section."""
-    where = f"{source}:{line}" if line is not None else source
+    """Where a person finds a passage: file, then line or page, or what the format has in their stead, then section."""
+    suffix = PurePosixPath(source).suffix.lower()
+    where = source
+    if line is not None:
+        where += f", {_LINES[suffix]} {line}" if suffix in _LINES else f":{line}"
     if page is not None:
-        where += f", page {page}"
+        where += f", {_PAGES.get(suffix, 'page')} {page}"
     return f"{where}, {section}" if section else where

@@ -9,6 +9,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tripod.text.sentences import OPENING, STOP, split_prose
+from tripod.text.sentences import sentence_spans as sentence_spans
+
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
@@ -71,24 +74,6 @@ _SIGNATURE = re.compile(
     r"^\s*(?:class\s+|def\s+|async\s+def\s+|classmethod\s+|static(?:method)?\s+|exception\s+|function\s+)?[\w.]+\s*"
     r"\((?:[^()]|\([^()]*\))*\)(?:\s*->\s*.+)?:?\s*$"
 )
-_STOP = re.compile(r"""[.!?]+["'\u201d\u2019)\]*`]*(?=\s|$)|[\u3002\uff01\uff1f]""")
-_OPENING = re.compile(
-    r"""["'\u201c\u2018(\[*`_]*(?:[A-Z0-9\u00c0-\u00de\u4e00-\u9fff]|"""
-    r"""[a-z_][\w.]*\(|["`\u201c]\w|[a-z]+_\w)"""
-)
-_ABBREVIATIONS = frozenset(
-    """
-    e.g i.e etc vs cf fig figs eq no nos dr mr mrs ms prof st jr sr inc ltd co corp approx resp viz al ca vol pp p ch sec ed eds
-    dept est gen gov hon col lt capt sgt rev u.s u.k u.n d.c a.m p.m b.c a.d ph.d jan feb mar apr jun jul aug sep sept oct nov
-    dec
-    """.split()  # noqa: SIM905 - a paragraph of words reads better than a column of strings
-)
-# These may also end a sentence, which shows by what follows.
-_MAY_END = frozenset(
-    """
-    etc al inc ltd co corp a.m p.m u.s u.k u.n d.c b.c a.d ph.d jr sr
-    """.split()  # noqa: SIM905 - a paragraph of words reads better than a column of strings
-)
 
 
 def sentences(text: str) -> list[Sentence]:
@@ -102,16 +87,8 @@ def sentences(text: str) -> list[Sentence]:
         start, end = lines[0].start, lines[-1].start + len(lines[-1].text)
         bullet = _BULLET.match(lines[0].text)
         start += bullet.end() if bullet else lines[0].indent
-        found.extend(Sentence(a, b, block, _is_whole(text[a:b])) for a, b in _split(text, start, end))
+        found.extend(Sentence(a, b, block, _is_whole(text[a:b])) for a, b in split_prose(text, start, end))
     return found
-
-
-def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """The sentences of running text such as an answer, where every line is prose; a blank line or a bullet ends one."""
-    spans: list[tuple[int, int]] = []
-    for match in re.finditer(r"\S.*?(?=\n\s*\n|\n\s*(?:[-*+\u2022]|\d{1,3}[.)])\s|\Z)", text, re.DOTALL):
-        spans.extend(_split(text, match.start(), match.end()))
-    return spans
 
 
 def _lines(text: str) -> list[_Line]:
@@ -156,7 +133,7 @@ def _checked(block: list[_Line]) -> Iterator[list[_Line]]:
     if _SIGNATURE.match(text):
         return
     coded = sum(bool(_CODE_LINE.match(line.text)) for line in block)
-    if coded * 2 > len(block) or (coded and len(block) > 1 and not _STOP.search(text)):
+    if coded * 2 > len(block) or (coded and len(block) > 1 and not STOP.search(text)):
         return
     yield block
 
@@ -223,41 +200,8 @@ def _drop_overlined_titles(lines: Sequence[_Line], prose: list[bool]) -> None:
             prose[index + 1] = False
 
 
-def _split(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    begin = start
-    for stop in _STOP.finditer(text, start, end):
-        if stop.start() < begin or not _ends_sentence(text, begin, stop, end):
-            continue
-        yield begin, stop.end()
-        begin = stop.end()
-        while begin < end and text[begin].isspace():
-            begin += 1
-    while end > begin and text[end - 1].isspace():
-        end -= 1
-    if begin < end:
-        yield begin, end
-
-
-def _ends_sentence(text: str, begin: int, stop: re.Match[str], end: int) -> bool:
-    after = re.compile(r"\s*").match(text, stop.end(), end)
-    following = after.end() if after else stop.end()
-    if following >= end:
-        return True
-    opens = _OPENING.match(text, following, end) is not None
-    if not stop[0].startswith("."):
-        return opens
-    word = re.search(r"[\w.]*$", text[max(begin, stop.start() - 24) : stop.start()])
-    last = word[0].casefold() if word else ""
-    if stop[0].startswith("..") or last in _MAY_END:
-        return opens and text[following].isupper()
-    if last in _ABBREVIATIONS or (len(last) == 1 and last.isalpha() and last != "i" and word is not None and word[0].isupper()):
-        return False
-    # "1. The context expression": the number of a list item that shares its line
-    return opens and not (last.isdigit() and stop.start() - begin == len(last))
-
-
 def _is_whole(sentence: str) -> bool:
-    starts = _OPENING.match(sentence) is not None
-    stops = _STOP.search(sentence) is not None and re.search(r"""[.!?\u3002\uff01\uff1f]["'\u201d\u2019)\]*`]*$""", sentence) is not None
+    starts = OPENING.match(sentence) is not None
+    stops = STOP.search(sentence) is not None and re.search(r"""[.!?\u3002\uff01\uff1f]["'\u201d\u2019)\]*`]*$""", sentence) is not None
     words = len(re.findall(r"\w+", sentence))
     return starts and (stops or (words >= 5 and re.search(r"[\w)`\"']$", sentence) is not None)) and words >= 3

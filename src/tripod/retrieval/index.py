@@ -12,12 +12,15 @@ import anyio
 from tripod.documents import Document, Passage
 from tripod.errors import ConfigError, NotFoundError, RequestError, StoreError
 from tripod.filters import Where
-from tripod.protocols import Converter, Embedder, Store
-from tripod.retrieval.converters.registry import CONVERTERS, by_suffix
+from tripod.protocols import Converter, Embedder, Splitter, Store
+from tripod.retrieval.converters.registry import all_converters, by_suffix
+from tripod.retrieval.fetch import UrlPolicy
 from tripod.retrieval.local_embedder import find_default_embedder
 from tripod.retrieval.open_store import MEMORY, open_store, printable
-from tripod.retrieval.sync import Cut, Progress, SyncReport, cut_documents, embed, sync
+from tripod.retrieval.origins import Origin, is_url, list_collection
+from tripod.retrieval.sync import Cut, Progress, SyncReport, cut_documents, embed, sync, sync_folder
 from tripod.retrieval.vector_format import FORMATS, VectorFormat
+from tripod.text.splitter import Recursive
 
 if TYPE_CHECKING:
     from tripod.protocols import Vectors
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 Mode: TypeAlias = Literal["bm25", "dense", "hybrid"]
 
 PASSAGE_TOKENS = 200  # a passage and its section's title stay within the 256 tokens that MiniLM reads
-_PIPELINE = "tripod-2"  # changes when a converter or the splitter makes other passages of the same files
+_PIPELINE = "tripod-3"  # changes when a converter or the splitter makes other passages of the same files
 _ADD_BATCH = 256  # documents that `add` embeds at once
 
 
@@ -42,7 +45,8 @@ class Index:
         embedder: what turns texts into vectors. "default" is MiniLM where its weights and torch are at hand, and
             otherwise none; None searches by words only.
         max_passage_tokens: the longest passage, in approximate tokens. Part of the index: another value needs another file.
-        converters: how files become documents.
+        converters: how files become documents; where two read the same suffix, the later. None: our own and those of installed packages.
+        splitter: how documents become passages, instead of `max_passage_tokens`. Part of the index, too.
         vectors: how they are kept: "f32", or smaller with some loss: "f16" (half the bytes), "int8" (a quarter). None: as the index was
             made, and "f32" in a new one. PostgreSQL has no "int8".
 
@@ -57,7 +61,8 @@ class Index:
         *,
         embedder: Embedder | Literal["default"] | None = "default",
         max_passage_tokens: int = PASSAGE_TOKENS,
-        converters: Sequence[Converter] = CONVERTERS,
+        converters: Sequence[Converter] | None = None,
+        splitter: Splitter | None = None,
         vectors: VectorFormat | None = None,
     ) -> None:
         if max_passage_tokens < 1:
@@ -74,8 +79,8 @@ class Index:
         else:
             self.embedder = embedder
             self._why_lexical = None if embedder else "no embedder was given"
-        self._max_tokens = max_passage_tokens
-        self._converters: Mapping[str, Converter] = by_suffix(converters)
+        self._splitter: Splitter = splitter or Recursive(max_passage_tokens)
+        self._converters: Mapping[str, Converter] = by_suffix(all_converters() if converters is None else converters)
         self._vectors = vectors
         self._store: Store | None = None
         self._in_memory: Store | None = None  # kept when it is closed
@@ -88,7 +93,7 @@ class Index:
         else:
             self._store = await open_store(
                 self.location,
-                pipeline=f"{_PIPELINE}, passages of at most {self._max_tokens} tokens",
+                pipeline=f"{_PIPELINE}, {self._splitter.fingerprint}",
                 embedder=self.embedder.fingerprint if self.embedder else None,
                 vectors=self._vectors,
             )
@@ -123,12 +128,24 @@ class Index:
             return f"search is by words only: {self._num_unembedded} sources have no vectors yet; sync the index to embed them"
         return None
 
-    async def sync(self, folder: str | Path, *, exclude: Sequence[str] = (), progress: Progress | None = None) -> SyncReport:
-        """Make the index mirror a folder: new and changed files are read, and what is gone is removed.
+    async def sync(
+        self,
+        origin: Origin,
+        *,
+        name: str = "",
+        exclude: Sequence[str] = (),
+        urls: UrlPolicy = UrlPolicy(),
+        progress: Progress | None = None,
+    ) -> SyncReport:
+        """Make the index mirror an origin: what is new or changed is read, and what is gone is removed.
 
         Args:
-            folder: all below it is read, without hidden files; documents that `add` brought stay.
-            exclude: shell patterns of relative paths or names to leave out, such as "site-packages".
+            origin: a folder, of which all below it is read, without hidden files; a file; a URL; a `Document`; or an iterable of files,
+                URLs and documents. An index mirrors one folder, and as many other origins as have names; none touches the sources
+                of another, or documents that `add` brought.
+            name: of an iterable, or of a single file, URL or document, which otherwise goes by its own.
+            exclude: shell patterns of relative paths or names to leave out of a folder, such as "site-packages".
+            urls: what may be fetched; by default nothing that is not public.
             progress: called after each source.
 
         Raises:
@@ -137,17 +154,28 @@ class Index:
         """
         if isinstance(exclude, str):
             raise ConfigError(f"exclude={exclude!r} is one string, of which each letter would be a pattern; give a list: [{exclude!r}]")
+        is_folder = isinstance(origin, str | Path) and not is_url(origin) and not Path(origin).is_file()
         async with self._syncing:
             try:
-                report = await sync(
-                    self.store,
-                    Path(folder),
-                    embedder=self.embedder,
-                    converters=self._converters,
-                    max_tokens=self._max_tokens,
-                    exclude=exclude,
-                    progress=progress,
-                )
+                if is_folder:
+                    report = await sync_folder(
+                        self.store,
+                        Path(str(origin)),
+                        embedder=self.embedder,
+                        converters=self._converters,
+                        splitter=self._splitter,
+                        exclude=exclude,
+                        progress=progress,
+                    )
+                else:
+                    report = await sync(
+                        self.store,
+                        list_collection(origin, name, urls),
+                        embedder=self.embedder,
+                        converters=self._converters,
+                        splitter=self._splitter,
+                        progress=progress,
+                    )
                 await self.store.settle()
                 return report
             finally:
@@ -157,7 +185,7 @@ class Index:
         """Index documents that no file holds; a document replaces the one of the same source."""
         async with self._syncing:
             batch: list[Cut] = []
-            for item in cut_documents(documents, self._max_tokens, is_embedded=self.embedder is not None):
+            for item in cut_documents(documents, self._splitter, is_embedded=self.embedder is not None):
                 batch.append(item)
                 if len(batch) == _ADD_BATCH:
                     await self._store_batch(batch)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from tripod.documents import Document, Passage, Section
 from tripod.errors import ConfigError
+from tripod.text.passages import passages_at, sections_to_cut
 
 # Where a passage may begin, best first. Each match ends where the next passage begins.
 _BREAKS = (
@@ -50,39 +52,56 @@ def split(document: Document, *, max_tokens: int, count_tokens: Callable[[str], 
         count_tokens: tokens of a text. Called a few times a passage, on texts of about a passage's size.
 
     Returns:
-        Passages in order; `section`, `page` and `line` describe the first character. `line` is None for a paged source,
-        whose text is extracted, so that its lines are not the file's.
+        Passages in order; `section`, `page` and `line` describe the first character. `line` is None for a paged source
+        without lines of its own, because its text is extracted.
 
+    Raises:
+        ConfigError: max_tokens is below 1.
+    """
+    check_budget(max_tokens)
+    cutter = Cutter(document.text, max_tokens, count_tokens)
+    spans = (
+        Section(start, end, section.title) for section in sections_to_cut(document) for start, end in cutter.cut(section.start, section.end)
+    )
+    return passages_at(document, spans)
+
+
+@dataclass(frozen=True, slots=True)
+class Recursive:
+    """`split` as a `Splitter`: the default of an index."""
+
+    max_tokens: int
+    count_tokens: Callable[[str], int] = approximate_tokens
+
+    def __post_init__(self) -> None:
+        check_budget(self.max_tokens)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"passages of at most {budget(self.max_tokens, self.count_tokens)}"
+
+    def split(self, document: Document) -> list[Passage]:
+        return split(document, max_tokens=self.max_tokens, count_tokens=self.count_tokens)
+
+
+def budget(max_tokens: int, count_tokens: Callable[[str], int]) -> str:
+    """A budget in words, for a fingerprint."""
+    if count_tokens is approximate_tokens:
+        return f"{max_tokens} tokens"
+    name = getattr(count_tokens, "__qualname__", type(count_tokens).__qualname__)
+    return f"{max_tokens} tokens of {getattr(count_tokens, '__module__', '')}.{name}"
+
+
+def check_budget(max_tokens: int) -> None:
+    """
     Raises:
         ConfigError: max_tokens is below 1.
     """
     if max_tokens < 1:
         raise ConfigError(f"max_tokens={max_tokens} leaves no room for a passage; give at least 1")
-    passages: list[Passage] = []
-    cutter = _Cutter(document.text, max_tokens, count_tokens)
-    line, counted_to, covered_to = 1, 0, 0
-    sections = document.sections or (Section(0, len(document.text)),)
-    for section in sorted(sections, key=lambda section: (section.start, -section.end)):
-        for start, end in cutter.cut(max(section.start, covered_to), section.end):
-            line += document.text.count("\n", counted_to, start)
-            counted_to = start
-            passages.append(
-                Passage(
-                    source=document.source,
-                    start=start,
-                    end=end,
-                    text=document.text[start:end],
-                    section=section.title,
-                    page=document.page_at(start),
-                    line=None if document.pages else line,
-                    metadata=document.metadata,
-                )
-            )
-        covered_to = max(covered_to, section.end)
-    return passages
 
 
-class _Cutter:
+class Cutter:
     """Cuts spans of one text. Remembers how many characters a token has here, so that the first guess is usually near."""
 
     def __init__(self, text: str, max_tokens: int, count_tokens: Callable[[str], int]) -> None:

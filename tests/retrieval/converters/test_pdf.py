@@ -9,6 +9,7 @@ import pytest
 from pypdf import PdfWriter
 
 from tripod.errors import ConversionError
+from tripod.retrieval.converters.isolated import Isolated, Limits
 from tripod.retrieval.converters.pdf import Pdf
 
 
@@ -64,8 +65,8 @@ def test_one_unreadable_page_is_named_and_the_others_are_read(content: bytes) ->
     [
         (pdf("secret", password="x"), "encrypted; save it without its password"),
         (pdf("", ""), "none of its 2 pages holds text"),
-        (b"%PDF-1.4 and then nothing", "not a readable PDF"),
-        (b"", "not a readable PDF"),
+        (b"%PDF-1.4 and then nothing", "not a PDF that can be read"),
+        (b"", "not a PDF that can be read"),
     ],
 )
 def test_what_cannot_be_read_says_why(content: bytes, reason: str) -> None:
@@ -76,14 +77,14 @@ def test_what_cannot_be_read_says_why(content: bytes, reason: str) -> None:
 def test_no_module_is_taken_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pypdf.py").write_text("raise SystemExit('a document was run as a program')")
     monkeypatch.chdir(tmp_path)
-    assert "The first page." in Pdf().convert(pdf("The first page."), "a.pdf").text
+    assert "The first page." in Isolated(Pdf()).convert(pdf("The first page."), "a.pdf").text
 
 
 def test_a_file_that_takes_too_long_is_given_up() -> None:
     with pytest.raises(ConversionError, match=r"more than 0\.01 s"):
-        Pdf(timeout_s=0.01).convert(pdf("text"), "a.pdf")
+        Isolated(Pdf(), Limits(timeout_s=0.01)).convert(pdf("text"), "a.pdf")
 
 
 def test_a_file_that_takes_too_much_memory_is_given_up() -> None:
     with pytest.raises(ConversionError, match="memory"):
-        Pdf(memory_bytes=60 << 20).convert(pdf("text " * 10_000_000), "a.pdf")
+        Isolated(Pdf(), Limits(memory_bytes=60 << 20)).convert(pdf("text " * 10_000_000), "a.pdf")

@@ -17,7 +17,7 @@ from tripod.retrieval.converters.outline import Heading, sections_of
 _META_CHARSET = re.compile(rb"<meta[^>]+?charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 _XML_ENCODING = re.compile(rb"\A\s*<\?xml[^>]+?encoding\s*=\s*[\"']([\w.:-]+)", re.IGNORECASE)
 _COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
-_PRESCAN_BYTES = 4096  # the standard looks at 1024; pages with a long preamble exist
+_PRESCAN_BYTES = 1 << 16  # the standard looks at 1024; pages with a long preamble of scripts exist
 _ENCODINGS = {  # what the encoding standard makes of these labels (encoding.spec.whatwg.org)
     "utf-16": "utf-8",  # a page whose meta tag could be read is not UTF-16
     "utf-16le": "utf-8",

@@ -34,18 +34,19 @@ class Markdown:
         text, encoding = decode(content)
         front = _FRONT_MATTER.match(text)
         start = front.end() if front else 0
-        headings = list(_headings(text, start))
+        found = list(headings(text, start))
         title = _FRONT_TITLE.search(front[0]) if front else None
         return Document(
             source=source,
             text=text,
-            title=title[1].strip("\"'") if title else next((heading.title for heading in headings), ""),
-            sections=sections_of(headings, start, len(text)),
+            title=title[1].strip("\"'") if title else next((heading.title for heading in found), ""),
+            sections=sections_of(found, start, len(text)),
             metadata={"format": "markdown", "encoding": encoding},
         )
 
 
-def _headings(text: str, start: int) -> Iterator[Heading]:
+def headings(text: str, start: int) -> Iterator[Heading]:
+    """The headings of a Markdown text from `start` on, in order."""
     fence = ""  # the marks that opened the code block we are in
     in_comment = False
     paragraph: re.Match[str] | None = None  # the line before, if an underline may make it a heading
