@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks.campaigns import books, drain, exactness, kill, overload, resume, schemathesis_cases, soak, structured, timings
+from benchmarks.campaigns import books, citations, drain, exactness, kill, overload, resume, schemathesis_cases, soak, structured, timings
 
 CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
     "books": books.main,
+    "citations": citations.main,
     "drain": drain.main,
     "exactness": exactness.main,
     "kill": kill.main,
