@@ -11,7 +11,7 @@ from typing import Protocol
 from tripod.chat.closing import closing
 from tripod.documents import Passage
 from tripod.errors import ConfigError, EngineError
-from tripod.messages import Usage
+from tripod.messages import Reply, Usage
 from tripod.prompts import Prompt
 from tripod.protocols import ChatModel
 from tripod.rag.answer import Citation
@@ -67,6 +67,7 @@ class Written:
     notes: tuple[str, ...] = ()
     logprob: float | None = None  # mean natural logarithm of the tokens' probabilities, without the grammar; None where it is not told
     trace: tuple[Span, ...] = ()
+    reply: Reply | None = None  # what the model wrote, with its tokens
 
 
 class AsksOver(Protocol):
@@ -147,6 +148,7 @@ async def write(
         notes=notes,
         logprob=sum(logprobs) / len(logprobs) if logprobs else None,
         trace=recorder.spans,
+        reply=reply,
     )
 
 

@@ -22,8 +22,9 @@ RRF_K = 60  # Cormack, Clarke and Büttcher 2009
 def bm25(question: str, passages: Sequence[Passage], k: int = 10) -> list[Passage]:
     """The passages that hold words of the question, by the same BM25 as an index: SQLite's FTS5 with Porter's stemmer, in memory."""
     with closing(sqlite3.connect(":memory:")) as connection:
-        connection.execute("CREATE VIRTUAL TABLE passages USING fts5(text, tokenize='porter unicode61')")
-        connection.executemany("INSERT INTO passages (rowid, text) VALUES (?, ?)", [(n, one.text) for n, one in enumerate(passages)])
+        connection.execute("CREATE VIRTUAL TABLE passages USING fts5(section, text, tokenize='porter unicode61')")
+        rows = [(number, passage.section, passage.text) for number, passage in enumerate(passages)]
+        connection.executemany("INSERT INTO passages (rowid, section, text) VALUES (?, ?, ?)", rows)
         words = terms(question)
         if not words:
             return []
