@@ -235,7 +235,7 @@ def _xlsx_rows(path: Path) -> list[tuple[str, list[list[Value]]]]:
     try:
         openpyxl = import_module("openpyxl")
     except ModuleNotFoundError as error:
-        raise MissingExtraError("openpyxl", "documents", "reading XLSX files") from error
+        raise MissingExtraError("openpyxl", "tables", "reading XLSX files") from error
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         sheets = [(sheet.title, [[_plain(value) for value in row] for row in sheet.values]) for sheet in book.worksheets]
