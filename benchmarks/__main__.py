@@ -15,11 +15,18 @@ from pathlib import Path
 
 from benchmarks.shared_data import DATA
 
-PROGRAMS = {  # program -> the collections that it reads
+PROGRAMS: dict[str, tuple[str, ...]] = {  # program -> the collections that it reads
     "benchmarks.embedding": ("squad-dev",),
     "benchmarks.retrieval.quality": ("cranfield", "squad-dev", "hotpotqa-100"),
     "benchmarks.abstention": ("squad-dev",),
     "benchmarks.grammar_mask": ("tokenizers", "json-schema-bench"),
+    "benchmarks.serving.compare": (),  # beside transformers; other peers with --python, see its head
+    "benchmarks.serving.batching": (),
+    "benchmarks.serving.startup": (),
+    "benchmarks.serving.invariance": (),
+    "benchmarks.kernels.linear": (),
+    "benchmarks.kernels.attention": (),
+    "benchmarks.training_speed": (),
 }
 
 
@@ -35,7 +42,7 @@ def main() -> int:
             print(f"{program}: not measured: {data} holds no {', '.join(absent)}", file=sys.stderr)
             continue
         print(f"== {program}", flush=True)
-        if subprocess.run([sys.executable, "-m", program, "--data", str(data)], check=False).returncode:
+        if subprocess.run([sys.executable, "-m", program, *(["--data", str(data)] if collections else [])], check=False).returncode:
             failed.append(program)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

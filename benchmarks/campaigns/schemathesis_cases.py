@@ -23,7 +23,7 @@ import schemathesis
 @schemathesis.hook
 def map_body(context, body):
     if isinstance(body, dict):
-        if "model" in body and isinstance(body["model"], str) and len(body["model"]) % 2 == 0:
+        if "model" in body and isinstance(body["model"], str) and len(body["model"]) % 8 != 7:
             # else nearly every case would end at a model that is not there
             body["model"] = "hash" if context.operation.path == "/v1/embeddings" else {MODEL!r}
         if isinstance(body.get("timeout"), (int, float)) and 0 < body["timeout"] < 60:
@@ -67,7 +67,8 @@ def main(arguments: list[str]) -> int:
             )
             samples = server.metrics()
             ending = server.stop()
-    log.write_text(f"{setting('benchmarks.campaigns', ('schemathesis',))}\n\n{outcome.stdout}\n{outcome.stderr}\n{ending}\n{samples}\n")
+    counted = {name: value for name, value in samples.items() if "_bucket{" not in name and "_created" not in name}
+    log.write_text(f"{setting('benchmarks.campaigns', ('schemathesis',))}\n\n{outcome.stdout}\n{outcome.stderr}\n{ending}\n{counted}\n")
     print(outcome.stdout[-4000:])
     print(outcome.stderr[-2000:])
     print(f"raw: {log}")

@@ -28,16 +28,17 @@ class Grammar:
 
     kind: GrammarKind
     source: str = ""  # a JSON schema as text, a regular expression, an EBNF grammar, or a JSON list of strings; "" for json_object
+    is_compact: bool = False  # JSON without blanks between its parts, on which a small model can spend most of its tokens
 
     @staticmethod
-    def json_schema(schema: Mapping[str, Any] | bool) -> Grammar:
+    def json_schema(schema: Mapping[str, Any] | bool, *, is_compact: bool = False) -> Grammar:
         """A JSON text that is valid by `schema`, with the properties of an object in the order of the schema."""
-        return Grammar("json_schema", _dumped(schema))
+        return Grammar("json_schema", _dumped(schema), is_compact)
 
     @staticmethod
-    def json_object() -> Grammar:
+    def json_object(*, is_compact: bool = False) -> Grammar:
         """A JSON text that is an object."""
-        return Grammar("json_object")
+        return Grammar("json_object", is_compact=is_compact)
 
     @staticmethod
     def regex(pattern: str) -> Grammar:
@@ -59,6 +60,8 @@ class Grammar:
             raise _grammar_error(f"grammar kind {self.kind!r} is unknown; give one of {', '.join(get_args(GrammarKind))}")
         if not isinstance(self.source, str):
             raise _grammar_error(f"the source of a {self.kind} grammar is {type(self.source).__name__}, not text")
+        if self.is_compact and self.kind not in ("json_schema", "json_object"):
+            raise _grammar_error(f"a {self.kind} says itself where blanks may stand; is_compact is for JSON")
         if len(self.source) > _MAX_CHARACTERS[self.kind]:
             raise _grammar_error(f"the {self.kind} has {len(self.source)} characters; at most {_MAX_CHARACTERS[self.kind]} are taken")
         try:

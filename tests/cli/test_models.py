@@ -112,6 +112,8 @@ def test_a_server_is_ready_when_health_says_so_stops_on_sigterm_and_what_it_did_
             "--timeline",
             "--max-waiting-requests",
             "3",
+            "--name",
+            "our-model",
             "--log",
             str(log),
         ],
@@ -129,11 +131,12 @@ def test_a_server_is_ready_when_health_says_so_stops_on_sigterm_and_what_it_did_
                         break
                 except httpx.TransportError:
                     time.sleep(0.1)
-            body = {"model": str(model), "prompt": "Once", "max_tokens": 4, "temperature": 0}
+            assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["our-model"]
+            body = {"model": "our-model", "prompt": "Once", "max_tokens": 4, "temperature": 0}
             answer = client.post("/v1/completions", json=body).json()
             assert answer["usage"]["completion_tokens"] == 4
             assert answer["tripod"]["batch_invariant"] is True
-            refused = client.post("/v1/embeddings", json={"model": str(model), "input": "a"})
+            refused = client.post("/v1/embeddings", json={"model": "our-model", "input": "a"})
             assert refused.status_code == 400
             assert "--embedder" in refused.json()["error"]["message"]
     finally:
@@ -142,6 +145,8 @@ def test_a_server_is_ready_when_health_says_so_stops_on_sigterm_and_what_it_did_
     assert (process.returncode, out) == (0, "")
     assert f"http://127.0.0.1:{port}/v1" in err
     assert "start: imports" in err
+    assert "weights in f32; KV pool of 512 tokens" in err
+    assert "512 tokens a request" in err
     again = tripod("replay", log)
     assert (again.code, again.out) == (0, "4 steps and 4 tokens are the same\n")
     text = log.read_text(encoding="utf-8")
@@ -182,3 +187,10 @@ def test_the_doctor_tells_paths_to_programs_too(tripod: Command, cache: Path) ->
     assert found["torch"]["threads"] >= 1
     assert set(found["paths"]) == {"embedder", "engine", "CPU kernels", "retrieval", "server", "answers"}
     assert str(found["paths"]["embedder"]) in tripod("doctor").out
+
+
+def test_options_of_a_language_model_are_refused_for_an_encoder(tripod: Command, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+    outcome = tripod("serve", tmp_path, "--port", "0", "--weights", "int8", "--log", tmp_path / "run.jsonl")
+    assert outcome.code == 2
+    assert "is an encoder, which has no --weights and no --log; leave that out" in outcome.err

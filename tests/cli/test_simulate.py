@@ -33,3 +33,19 @@ def test_an_unknown_policy_or_trace_is_the_callers_mistake(capsys: pytest.Captur
     assert "there is no policy 'magic'; give one of tripod, fcfs" in capsys.readouterr().err
     assert run(["simulate", "absent.csv"]) == 2
     assert "absent.csv is not a trace" in capsys.readouterr().err
+
+
+def test_what_cannot_be_simulated_or_drawn_is_refused_before_anything_is_simulated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, message in (
+        (["--rate", "0"], "rate=0 cannot multiply"),
+        (["--rate", "1", "--rate", "-1"], "rate=-1 cannot multiply"),
+        (["--length", "0"], "length=0 cannot multiply"),
+        (["--plot", "runs.jpeg"], "end its name in .png"),
+        (["--plot", str(tmp_path / "absent" / "runs.png")], "there is no folder"),
+    ):
+        assert run(["simulate", "synthetic", "--requests", "5", *arguments]) == 2
+        told = capsys.readouterr()
+        assert message in told.err
+        assert "tripod" not in told.out

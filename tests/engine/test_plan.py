@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,13 @@ def test_a_folder_without_a_model_or_a_pool_without_room_is_refused(tmp_path: Pa
     save_checkpoint(tiny_model(QWEN), tmp_path)
     with pytest.raises(ConfigError, match="holds nothing"):
         plan_engine(tmp_path, EngineConfig(kv_bytes=10))
+
+
+def test_a_llama2c_file_is_planned_from_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(struct.pack("<7i", 8, 16, 2, 2, 1, 32, 64))  # no weights follow
+    plan = plan_engine(path, EngineConfig(kv_tokens=16), free=10**9)
+    assert plan.max_context == 64
+    assert plan.kv_bytes_per_token == 2 * 2 * 1 * 4 * 4  # keys and values of 2 layers of 1 head of 4 float32
+    matrices = 2 * (2 * 8 * 8 + 2 * 4 * 8 + 3 * 8 * 16)
+    assert plan.weight_bytes == 4 * (matrices + 2 * 32 * 8 + 5 * 8)  # the tied embedding counts as output matrix too, and five norms

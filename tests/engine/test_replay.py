@@ -128,6 +128,24 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
         LoggedRun.read(path)
 
 
+@pytest.mark.parametrize(
+    ("number", "line", "message"),
+    [
+        (0, "[]", "line 1, is not an event"),
+        (0, '{"event": "start", "model": "m"}', "first line does not hold model, weights, dtype and config"),
+        (1, '{"event": "add", "request": "r"}', "line 2, is an event 'add' without max_tokens, now, priority"),
+        (2, '{"event": "step", "step": 0}', "line 3, is an event 'step' without committed, failed, planned, schedule, tokens"),
+    ],
+)
+def test_a_line_that_does_not_hold_its_event_is_named(log: Path, tmp_path: Path, number: int, line: str, message: str) -> None:
+    lines = log.read_text(encoding="utf-8").splitlines()
+    lines[number] = line
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        LoggedRun.read(broken)
+
+
 def test_a_log_that_cannot_be_written_is_refused_before_the_engine_starts(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be written"):
         Engine(tiny_model(NEOX), tokenizer, replace(CONFIG, log=tmp_path / "no" / "folder"), name="tiny")

@@ -47,3 +47,16 @@ def test_cached_tokens_misses_and_steps_are_told_alike_wherever_one_looks(tiny_f
         assert sum(step["num_prefill_tokens"] for step in own) == num_computed
         assert sum(step["num_cached_tokens"] for step in own) == answer["tripod"]["cached_tokens"]
         assert sum(step["num_decode_tokens"] for step in own) == 4  # the first token comes from the prompt's step
+
+
+def test_generated_tokens_are_counted_as_they_come_and_also_those_of_an_answer_that_is_left(tiny_folder: Path) -> None:
+    engine = open_tiny(tiny_folder, EngineConfig())
+    with live_server(build_app(engine)) as server, httpx.Client(base_url=server.root, trust_env=False, timeout=60.0) as http:
+        with http.stream("POST", "/v1/completions", json={**FIELDS, "prompt": "x", "max_tokens": 400, "stream": True}) as answer:
+            assert any(line.startswith("data:") for line in answer.iter_lines())
+            begun = sample(http.get("/metrics").text, "tripod_generation_tokens_total")
+        assert begun >= 1
+        whole = http.post("/v1/completions", json={**FIELDS, "prompt": "y", "n": 3, "seed": 1, "temperature": 1}).json()
+        assert whole["usage"]["completion_tokens"] == 15
+        assert sample(http.get("/metrics").text, "tripod_generation_tokens_total") >= begun + 15
+    asyncio.run(engine.aclose())

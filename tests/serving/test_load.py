@@ -45,7 +45,7 @@ def test_a_run_brings_the_engines_own_tokens_in_a_closed_loop_and_in_an_open_one
 def test_a_client_that_hangs_up_and_one_that_is_refused_are_told_apart(engine: Engine) -> None:
     async def run() -> None:
         target = Target(url=server.url, model=NAME)
-        left = [replace(ASKS[0], max_tokens=480, abort_after_s=0.3)]
+        left = [replace(ASKS[0], max_tokens=480, abort_after_chunks=3)]
         [outcome] = (await closed_loop(target, left, concurrency=1)).outcomes
         assert outcome.is_aborted
         assert outcome.error is None

@@ -8,6 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -327,6 +328,19 @@ def test_a_request_beside_one_that_hangs_up_goes_on(server: LiveServer, engine: 
             rest = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     assert expected.endswith("".join(chunk["choices"][0]["text"] for chunk in rest))
     assert rest[-1]["choices"][0]["finish_reason"] == "length"
+
+
+def test_connections_that_are_closed_on_one_side_stall_nobody(server: LiveServer, engine: Engine, http: httpx.Client) -> None:
+    expected = asyncio.run(engine.generate("Once", SamplingParams(temperature=0.0, max_tokens=64, ignore_eos=True))).text
+    whole = long_request("/v1/completions", prompt="Hi", stream=True)
+    with ExitStack() as connections:
+        for content in (whole, whole[:-5], whole[:40], b""):  # in the answer, the body, the headers, and before anything
+            connection = connections.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            connection.sendall(content)
+            connection.shutdown(socket.SHUT_WR)  # we say no more, and still read nothing
+        answer = http.post("/v1/completions", json={**COMPLETION, "prompt": "Once", "max_tokens": 64, "ignore_eos": True}).json()
+        assert answer["choices"][0]["text"] == expected
+        assert wait_until(lambda: is_idle(engine))  # while all four are still open on our side
 
 
 # --- health, metrics, the document

@@ -35,6 +35,7 @@ ASKED = [
     ({"response_format": FORMAT}, "json"),
     ({"structured_outputs": {"json": SCHEMA}}, "json"),
     ({"structured_outputs": {"json": json.dumps(SCHEMA)}}, "json"),
+    ({"structured_outputs": {"json": SCHEMA, "disable_any_whitespace": True}}, r'\{"colour":"(red|green)","count":\d+\}'),
     ({"guided_json": SCHEMA}, "json"),
     ({"guided_json": json.dumps(SCHEMA)}, "json"),
     ({"structured_outputs": {"regex": "[ab]{3}"}}, "[ab]{3}"),
@@ -112,6 +113,7 @@ REFUSED = [
     ({"guided_grammar": "start: other"}, "guided_grammar", "other"),
     ({"structured_outputs": {}}, "structured_outputs", "exactly one"),
     ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs", "exactly one"),
+    ({"structured_outputs": {"regex": "a", "disable_any_whitespace": True}}, "structured_outputs", "is for json and json_object"),
     ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag", "not a parameter that this server knows"),
     ({"guided_regex": "a", "response_format": FORMAT}, "guided_regex", "both say what the text must be"),
     (
@@ -142,6 +144,7 @@ def test_our_client_asks_in_words_that_our_server_reads(server: LiveServer) -> N
     async def main() -> list[str]:
         prompt = Prompt.of("Say something.")
         grammars = [Grammar.json_schema(SCHEMA), Grammar.regex("[ab]{3}"), Grammar.choice(["yes"]), Grammar.ebnf('start: "(" /x/ ")"')]
+        grammars.append(Grammar.json_schema(SCHEMA, is_compact=True))
         samplings = [SamplingParams(grammar=grammar, max_tokens=120, seed=2) for grammar in grammars]
         async with HttpChatModel(server.url, model=NAME) as model:
             texts = [(await model.complete(prompt, sampling)).text for sampling in samplings]
@@ -152,4 +155,5 @@ def test_our_client_asks_in_words_that_our_server_reads(server: LiveServer) -> N
     texts = asyncio.run(main())
     assert is_what_was_asked(texts[0], "json")
     assert re.fullmatch("[ab]{3}", texts[1])
-    assert texts[2:] == ["yes", "(x)"]
+    assert texts[2:4] == ["yes", "(x)"]
+    assert re.fullmatch(r'\{"colour":"(red|green)","count":\d+\}', texts[4])

@@ -11,7 +11,7 @@ from tests.training.conftest import MakeRecipe
 from tripod.errors import ConfigError
 from tripod.models.initialize import num_parameters
 from tripod.training.presets import PRESETS
-from tripod.training.recipe_file import read_recipe, recipe_from, to_mapping, to_yaml
+from tripod.training.recipe_file import read_content, read_recipe, recipe_from, to_mapping, to_yaml
 
 DATA = {"run": "runs/x", "data": {"prefixes": ["pile"], "tokenizer": "tokenizer"}}
 
@@ -161,3 +161,29 @@ def test_a_file_that_is_absent_or_not_yaml_is_told(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("a: [1", encoding="utf-8")
     with pytest.raises(ConfigError, match="is not YAML"):
         read_recipe(tmp_path / "broken.yaml")
+
+
+def test_a_python_file_is_a_recipe_whether_it_holds_one_or_its_fields(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(("num_steps=7",))
+    path = tmp_path / "recipe.py"
+    path.write_text(f"from tripod.training.recipe_file import recipe_from\nrecipe = recipe_from({to_mapping(recipe)!r})", encoding="utf-8")
+    assert read_recipe(path) == recipe
+    path.write_text(f"recipe = {to_mapping(recipe)!r} | dict(num_steps=3 + 4)\nsuite = {{'seeds': [0, 1]}}", encoding="utf-8")
+    assert read_recipe(path) == recipe
+    assert read_content(path)["suite"] == {"seeds": [0, 1]}
+    assert read_recipe(path, ("num_steps=9",)).num_steps == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("number = 1\nrecipe = 1 / 0", "fails in line 2: ZeroDivisionError"),
+        ("recipe = (", "fails: SyntaxError"),
+        ("recipe = 3", r"calls int `recipe`; expected recipe = Recipe\(...\)"),
+        ("recipes = 3", "calls nothing `recipe`"),
+    ],
+)
+def test_a_python_file_without_a_recipe_is_told(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.py").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(tmp_path / "recipe.py")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,8 +28,10 @@ def serve(
     prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", min=1)] = 128,
     output_tokens: Annotated[int, typer.Option("--output-tokens", min=1)] = 32,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Clients of a closed loop.")] = 16,
-    rate: Annotated[float | None, typer.Option("--rate", min=0.0, help="Open loop: requests a second, at random times.")] = None,
-    sweep: Annotated[str | None, typer.Option("--sweep", metavar="R,R,...", help="Several rates, one after the other.")] = None,
+    rate: Annotated[float | None, typer.Option("--rate", help="Open loop: requests a second, at random times.")] = None,
+    sweep: Annotated[
+        str | None, typer.Option("--sweep", metavar="R,R,...", help="Several rates, one after the other, with the same prompts.")
+    ] = None,
     trace: Annotated[Path | None, typer.Option("--trace", metavar="FILE", help="Open loop: lengths and arrivals of a trace.")] = None,
     prompt_scale: Annotated[float, typer.Option(help="Multiplies the prompts of the trace.")] = 1.0,
     output_scale: Annotated[float, typer.Option(help="Multiplies its outputs.")] = 1.0,
@@ -49,7 +52,8 @@ def serve(
 ) -> None:
     """Load a server and report latencies, throughput, goodput at an objective, and where the time went.
 
-    Closed loop by default; with --rate, --sweep or --trace an open one, whose requests do not wait for each other.
+    Closed loop by default; with --rate, --sweep or --trace an open one, whose requests do not wait for each other. The exit status is 1
+    when a request failed; one that was refused with 429 or 503 did not.
     """
     import asyncio
     import json
@@ -57,18 +61,29 @@ def serve(
 
     import httpx
 
+    from tripod.cli.picture import check_picture
     from tripod.cli.terminal import note
     from tripod.errors import ConfigError
     from tripod.serving.load import Target
     from tripod.serving.load_report import Objective, report
     from tripod.serving.workload import Scale, from_trace, poisson, read_trace, synthetic
 
+    url = url.rstrip("/")
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"{url!r} is not the address of a server; give for example http://127.0.0.1:8000/v1")
+    rates = _rates(rate, sweep)
+    other = _digests(same_as) if same_as is not None else None
+    if plot is not None:
+        check_picture(plot)
     if model is None:
         try:
             headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
             model = httpx.get(f"{url}/models", headers=headers, trust_env=False, timeout=30.0).raise_for_status().json()["data"][0]["id"]
         except (httpx.HTTPError, ValueError, LookupError) as error:
-            raise ConfigError(f"cannot ask {url}/models for the model: {error}; is the server up? Or give --model") from error
+            told = f"status {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else str(error)
+            raise ConfigError(
+                f"cannot ask {url}/models for the model: {told}; is the server up? Does the address end in /v1? Or give --model"
+            ) from error
     assert model is not None
     target = Target(url=url, model=model, api_key=api_key, ignore_eos=ignore_eos)
     if trace is not None:
@@ -83,10 +98,6 @@ def serve(
     else:
         asks = synthetic(num, num_prompt_tokens=prompt_tokens, num_output_tokens=output_tokens, seed=seed, vocab_size=vocab_size)
     objective = Objective(ttft_s=ttft, itl_s=itl, latency_s=latency)
-    try:
-        rates = [float(word) for word in sweep.split(",")] if sweep else [rate]
-    except ValueError as error:
-        raise ConfigError(f"--sweep {sweep!r} is not a list of rates; give for example --sweep 1,2,4,8") from error
     reports: list[dict[str, Any]] = []
     runs: list[Run] = []
     for one in rates:
@@ -104,11 +115,40 @@ def serve(
         from tripod.serving.load_plot import draw
 
         draw(runs, [one.get("rate") for one in reports], reports, plot)
-    if same_as is not None:
-        other = [one["output_digest"] for one in json.loads(same_as.read_text())["runs"]]
-        if other != [one["output_digest"] for one in reports]:
-            note(f"the outputs differ from those of {same_as}")
-            raise typer.Exit(1)
+    if other is not None and other != [one["output_digest"] for one in reports]:
+        note(f"the outputs differ from those of {same_as}")
+        raise typer.Exit(1)
+    if any(one["failed"] for one in reports):
+        raise typer.Exit(1)
+
+
+def _rates(rate: float | None, sweep: str | None) -> list[float | None]:
+    """One for each run; None: a closed loop, or the arrivals of the trace."""
+    from tripod.errors import ConfigError
+
+    if rate is not None and sweep is not None:
+        raise ConfigError(f"--rate {rate:g} and --sweep {sweep} were both given; give one of the two")
+    try:
+        rates = [float(word) for word in sweep.split(",")] if sweep is not None else []
+    except ValueError as error:
+        raise ConfigError(f"--sweep {sweep!r} is not a list of rates; give for example --sweep 1,2,4,8") from error
+    rates += [rate] if rate is not None else []
+    for one in rates:
+        if not 0.0 < one < math.inf:
+            raise ConfigError(f"{one:g} requests a second is not a rate; give a number above 0")
+    return [*rates] or [None]
+
+
+def _digests(path: Path) -> list[str]:
+    """Of the outputs of another run, as --json kept them."""
+    import json
+
+    from tripod.errors import ConfigError
+
+    try:
+        return [one["output_digest"] for one in json.loads(path.read_text(encoding="utf-8"))["runs"]]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"--same-as {path} cannot be read: {error}; give what --json of another run wrote") from error
 
 
 async def _load(target: Target, asks: list[Ask], concurrency: int | None) -> Run:
@@ -166,6 +206,8 @@ def _print(report: dict[str, Any]) -> None:
         if report[name] is not None:
             table.add_row(title, *(f"{1000 * report[name][key]:.2f}" for key in ("mean", "p50", "p90", "p99", "max")))
     out.print(table)
+    if report["cached_share"]:
+        out.print(f"{report['cached_share']:.0%} of the prompts' tokens came from the server's prefix cache", markup=False)
     if report["overhead"] is not None:
         total = sum(report["overhead"].values())
         shares = ", ".join(f"{name.removesuffix('_s')} {1000 * value:.2f}" for name, value in report["overhead"].items())
@@ -183,6 +225,7 @@ def offline(
     repeat: Annotated[int, typer.Option("--repeat", min=1, help="Times; the first is a warm-up and is not counted if there are more.")] = 3,
     seed: Seed = 0,
     kv_tokens: Annotated[int | None, typer.Option("--kv-tokens", min=1)] = None,
+    weights: Annotated[str | None, typer.Option("--weights", metavar="f32|bf16|int8|int4", help="Format of linear layers.")] = None,
     json_file: Json = None,
 ) -> None:
     """Throughput of the engine alone, without HTTP: so many requests at once, until all have ended."""
@@ -192,13 +235,16 @@ def offline(
     import time
 
     from tripod.cli.terminal import stdout
+    from tripod.cli.weights import weight_format
     from tripod.engine.engine import Engine, EngineConfig
     from tripod.sampling import SamplingParams
     from tripod.serving.workload import synthetic
 
+    config = EngineConfig(kv_tokens=kv_tokens, weight_format=weight_format(weights))
+
     async def measure() -> list[float]:
         seconds = []
-        async with Engine.load(model, config=EngineConfig(kv_tokens=kv_tokens)) as engine:
+        async with Engine.load(model, config=config) as engine:
             for i in range(repeat):
                 asks = synthetic(
                     num,
@@ -215,7 +261,8 @@ def offline(
 
     seconds = asyncio.run(measure())
     rates = sorted(num * output_tokens / one for one in seconds)
-    result = {"model": model, "num": num, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens, "output_tokens_per_s": rates}
+    asked = {"model": model, "weights": weights, "num": num, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens}
+    result = {**asked, "output_tokens_per_s": rates}
     stdout().print(
         f"{statistics.median(rates):.1f} output tokens/s (median of {len(rates)}: {rates[0]:.1f} to {rates[-1]:.1f})", markup=False
     )

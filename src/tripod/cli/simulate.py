@@ -46,6 +46,7 @@ def simulate(
     """
     import time
 
+    from tripod.cli.picture import check_picture
     from tripod.cli.terminal import note
     from tripod.engine.policy.config import CHUNK_BESIDE_DECODES, PolicyConfig
     from tripod.engine.simulation.plot import plot_runs
@@ -63,12 +64,14 @@ def simulate(
     for name in names:
         if name not in POLICIES:
             raise ConfigError(f"there is no policy {name!r}; give one of {', '.join(POLICIES)}")
+    workloads = {factor: scale(arrivals, rate=factor, length=length, limit=requests) for factor in sorted(rate or [1.0])}
+    if plot is not None:
+        check_picture(plot)
     runs: dict[str, list[tuple[float, Simulation, Report]]] = {}
     typer.echo("simulated, not measured")
     typer.echo(_row(*_COLUMNS))
     for name in names:
-        for factor in sorted(rate or [1.0]):
-            workload = scale(arrivals, rate=factor, length=length, limit=requests)
+        for factor, workload in workloads.items():
             base = PolicyConfig(
                 num_blocks=-(-kv_tokens // 16), block_size=16, max_context=kv_tokens, max_batch_tokens=max(max_batch_tokens, max_requests),
                 max_num_requests=max_requests, max_num_waiting=max_waiting, max_waiting_tokens=max_waiting_tokens, max_wait_s=max_wait,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.YAML", help="See recipes/. With --branch: an intervention.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML or Python file, see recipes/. With --branch: an intervention.")],
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one field; may be given several times: --set lr=3e-4")
     ] = None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tripod.engine.engine_config import EngineConfig
-from tripod.engine.execution.kv_cache import KVCacheSpec, default_kv_tokens
+from tripod.engine.execution.kv_cache import KVCacheSpec, default_kv_tokens, free_bytes
 from tripod.engine.execution.route import Route, choose_route
 from tripod.engine.execution.runner import Runner
 from tripod.engine.policy.config import PolicyConfig
@@ -35,7 +35,7 @@ def assemble(model: LanguageModel, config: EngineConfig, checkpoint: Path | None
         checkpoint: the folder whose weights the model has, unchanged; None: they are in memory only.
 
     Raises:
-        ConfigError: sizes that leave no room for any request, or a route that cannot run here.
+        ConfigError: sizes that leave no room for any request, a pool that is larger than the free memory, or a route that cannot run here.
     """
     route = choose_route(
         model,
@@ -46,6 +46,11 @@ def assemble(model: LanguageModel, config: EngineConfig, checkpoint: Path | None
     )
     packed = route.pack(model, checkpoint)
     spec = KVCacheSpec.of(packed, kv_tokens=_kv_tokens(packed, route, config), block_size=config.block_size, dtype=route.kv_dtype)
+    if spec.num_bytes > (free := free_bytes(packed.device)):
+        raise ConfigError(
+            f"a KV pool of {spec.num_blocks * spec.block_size} tokens takes {spec.num_bytes} bytes, and {free} are free; "
+            "give a smaller kv_tokens or kv_bytes (`tripod plan` says what fits)"
+        )
     limits = PolicyConfig(
         num_blocks=spec.num_blocks,
         block_size=spec.block_size,

@@ -94,14 +94,16 @@ class Engine:
         *,
         name: str,
         checkpoint: Path | None = None,
+        address: str | None = None,
     ) -> None:
         """
         Args:
             model: as loaded.
             tokenizer: with at most as many tokens.
             config: of the engine.
-            name: in the log and in answers.
+            name: in answers.
             checkpoint: the folder whose weights the model has, unchanged: what is packed of them is then kept on disk for the next start.
+            address: where a replay of the log finds the model; None: its name.
 
         Raises:
             TokenizerError: the tokenizer has more tokens than the model.
@@ -120,13 +122,15 @@ class Engine:
         self._compiling: set[Request] = set()  # open, and not with the step loop yet
         self._opening = threading.Lock()
         self._grammars = GrammarCompiler(tokenizer, model.config.vocab_size)
-        logger.info(
-            "engine %s: %s, weights in %s; KV pool of %d tokens (%d blocks of %d), %.1f MiB, %s on %s; %d tokens and %d requests a step",
-            name, parts.route.name, parts.route.weight_format, spec.num_blocks * spec.block_size, spec.num_blocks, spec.block_size,
-            spec.num_bytes / 2**20, spec.dtype, model.device, config.max_batch_tokens, config.max_num_requests,
-        )  # fmt: skip
+        route, dtype = parts.route, str(spec.dtype).removeprefix("torch.")
+        self.summary = (  # for whoever started it
+            f"{route.name}, weights in {route.weight_format}; KV pool of {spec.num_blocks * spec.block_size} tokens, "
+            f"{spec.num_bytes / 2**20:.1f} MiB of {dtype} on {model.device}; {self._limits.max_request_tokens} tokens a request, "
+            f"{config.max_batch_tokens} tokens and {config.max_num_requests} requests a step"
+        )
+        logger.info("engine %s: %s", name, self.summary)
         self._loop = StepLoop(
-            parts.policy, parts.runner, name=name, log=None if config.log is None else ReplayLog(config.log, name, model, config)
+            parts.policy, parts.runner, name=name, log=None if config.log is None else ReplayLog(config.log, address or name, model, config)
         )
 
     @classmethod
@@ -137,6 +141,7 @@ class Engine:
         config: EngineConfig = EngineConfig(),
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
+        name: str | None = None,
         chat_template: Path | None = None,
         timeline: Timeline | None = None,
     ) -> Engine:
@@ -146,6 +151,7 @@ class Engine:
             address: a folder, `run@stepN`, `org/name@revision`, or a llama2.c file; see `tripod.models.locate`.
             config: of the engine. Without a weight format, linear layers are packed in that of `dtype`.
             dtype: of what is not packed.
+            name: which replies and a server call it by; None: the address.
             chat_template: a Jinja file to use instead of the template beside the model.
             timeline: is told when each part of the start is done.
 
@@ -166,7 +172,7 @@ class Engine:
         timeline.mark("weights found")
         tokenizer = load_tokenizer(path if path.is_dir() else path.parent, chat_template=chat_template)
         timeline.mark("tokenizer")
-        engine = cls(model, tokenizer, config, name=address, checkpoint=path)
+        engine = cls(model, tokenizer, config, name=name or address, checkpoint=path, address=address)
         timeline.mark("weights packed and KV pool taken")
         logger.info("engine %s started: %s", address, timeline)
         return engine

@@ -52,7 +52,7 @@ def plan_engine(folder: Path, config: EngineConfig = EngineConfig(), *, free: in
     """What an engine on the checkpoint in `folder` takes. Reads config.json only.
 
     Args:
-        folder: of a checkpoint in the Hugging Face layout.
+        folder: of a checkpoint in the Hugging Face layout, or a llama2.c file.
         config: as for the engine; without a weight format, f32.
         free: bytes of memory; None: what is free now.
 

@@ -17,6 +17,12 @@ from tripod.errors import ConfigError
 from tripod.models.language_model import LanguageModel
 from tripod.text.tokenizer import Tokenizer
 
+_FIELDS: Mapping[object, set[str]] = {  # what each event must hold; what a later version adds may be there too
+    "add": {"now", "request", "prompt_ids", "sampling", "max_tokens", "seed", "stop_ids", "score_from", "priority", "tenant"},
+    "finish": {"request", "reason"},
+    "step": {"step", "planned", "committed", "schedule", "tokens", "failed"},
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayReport:
@@ -49,8 +55,13 @@ class LoggedRun:
             raise ConfigError(f"{path} is not a replay log: its first line does not say how the engine was started")
         start = events[0]
         known = {field.name for field in fields(EngineConfig)}
-        config = EngineConfig(**{name: value for name, value in start["config"].items() if name in known})
-        return cls(start["model"], start["weights"], start["dtype"], config, tuple(events[1:]))
+        try:
+            config = EngineConfig(**{name: value for name, value in start["config"].items() if name in known})
+            return cls(start["model"], start["weights"], start["dtype"], config, tuple(events[1:]))
+        except (AttributeError, KeyError) as error:
+            raise ConfigError(
+                f"{path} is not a replay log: its first line does not hold model, weights, dtype and config ({error})"
+            ) from error
 
 
 def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -60,11 +71,16 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
         raise ConfigError(f"the replay log {path} cannot be read: {error}") from error
     for number, line in enumerate(lines, start=1):
         try:
-            yield json.loads(line)
+            event = json.loads(line)
         except ValueError as error:
             if number == len(lines):
                 return  # the process ended in the midst of it
             raise ConfigError(f"{path}, line {number}, is not JSON: {error}") from error
+        if not isinstance(event, dict):
+            raise ConfigError(f"{path}, line {number}, is not an event: {line[:80]}")
+        if number > 1 and (lacking := _FIELDS.get(event.get("event"), set()) - event.keys()):
+            raise ConfigError(f"{path}, line {number}, is an event {event['event']!r} without {', '.join(sorted(lacking))}")
+        yield event
 
 
 def replay(run: LoggedRun, model: LanguageModel, *, tokenizer: Tokenizer | None = None, config: EngineConfig | None = None) -> ReplayReport:

@@ -19,21 +19,46 @@ from tripod.ops.rope import RopeConfig
 _HEADER = struct.Struct("<7i")
 
 
+def llama2c_config(path: Path) -> LlamaConfig:
+    """What the header of a llama2.c checkpoint says; no weight is read.
+
+    Raises:
+        CheckpointError: the header makes no sense.
+    """
+    with path.open("rb") as file:
+        header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise CheckpointError(f"{path}: {len(header)} bytes are too few for a llama2.c checkpoint, whose header alone has {_HEADER.size}")
+    dim, hidden_dim, layers, heads, kv_heads, signed_vocab, positions = _HEADER.unpack(header)
+    sizes = (dim, hidden_dim, layers, heads, kv_heads, positions)
+    if min(sizes) < 1 or max(sizes) > 1 << 20 or signed_vocab == 0 or dim % heads or heads % kv_heads:
+        raise CheckpointError(f"{path}: the header {(*sizes, signed_vocab)} is not that of a llama2.c checkpoint of version 0")
+    return LlamaConfig(
+        vocab_size=abs(signed_vocab),
+        hidden_size=dim,
+        intermediate_size=hidden_dim,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=dim // heads,
+        max_positions=positions,
+        rope=RopeConfig(rotary_dim=dim // heads),
+        norm_eps=1e-5,
+        is_tied=signed_vocab > 0,
+    )
+
+
 def load_llama2c(path: Path, *, dtype: torch.dtype = torch.float32) -> Llama:
     """Read a llama2.c checkpoint.
 
     Raises:
         CheckpointError: the header makes no sense, or the file is not as long as the header says.
     """
+    config = llama2c_config(path)
+    dim, hidden_dim, layers, vocab = config.hidden_size, config.intermediate_size, config.num_layers, config.vocab_size
+    positions, head_dim = config.max_positions, config.head_dim
+    kv_dim = config.num_kv_heads * head_dim
     content = path.read_bytes()
-    if len(content) < _HEADER.size:
-        raise CheckpointError(f"{path}: {len(content)} bytes are too few for a llama2.c checkpoint, whose header alone has {_HEADER.size}")
-    dim, hidden_dim, layers, heads, kv_heads, signed_vocab, positions = _HEADER.unpack_from(content)
-    sizes = (dim, hidden_dim, layers, heads, kv_heads, positions)
-    if min(sizes) < 1 or max(sizes) > 1 << 20 or signed_vocab == 0 or dim % heads or heads % kv_heads:
-        raise CheckpointError(f"{path}: the header {(*sizes, signed_vocab)} is not that of a llama2.c checkpoint of version 0")
-    vocab, head_dim = abs(signed_vocab), dim // heads
-    kv_dim = kv_heads * head_dim
     shapes: dict[str, tuple[int, ...]] = {  # in the order of the file; by layer where the name has a place for its number
         "embedding.weight": (vocab, dim),
         "blocks.{}.attention_norm.weight": (layers, dim),
@@ -49,7 +74,7 @@ def load_llama2c(path: Path, *, dtype: torch.dtype = torch.float32) -> Llama:
         "rotary cosine": (positions, head_dim // 2),  # not used: the tables are computed
         "rotary sine": (positions, head_dim // 2),
     }
-    if signed_vocab < 0:
+    if not config.is_tied:
         shapes["head.weight"] = (vocab, dim)
     expected = _HEADER.size + 4 * sum(torch.Size(shape).numel() for shape in shapes.values())
     if len(content) != expected:
@@ -57,19 +82,6 @@ def load_llama2c(path: Path, *, dtype: torch.dtype = torch.float32) -> Llama:
             f"{path}: {len(content)} bytes, but its header announces {expected}; the file is truncated or of another version"
         )
 
-    config = LlamaConfig(
-        vocab_size=vocab,
-        hidden_size=dim,
-        intermediate_size=hidden_dim,
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        max_positions=positions,
-        rope=RopeConfig(rotary_dim=head_dim),
-        norm_eps=1e-5,
-        is_tied=signed_vocab > 0,
-    )
     tensors: dict[str, Tensor] = {}
     offset = _HEADER.size
     for name, shape in shapes.items():

@@ -15,7 +15,7 @@ from tripod.models.bert import Bert
 from tripod.models.checkpoint import read_config, read_tensors
 from tripod.models.gpt_neox import GPTNeoX
 from tripod.models.llama import Llama
-from tripod.models.llama2c import load_llama2c
+from tripod.models.llama2c import llama2c_config, load_llama2c
 from tripod.models.names import NameTable
 
 MAX_NAMED = 12  # names listed in an error before "and N more"
@@ -53,10 +53,16 @@ def load_encoder(folder: Path, *, dtype: torch.dtype = torch.float32, device: to
 def empty_language_model(folder: Path) -> Llama | GPTNeoX:
     """A model without weights, on torch's meta device: its shapes are known from config.json, and no memory is taken.
 
+    Args:
+        folder: holds config.json; or the path of a llama2.c `.bin`.
+
     Raises:
         CheckpointError: config.json is absent, broken or of an unknown architecture.
         ConfigError: it asks for something that is not supported.
     """
+    if folder.is_file():
+        with torch.device("meta"), _WithoutInitialising():
+            return Llama(llama2c_config(folder))
     return cast("Llama | GPTNeoX", _empty(folder, LANGUAGE_MODELS)[1])
 
 

@@ -19,7 +19,7 @@ def draw(runs: Sequence[Run], rates: Sequence[float | None], reports: Sequence[d
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "matplotlib", "dev", "drawing a plot") from error
+        raise MissingExtraError("matplotlib", "plots", "drawing a load") from error
     figure = Figure(figsize=(8.0, 6.0), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     if len(runs) == 1:

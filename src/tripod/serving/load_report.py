@@ -95,6 +95,7 @@ def report(run: Run, objective: Objective) -> dict[str, Any]:
         "reject_s": _spread([outcome.end_s - outcome.sent_s for outcome in rejected]),
         "behind_s": _spread([outcome.sent_s - outcome.due_s for outcome in run.outcomes]),  # the generator, behind its own plan
         "output_tokens_by_tenant": by_tenant(ok),
+        "cached_share": cached_share(ok),
         "overhead": overhead(run),
         "output_digest": run.digest,
     }
@@ -106,6 +107,13 @@ def by_tenant(outcomes: Sequence[Outcome]) -> dict[str, int]:
     for outcome in outcomes:
         tokens[outcome.tenant] = tokens.get(outcome.tenant, 0) + outcome.num_output_tokens
     return tokens
+
+
+def cached_share(outcomes: Sequence[Outcome]) -> float | None:
+    """Of the prompts' tokens, those that a prefix cache gave; None where the server does not say. A second run of one seed is warm."""
+    told = [outcome for outcome in outcomes if outcome.made is not None]
+    num_tokens = sum(outcome.num_prompt_tokens for outcome in told)
+    return sum(outcome.made["cached_tokens"] for outcome in told if outcome.made) / num_tokens if num_tokens else None
 
 
 def overhead(run: Run) -> dict[str, float] | None:

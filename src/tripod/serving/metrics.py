@@ -74,6 +74,7 @@ class Meter:
     num_open: int
     arrived_s: float
     _last_s: dict[int, float] = field(default_factory=dict)
+    _num_counted: dict[int, int] = field(default_factory=dict)  # generated tokens by choice: counted as they come, whatever the end
 
     def sent(self, index: int, event: Event) -> None:
         """An event of a choice has been sent to the client, or has come where the answer is sent as a whole."""
@@ -81,17 +82,19 @@ class Meter:
         metrics = self.metrics
         match event:
             case Delta() if event.token_ids:
-                last_s = self._last_s.get(index)
+                last_s, num_tokens = self._last_s.get(index), len(event.token_ids)
+                metrics.generation_tokens.inc(num_tokens)
+                self._num_counted[index] = self._num_counted.get(index, 0) + num_tokens
                 if last_s is None:
                     metrics.first_token.observe(now - self.arrived_s)
                 else:
-                    num_tokens = len(event.token_ids)
                     metrics.inter_token.observe((now - last_s) / num_tokens, num_tokens)
                 self._last_s[index] = now
             case Finished():
                 self.num_open -= 1
                 metrics.prompt_tokens.inc(event.usage.prompt_tokens)
-                metrics.generation_tokens.inc(event.usage.completion_tokens)
+                unseen = event.usage.completion_tokens - self._num_counted.get(index, 0)  # such as an end of sequence, which has no text
+                metrics.generation_tokens.inc(max(0, unseen))
                 metrics.cached_tokens.inc(event.usage.cached_tokens)
                 metrics.prefix_cache_queries.inc(event.usage.prompt_tokens)
                 metrics.prefix_cache_hits.inc(event.usage.cached_tokens)

@@ -36,6 +36,11 @@ _GETS: dict[str, tuple[type[BaseModel], str]] = {
     "/v1/models": (ModelList, "List the models"),
     "/debug/steps": (StepList, "What the engine's last steps did, and where their time went"),
 }
+_EVENT = {  # of a stream, one by one
+    "type": "object",
+    "properties": {"data": {"type": "string", "description": "a chunk as JSON, or [DONE]"}},
+    "required": ["data"],
+}
 _PROBES: dict[str, str] = {
     "/health": "Whether requests are taken: alive, and not stopping",
     "/health/ready": "The same",
@@ -88,7 +93,7 @@ def openapi(*, needs_key: bool = False) -> dict[str, Any]:
     def answer(description: str, kind: type[BaseModel], *, streams: bool = False) -> dict[str, Any]:
         content = {"application/json": {"schema": references[kind, _WRITTEN]}}
         if streams:
-            content["text/event-stream"] = {"schema": {"type": "string", "description": "Server-sent events"}}
+            content["text/event-stream"] = {"schema": _EVENT}
         return {"description": description, "content": content}
 
     paths: dict[str, Any] = {

@@ -69,7 +69,7 @@ def read_trace(path: Path) -> list[TraceRow]:
     """
     try:
         rows = list(_mooncake(path) if path.suffix == ".jsonl" else _azure(path))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} is not a trace: {error}; give a CSV with TIMESTAMP,ContextTokens,GeneratedTokens, or JSON lines (.jsonl) with "
             "timestamp, input_length, output_length, hash_ids"

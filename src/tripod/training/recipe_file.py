@@ -1,7 +1,9 @@
-"""Recipes as YAML: read with types, with presets under them and `key=value` changes over them; and written back."""
+"""Recipes as YAML or Python: read with types, with presets under them and `key=value` changes over them; and written back."""
 
 from __future__ import annotations
 
+import runpy
+import traceback
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
@@ -18,7 +20,7 @@ _ABSENT = object()
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe from YAML, or from a configuration file of GPT-NeoX.
+    """Read a recipe from YAML, from a Python file that says `recipe = Recipe(...)`, or from a configuration file of GPT-NeoX.
 
     A `preset: NAME` at the top stands for that preset's whole content, in `model` for its model alone; what the file says itself goes
     before it.
@@ -41,12 +43,14 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read_content(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file, not looked at.
+    """The keys and values of a YAML file, not looked at; a file whose name ends with .py is run, and its `recipe` taken.
 
     Raises:
-        ConfigError: the file cannot be read, or holds something else.
+        ConfigError: the file cannot be read, fails, or holds something else.
         MissingExtraError: PyYAML is not installed.
     """
+    if path.suffix == ".py":
+        return _run_recipe(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -55,6 +59,27 @@ def read_content(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"the recipe {path} holds {type(content).__name__}, expected keys and values")
     return content
+
+
+def _run_recipe(path: Path) -> dict[str, Any]:
+    """What a Python file calls `recipe`, and `suite` if there is one: a Recipe, or keys and values as in YAML."""
+    try:
+        names = runpy.run_path(str(path))
+    except OSError as error:
+        raise ConfigError(f"the recipe {path} cannot be read: {error.strerror}; give the path of a YAML or Python file") from error
+    except Exception as error:
+        line = next((frame.lineno for frame in reversed(traceback.extract_tb(error.__traceback__)) if frame.filename == str(path)), None)
+        where = "" if line is None else f" in line {line}"
+        raise ConfigError(f"the recipe {path} fails{where}: {type(error).__name__}: {error}") from error
+    recipe = names.get("recipe")
+    if isinstance(recipe, Recipe):
+        content = to_mapping(recipe)
+    elif isinstance(recipe, Mapping):
+        content = dict(recipe)
+    else:
+        given = "nothing" if "recipe" not in names else type(recipe).__name__
+        raise ConfigError(f"the recipe {path} calls {given} `recipe`; expected recipe = Recipe(...), or a dictionary of its fields")
+    return content | ({"suite": names["suite"]} if "suite" in names else {})
 
 
 def recipe_from(content: Mapping[str, Any], overrides: Sequence[str] = (), *, source: str = "the recipe") -> Recipe:

@@ -172,3 +172,12 @@ def test_the_pool_may_be_asked_for_in_bytes() -> None:
         assemble(model, EngineConfig(kv_bytes=block - 1, kernels="torch"))
     with pytest.raises(ConfigError, match="give one of the two"):
         EngineConfig(kv_bytes=1000, kv_tokens=10)
+
+
+def test_a_pool_that_is_larger_than_the_free_memory_is_refused_with_the_numbers() -> None:
+    model = tiny_model(QWEN)
+    per_token = 2 * 2 * 2 * 12 * 4
+    with pytest.raises(
+        ConfigError, match=f"a KV pool of 16000000000000 tokens takes {16_000_000_000_000 * per_token} bytes, and [0-9]+ are"
+    ):
+        assemble(model, EngineConfig(kv_tokens=16_000_000_000_000, kernels="torch"))

@@ -50,6 +50,8 @@ def stands(tokenizer: Tokenizer, matcher: Matcher, text: str) -> str:
     [
         (Grammar.json_schema({"type": "integer", "minimum": 3, "maximum": 19}), ["3", "12"], ["", "1"], ["2", "20", "x", "3.5"]),
         (Grammar.json_schema({"enum": ["é\n", None]}), ['"é\\n"', "null"], ['"é', "nul"], ["true", '"e']),
+        (Grammar.json_schema({"required": ["a"]}, is_compact=True), ['{"a":[1,2]}', "null"], ['{"a":'], ['{"a": 1}', "[1, 2]", " 1"]),
+        (Grammar.json_object(is_compact=True), ["{}", '{"a":[1,{"b":null}]}'], ["{"], ["{ ", '{"a" ']),
         (Grammar.json_object(), ["{}", '{"a": [1, {"b": null}]}'], ["{", '{"a"'], ["[]", "1", "{}}"]),
         (Grammar.regex("a(b|c)*d"), ["ad", "abcbd"], ["a", "abb"], ["b", "adx"]),
         (Grammar.choice(["yes", "yes, of course", 'n"o\\']), ["yes", "yes, of course", 'n"o\\'], ["y", "yes,"], ["no", "yes!"]),

@@ -60,6 +60,8 @@ class ResponseFormat(_Strict):
     @classmethod
     def of(cls, grammar: Grammar) -> ResponseFormat | None:
         """None for a grammar that the OpenAI API has no words for."""
+        if grammar.is_compact:
+            return None
         if grammar.kind == "json_object":
             return cls(type="json_object")
         schema = grammar.schema if grammar.kind == "json_schema" else None
@@ -69,24 +71,28 @@ class ResponseFormat(_Strict):
 
 
 class StructuredOutputs(_Strict):
-    """Exactly one of the first five."""
+    """Exactly one of the first five; without blanks between the parts of a JSON text, if so asked."""
 
     json_: dict[str, Any] | bool | str | None = Field(default=None, alias="json")
     regex: str | None = None
     choice: list[str] | None = None
     grammar: str | None = None
     json_object: bool | None = None
+    disable_any_whitespace: bool | None = None
 
     def to_grammar(self, place: str) -> Grammar:
         """`place` names the field in errors."""
-        given = [name for name, value in self if value is not None and value is not False]
+        is_compact = bool(self.disable_any_whitespace)
+        given = [name for name, value in self if value is not None and value is not False and name != "disable_any_whitespace"]
         if self.json_ is False:
             given.append("json_")
         if len(given) != 1:
             raise RequestError(f"{place} takes exactly one of json, regex, choice, grammar and json_object", param=place)
+        if is_compact and given[0] not in ("json_", "json_object"):
+            raise RequestError(f"{place}.disable_any_whitespace is for json and json_object, not for {given[0]}", param=place)
         match given[0]:
             case "json_":
-                return _json(self.json_)
+                return _json(self.json_, is_compact=is_compact)
             case "regex":
                 return Grammar.regex(self.regex or "")
             case "choice":
@@ -94,15 +100,15 @@ class StructuredOutputs(_Strict):
             case "grammar":
                 return Grammar.ebnf(self.grammar or "")
             case _:
-                return Grammar.json_object()
+                return Grammar.json_object(is_compact=is_compact)
 
     @classmethod
     def of(cls, grammar: Grammar) -> StructuredOutputs:
         match grammar.kind:
             case "json_schema":
-                return cls(json=grammar.schema)
+                return cls(json=grammar.schema, disable_any_whitespace=grammar.is_compact or None)
             case "json_object":
-                return cls(json_object=True)
+                return cls(json_object=True, disable_any_whitespace=grammar.is_compact or None)
             case "regex":
                 return cls(regex=grammar.source)
             case "ebnf":
@@ -171,5 +177,7 @@ def in_field(error: RequestError, field: str | None) -> RequestError:
     return named
 
 
-def _json(schema: dict[str, Any] | bool | str | None) -> Grammar:
-    return Grammar("json_schema", schema) if isinstance(schema, str) else Grammar.json_schema(schema if schema is not None else True)
+def _json(schema: dict[str, Any] | bool | str | None, *, is_compact: bool = False) -> Grammar:
+    if isinstance(schema, str):
+        return Grammar("json_schema", schema, is_compact)
+    return Grammar.json_schema(schema if schema is not None else True, is_compact=is_compact)

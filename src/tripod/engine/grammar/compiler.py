@@ -98,7 +98,7 @@ class GrammarCompiler:
             step_lexer_fuel=_STEP_LEXER_FUEL, step_max_items=_STEP_MAX_ITEMS, max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False
         )
         if grammar.kind == "json_schema":
-            matcher = self._compile_schema(grammar.schema, limits)
+            matcher = self._compile_schema(grammar, limits)
         else:
             matcher = self._compile_other(grammar, limits)
         first = matcher.deep_copy()
@@ -117,20 +117,21 @@ class GrammarCompiler:
             raise RequestError(f"the {grammar.kind} cannot be used: {first_paragraph(matcher.get_error())}", param="grammar")
         return matcher
 
-    def _compile_schema(self, schema: Any, limits: LLParserLimits) -> LLMatcher:
+    def _compile_schema(self, grammar: Grammar, limits: LLParserLimits) -> LLMatcher:
         from llguidance import LLMatcher
 
+        schema = grammar.schema
         assert self._spelling is not None
         try:
             check_schema(schema)
-            matcher = LLMatcher(self._spelling, _schema_grammar(rewrite(schema)), log_level=0, limits=limits)
+            matcher = LLMatcher(self._spelling, _schema_grammar(rewrite(schema), grammar), log_level=0, limits=limits)
             error = refusal_of(matcher.get_error())
             if error is not None and error.keyword == "oneOf":
                 try:
                     expanded = rewrite(schema, expand_one_of=True)
                 except UnsupportedSchemaError as reason:
                     raise error from reason
-                matcher = LLMatcher(self._spelling, _schema_grammar(expanded), log_level=0, limits=limits)
+                matcher = LLMatcher(self._spelling, _schema_grammar(expanded, grammar), log_level=0, limits=limits)
                 error = refusal_of(matcher.get_error())
         except MissingExtraError as missing:
             raise RequestError(str(missing), param="grammar") from missing
@@ -148,7 +149,7 @@ def _to_llguidance(grammar: Grammar) -> str:
 
     match grammar.kind:
         case "json_object":
-            return _schema_grammar({"type": "object"})
+            return _schema_grammar({"type": "object"}, grammar)
         case "regex":
             return LLMatcher.grammar_from_regex(grammar.source)
         case "choice":
@@ -163,7 +164,7 @@ def _to_llguidance(grammar: Grammar) -> str:
             raise AssertionError(grammar.kind)
 
 
-def _schema_grammar(schema: Any) -> str:
+def _schema_grammar(schema: Any, grammar: Grammar) -> str:
     from llguidance import LLMatcher
 
     if isinstance(schema, bool):  # which llguidance does not take at the root
@@ -174,8 +175,8 @@ def _schema_grammar(schema: Any) -> str:
         overrides={
             "lenient": False,
             "coerce_one_of": False,
-            "whitespace_flexible": True,
-            "whitespace_pattern": _WHITESPACE,
+            "whitespace_flexible": not grammar.is_compact,
+            **({} if grammar.is_compact else {"whitespace_pattern": _WHITESPACE}),
             "item_separator": ",",
             "key_separator": ":",
         },

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tripod.errors import ConfigError, ContextLengthError
 
-CHUNK_BESIDE_DECODES = 24  # with it a long prompt about doubles a step that others decode in, on a few cores
+CHUNK_BESIDE_DECODES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

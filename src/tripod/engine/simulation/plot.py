@@ -23,7 +23,7 @@ def plot_runs(runs: Runs, path: Path, *, title: str) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise MissingExtraError("matplotlib", "simulate", "a plot") from error
+        raise MissingExtraError("matplotlib", "plots", "drawing a simulation") from error
 
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     FigureCanvasAgg(figure)

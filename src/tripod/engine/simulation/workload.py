@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from tripod.errors import DatasetError
+from tripod.errors import ConfigError, DatasetError
 
 _MOONCAKE_BLOCK = 512  # tokens behind one hash id
 
@@ -55,7 +56,7 @@ def read_trace(path: Path) -> list[Arrival]:
     try:
         with path.open(encoding="utf-8") as file:
             arrivals = _azure(csv.DictReader(file)) if path.suffix == ".csv" else [_mooncake(line) for line in file]
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise DatasetError(f"{path} is not a trace that we know: {type(error).__name__}: {error}") from error
     return sorted(arrivals, key=lambda arrival: arrival.time_s)
 
@@ -134,7 +135,14 @@ def synthetic(
 
 
 def scale(arrivals: Sequence[Arrival], *, rate: float = 1.0, length: float = 1.0, limit: int | None = None) -> list[Arrival]:
-    """A workload made denser in time, shorter in tokens, and cut after so many requests."""
+    """A workload made denser in time, shorter in tokens, and cut after so many requests.
+
+    Raises:
+        ConfigError: `rate` or `length` is not a number above 0.
+    """
+    for name, factor in (("rate", rate), ("length", length)):
+        if not 0.0 < factor < math.inf:
+            raise ConfigError(f"{name}={factor:g} cannot multiply a workload; give a number above 0")
     return [
         replace(
             arrival,
