@@ -19,6 +19,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {  # program -> the collections that it r
     "benchmarks.embedding": ("squad-dev",),
     "benchmarks.retrieval.quality": ("cranfield", "squad-dev", "hotpotqa-100"),
     "benchmarks.abstention": ("squad-dev",),
+    "benchmarks.answers": ("squad-dev",),
     "benchmarks.grammar_mask": ("tokenizers", "json-schema-bench"),
     "benchmarks.serving.compare": (),  # beside transformers; other peers with --python, see its head
     "benchmarks.serving.batching": (),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from benchmarks.campaigns import (
     books,
+    citations,
     commits,
     drain,
     exactness,
@@ -24,6 +25,7 @@ from benchmarks.campaigns import (
 
 CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
     "books": books.main,
+    "citations": citations.main,
     "commits": commits.main,
     "drain": drain.main,
     "exactness": exactness.main,

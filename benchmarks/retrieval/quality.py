@@ -27,7 +27,8 @@ from benchmarks.retrieval.judged_sets import SETS, JudgedSet
 from benchmarks.retrieval.peers import Rankings, bm25s_rankings, dense_rankings, rrf_rankings, sentence_transformers_vectors
 from benchmarks.shared_data import DATA
 from tripod.documents import Document
-from tripod.evaluation.retrieval_metrics import Interval, bootstrap, ndcg, recall, reciprocal_rank
+from tripod.evaluation.intervals import Interval, bootstrap
+from tripod.evaluation.retrieval_metrics import ndcg, recall, reciprocal_rank
 from tripod.protocols import Embedder
 from tripod.retrieval.fusion import DENSE_WEIGHT
 from tripod.retrieval.index import Index, Mode

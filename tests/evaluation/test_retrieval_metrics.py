@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tripod.evaluation.retrieval_metrics import average_precision, bootstrap, ndcg, recall, reciprocal_rank
+from tripod.evaluation.intervals import bootstrap
+from tripod.evaluation.retrieval_metrics import average_precision, ndcg, recall, reciprocal_rank
 
 RANKING = ["x", "a", "y", "b", "z"]  # relevant at ranks 2 and 4
 GAINS = {"a": 1.0, "b": 1.0, "c": 1.0}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,6 @@ import tripod
 from tripod.chat.scripted import ScriptedModel
 from tripod.documents import Document, Passage
 from tripod.errors import CitationError, ConfigError
-from tripod.messages import Reply
 from tripod.prompts import Prompt
 from tripod.rag.answer import Answer
 from tripod.rag.ask import ask
@@ -23,6 +22,7 @@ from tripod.rag.extractive import THRESHOLD
 from tripod.rag.prompts import ABSTENTION
 from tripod.retrieval.index import Index
 from tripod.sampling import SamplingParams
+from tripod.trace import Event, Finished
 
 if TYPE_CHECKING:
     from tripod.protocols import Vectors
@@ -92,7 +92,7 @@ def test_a_generated_answer_cites_what_it_was_given(tmp_path: Path) -> None:
     quotation = next(citation for citation in answer.citations if citation.is_quotation)
     assert quotation.place.startswith("telescope.rst:10, ")
     assert answer.usage.completion_tokens > 0
-    assert [span.name for span in answer.trace] == ["retrieve", "extract", "prompt", "generate", "check"]
+    assert [span.name for span in answer.trace] == ["retrieve", "extract", "prompt", "generate", "check", "locate"]
     assert str(model.prompts[0]) == answer.trace[2].attributes["prompt"]
 
 
@@ -192,8 +192,9 @@ def test_passages_without_a_sentence_are_read_last(tmp_path: Path) -> None:
 
 def test_an_answer_that_was_cut_off_says_so(tmp_path: Path) -> None:
     class Cut(ScriptedModel):
-        async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
-            return replace(await super().complete(prompt, sampling), finish_reason="length")
+        async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncGenerator[Event, None]:
+            async for event in super().stream(prompt, sampling):
+                yield replace(event, finish_reason="length") if isinstance(event, Finished) else event
 
     answer = answer_to("When does the dome close?", tmp_path, Cut(["In strong wind [1], and"]))
     assert any("was cut off after" in note for note in answer.notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tripod.chat.closing import closing
@@ -30,6 +31,11 @@ class LocalChatModel:
         check_chat_template(chat_template)
         self.engine = engine
         self._chat_template = chat_template
+
+    @property
+    def constrains(self) -> bool:
+        """Whether an answer can be held to a grammar: the tokenizer can end a text, and the package that enforces it is here."""
+        return bool(self.engine.tokenizer.eos_ids) and find_spec("llguidance") is not None
 
     async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
         return await fold(self.stream(prompt, sampling))

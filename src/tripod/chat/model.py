@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -75,6 +76,11 @@ class Model:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+    @property
+    def constrains(self) -> bool:
+        """Whether an answer can be held to a grammar. Only a model in this process is sure to do that."""
+        return not self._is_remote and find_spec("llguidance") is not None
 
     async def aclose(self) -> None:
         """Stops the engine or closes the connections. The next use opens it again."""

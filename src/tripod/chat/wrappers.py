@@ -28,6 +28,11 @@ class Retrying:
         if self.attempts < 1:
             raise ConfigError(f"attempts={self.attempts} asks nobody; give at least 1")
 
+    @property
+    def constrains(self) -> bool:
+        """Whether an answer can be held to a grammar."""
+        return bool(getattr(self.inner, "constrains", False))
+
     async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
         for _ in range(self.attempts - 1):
             try:
@@ -60,6 +65,11 @@ class Fallback:
     def __post_init__(self) -> None:
         if not self.models:
             raise ConfigError("a Fallback without models cannot answer; give at least one")
+
+    @property
+    def constrains(self) -> bool:
+        """Whether an answer can be held to a grammar."""
+        return all(getattr(model, "constrains", False) for model in self.models)
 
     async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
         for model in self.models[:-1]:
@@ -96,6 +106,11 @@ class Timeout:
     def __post_init__(self) -> None:
         if not self.seconds > 0:
             raise ConfigError(f"seconds={self.seconds!r} leaves no time to answer; give a number above 0")
+
+    @property
+    def constrains(self) -> bool:
+        """Whether an answer can be held to a grammar."""
+        return bool(getattr(self.inner, "constrains", False))
 
     async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
         try:

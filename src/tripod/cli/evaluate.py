@@ -1,4 +1,4 @@
-"""`tripod eval`: models scored on tasks, and results that others published, as tidy tables."""
+"""`tripod eval`: models scored on tasks, and published results, as tidy tables; `evaluate_answers` adds retrieval and answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from tripod.evaluation.table import Table
 
-evaluate = typer.Typer(help="Score models on tasks; read results of lm-eval and of Pythia.", no_args_is_help=True)
+evaluate = typer.Typer(help="Score models on tasks, retrieval and answers; read results of lm-eval and of Pythia.", no_args_is_help=True)
 
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the table: .csv, .parquet or .jsonl.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]

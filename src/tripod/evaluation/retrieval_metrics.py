@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 
 def ndcg(ranking: Sequence[str], gains: Mapping[str, float], k: int) -> float:
@@ -41,31 +37,6 @@ def average_precision(ranking: Sequence[str], gains: Mapping[str, float], k: int
         if found in relevant:
             precisions.append((len(precisions) + 1) / rank)
     return sum(precisions) / len(relevant)
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean over queries, with the interval that holds it in 95 % of bootstrap resamples."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def bootstrap(values: Sequence[float], generator: np.random.Generator, *, num_resamples: int = 1000) -> Interval:
-    """The mean of one value a query and its 95 % percentile interval (Efron 1979), over resampled queries.
-
-    Give the difference of two systems' values on the same queries to learn whether one is better.
-
-    Raises:
-        ValueError: there are no values.
-    """
-    if not len(values):
-        raise ValueError("no values were given, so there is no mean")
-    sample: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
-    means = np.array([generator.choice(sample, size=len(sample)).mean() for _ in range(num_resamples)])
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(sample.mean()), float(low), float(high))
 
 
 def _dcg(gains: Sequence[float]) -> float:

@@ -66,6 +66,28 @@ def empty_language_model(folder: Path) -> Llama | GPTNeoX:
     return cast("Llama | GPTNeoX", _empty(folder, LANGUAGE_MODELS)[1])
 
 
+def load_cross_encoder(folder: Path, *, dtype: torch.dtype | None = None) -> tuple[Bert, nn.Linear, nn.Linear]:
+    """A BERT with the two layers of its head, which are float32: the pooler of the first token's state, and the classifier.
+
+    Raises:
+        CheckpointError: the folder holds no such model, or tensors that do not fit its config.json.
+    """
+    architecture, model = _empty(folder, ENCODERS)
+    assert isinstance(model, Bert)
+    tensors = read_tensors(folder)
+    layers = []
+    for name in ("bert.pooler.dense", "classifier"):
+        weight, bias = tensors.pop(f"{name}.weight", None), tensors.pop(f"{name}.bias", None)
+        if weight is None or bias is None or weight.ndim != 2 or weight.shape[1] != model.config.hidden_size:
+            raise CheckpointError(f"{folder} has no {name} of {model.config.hidden_size} inputs; expected a BertForSequenceClassification")
+        layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+        layer.load_state_dict({"weight": weight.float().clone(), "bias": bias.float().clone()}, assign=True)
+        layers.append(layer.eval().requires_grad_(False))
+    found = match_tensors(model, tensors, architecture.names, source=folder)
+    model.load_state_dict({name: tensor.to(dtype=dtype, copy=True) for name, tensor in found.items()}, assign=True)
+    return model.eval().requires_grad_(False), layers[0], layers[1]
+
+
 class _WithoutInitialising(TorchFunctionMode):
     """Leaves tensors as they are where a module would fill them: on the meta device that loads torch's compiler, for a second or more."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,14 @@ from tripod.documents import Passage
 from tripod.errors import CitationError, ConfigError
 from tripod.protocols import ChatModel
 from tripod.rag.answer import Answer, Citation
-from tripod.rag.citations import cite
+from tripod.rag.confidence import Calibration, answerability, signals
 from tripod.rag.extractive import THRESHOLD, Extract, candidates, extract, quoted
-from tripod.rag.prompts import ABSTENTION, qa
+from tripod.rag.prompts import ABSTENTION
 from tripod.rag.quotation import find_quotation
+from tripod.rag.synthesis import Synthesis, stuff
 from tripod.rag.terms import question_terms
-from tripod.sampling import GREEDY
-from tripod.trace import Recorder
+from tripod.rag.writing import Writing, Written
+from tripod.trace import Delta, Recorder
 
 if TYPE_CHECKING:
     from tripod.retrieval.index import Index
@@ -34,69 +36,151 @@ async def ask(
     *,
     model: ChatModel | str | None = None,
     k: int = 6,
-    min_confidence: float = THRESHOLD,
+    min_confidence: float | None = None,
     max_tokens: int = 512,
+    writing: Writing | None = None,
+    synthesis: Synthesis = stuff,
+    calibration: Calibration | None = None,
     provenance: Provenance | None = None,
 ) -> Answer:
     """Answer a question from the documents of an index, or say that they do not answer it.
 
-    Without a model the answer is extractive: one to three sentences, quoted and cited. With one it is generated from a prompt over the
-    `k` best passages, and its markers and quotations are checked against them. Either way the question is first weighed against what was
-    found, and below `min_confidence` nothing is quoted and no model is called.
+    Without a model the answer is extractive: one to three sentences, quoted and cited. With one it is generated from prompts over the
+    `k` best passages. A model in this process can cite nothing else and quote nothing else, because a grammar rules it out; what another
+    model writes is checked afterwards. Either way the question is first weighed against what was found, and below `min_confidence` nothing
+    is quoted and no model is called.
 
     Args:
         question: in words; words that occur nowhere in the index count against an answer.
         index: an open index.
         model: a chat model, an address for `tripod.Model` (opened and closed here), or None.
         k: how many passages to read.
-        min_confidence: 0 to 1. The default was chosen on held-out questions, see benchmarks/abstention.py; 0 never abstains on its account.
+        min_confidence: 0 to 1. None: the calibration's threshold, or one that was chosen on held-out questions, see
+            benchmarks/abstention.py; 0 never abstains on its account.
         max_tokens: of an answer that a model writes. Prompt and answer together must fit the model.
+        writing: how a model writes, in full; then `max_tokens` is not looked at.
+        synthesis: how passages become an answer: `stuff`, `refine`, `tree` or `accumulate` of `rag.synthesis`.
+        calibration: how sure to be, instead of the built-in weights. With the signal "answerability" the model is asked, before it
+            answers, whether the passages do; with "logprob" its own answer counts too.
         provenance: follow each sentence back to the training steps of this checkpoint, usually the one that answers: `Answer.origins`.
 
     Raises:
         CitationError: the model cites a passage that it was not given or quotes what is not there; the message holds its text.
         ConfigError: the question is empty, or `k` is not positive.
     """
+    events = stream_answer(
+        question,
+        index,
+        model=model,
+        k=k,
+        min_confidence=min_confidence,
+        max_tokens=max_tokens,
+        writing=writing,
+        synthesis=synthesis,
+        calibration=calibration,
+    )
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Answer):
+                return event if provenance is None or event.kind == "abstained" else _traced(event, provenance)
+    raise AssertionError("the last event is an answer")
+
+
+async def stream_answer(
+    question: str,
+    index: Index,
+    *,
+    model: ChatModel | str | None = None,
+    k: int = 6,
+    min_confidence: float | None = None,
+    max_tokens: int = 512,
+    writing: Writing | None = None,
+    synthesis: Synthesis = stuff,
+    calibration: Calibration | None = None,
+) -> AsyncGenerator[Delta | Answer, None]:
+    """`ask` as it happens: the text piece by piece, and at the end the `Answer` with its checked citations, which alone is to be relied on.
+
+    Closing the generator stops the model. Arguments and errors are those of `ask`.
+    """
     if not question.strip():
         raise ConfigError("the question is empty; ask in words")
     if k < 1:
         raise ConfigError(f"k={k} reads no passage; give at least 1")
-    answer = await _ask(question, index, model=model, k=k, min_confidence=min_confidence, max_tokens=max_tokens)
-    if provenance is None or answer.kind == "abstained":
-        return answer
+    if min_confidence is None:
+        min_confidence = calibration.threshold if calibration else THRESHOLD
+    async with AsyncExitStack() as opened:
+        if isinstance(model, str):
+            from tripod.chat.model import Model
+
+            model = await opened.enter_async_context(Model(model))
+        recorder = Recorder()
+        with recorder.span("retrieve", k=k, question=question) as attributes:
+            passages = _worth_reading(await index.search(question, k=_DEPTH * k), k)
+            attributes["passages"] = [passage.id for passage in passages]
+        with recorder.span("extract") as attributes:
+            found = await _extract(question, passages, index)
+            known = signals(found.evidence if found else None)
+            confidence = calibration.confidence(known) if calibration else found.confidence if found else 0.0
+            attributes["confidence"] = confidence
+            attributes["evidence"] = found.evidence if found is not None else None
+        if calibration is not None and model is not None and "answerability" in calibration.weights and passages:
+            with recorder.span("answerability") as attributes:
+                likely = await answerability(question, passages, model)
+                known = signals(found.evidence if found else None, answerability=likely)
+                confidence = calibration.confidence(known)
+                attributes.update(answerability=likely, confidence=confidence)
+        base = Answer(
+            question=question,
+            text=ABSTENTION,
+            kind="abstained",
+            passages=passages,
+            confidence=confidence,
+            notes=(index.mode_note,) if index.mode_note else (),
+            trace=recorder.spans,
+        )
+        waits_for_answer = calibration is not None and model is not None and "logprob" in calibration.weights
+        if found is None or (confidence < min_confidence and not waits_for_answer):
+            yield base
+        elif model is None:
+            yield await _quoted(base, found, index, recorder)
+        else:
+            events = synthesis(question, dict(enumerate(passages, start=1)), model, writing or Writing(max_tokens=max_tokens))
+            async with aclosing(events):
+                async for event in events:
+                    if isinstance(event, Delta):
+                        yield event
+                        continue
+                    answer = await _generated(base, event, index, recorder)
+                    if waits_for_answer and calibration is not None:
+                        sure = calibration.confidence({**known, **signals(found.evidence, logprob=event.logprob)})
+                        answer = replace(answer, confidence=sure)
+                        if sure < min_confidence:
+                            answer = replace(answer, text=ABSTENTION, kind="abstained", citations=())
+                    yield answer
+
+
+def _traced(answer: Answer, provenance: Provenance) -> Answer:
     from tripod.rag.provenance import trace_answer
 
     return replace(answer, origins=trace_answer(answer, provenance))
 
 
-async def _ask(question: str, index: Index, *, model: ChatModel | str | None, k: int, min_confidence: float, max_tokens: int) -> Answer:
-    recorder = Recorder()
-    notes = (index.mode_note,) if index.mode_note else ()
-    with recorder.span("retrieve", k=k, question=question) as attributes:
-        passages = _worth_reading(await index.search(question, k=_DEPTH * k), k)
-        attributes["passages"] = [passage.id for passage in passages]
-    with recorder.span("extract") as attributes:
-        found = await _extract(question, passages, index)
-        confidence = found.confidence if found is not None else 0.0
-        attributes["confidence"] = confidence
-        attributes["evidence"] = found.evidence if found is not None else None
+async def _quoted(base: Answer, found: Extract, index: Index, recorder: Recorder) -> Answer:
+    text, citations = quoted(found.quotes, base.passages)
+    with recorder.span("check", citations=len(citations)):
+        citations = await _located(citations, text, index)
+    return replace(base, text=text, kind="extractive", citations=citations, notes=(EXTRACTIVE_NOTE, *base.notes), trace=recorder.spans)
 
-    base = Answer(
-        question=question, text=ABSTENTION, kind="abstained", passages=passages, confidence=confidence, notes=notes, trace=recorder.spans
-    )
-    if found is None or confidence < min_confidence:
-        return base
-    if model is None:
-        text, citations = quoted(found.quotes, passages)
-        with recorder.span("check", citations=len(citations)):
-            citations = await _located(citations, text, index)
-        return replace(base, text=text, kind="extractive", citations=citations, notes=(EXTRACTIVE_NOTE, *notes), trace=recorder.spans)
-    if isinstance(model, str):
-        from tripod.chat.model import Model
 
-        async with Model(model) as opened:
-            return await _generate(base, index, opened, recorder, max_tokens)
-    return await _generate(base, index, model, recorder, max_tokens)
+async def _generated(base: Answer, written: Written, index: Index, recorder: Recorder) -> Answer:
+    answered = replace(base, model=written.model, usage=written.usage, reply=written.reply, notes=(*written.notes, *base.notes))
+    if not written.text:
+        return replace(answered, trace=(*recorder.spans, *written.trace))
+    with recorder.span("locate") as attributes:
+        citations = await _located(written.citations, written.text, index)
+        attributes["citations"] = len(citations)
+    *before, locating = recorder.spans
+    return replace(answered, text=written.text, kind="generated", citations=citations, trace=(*before, *written.trace, locating))
 
 
 def _worth_reading(found: Sequence[Passage], k: int) -> tuple[Passage, ...]:
@@ -104,28 +188,6 @@ def _worth_reading(found: Sequence[Passage], k: int) -> tuple[Passage, ...]:
     speaking = [bool(candidates([passage])) for passage in found]
     order = sorted(range(len(found)), key=lambda index: (not speaking[index], index))
     return tuple(found[index] for index in order[:k])
-
-
-async def _generate(base: Answer, index: Index, model: ChatModel, recorder: Recorder, max_tokens: int) -> Answer:
-    with recorder.span("prompt") as attributes:
-        prompt = qa(base.question, base.passages)
-        attributes["prompt"] = str(prompt)
-    with recorder.span("generate") as attributes:
-        reply = await model.complete(prompt, replace(GREEDY, max_tokens=max_tokens))
-        attributes.update(model=reply.model, usage=reply.usage, timings=reply.timings, finish_reason=reply.finish_reason)
-    text = reply.text.strip()
-    answered = replace(base, model=reply.model, usage=reply.usage, reply=reply)
-    if not text or _abstains(text):
-        return replace(answered, trace=recorder.spans)
-    with recorder.span("check") as attributes:
-        citations = await _located(cite(text, base.passages, question=base.question), text, index)
-        attributes["citations"] = len(citations)
-    notes = base.notes
-    if not citations:
-        notes = ("the model cited nothing, so nothing in this answer was checked against the documents", *notes)
-    if reply.finish_reason == "length":
-        notes = (f"the answer was cut off after {reply.usage.completion_tokens} tokens", *notes)
-    return replace(answered, text=text, kind="generated", citations=citations, notes=notes, trace=recorder.spans)
 
 
 async def _located(citations: Sequence[Citation], text: str, index: Index) -> tuple[Citation, ...]:
@@ -148,11 +210,6 @@ async def _located(citations: Sequence[Citation], text: str, index: Index) -> tu
             )
         located.append(replace(citation, line=document.line_at(citation.source_start)))
     return tuple(located)
-
-
-def _abstains(text: str) -> bool:
-    """Whether a model wrote the sentence that it was told to write, give or take its punctuation and what it appends."""
-    return text.lstrip("\"'\u201c*").casefold().startswith(ABSTENTION.rstrip(".").casefold())
 
 
 async def _extract(question: str, passages: Sequence[Passage], index: Index) -> Extract | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tripod.documents import Passage
 from tripod.errors import CitationError
 from tripod.rag.answer import Citation, support
+from tripod.rag.prompts import numbered
 from tripod.rag.quotation import find_quotation
 from tripod.rag.sentences import sentence_spans
 
@@ -34,7 +35,7 @@ class _Marker:
     numbers: tuple[int, ...]
 
 
-def cite(text: str, passages: Sequence[Passage], *, question: str = "") -> tuple[Citation, ...]:
+def cite(text: str, passages: Sequence[Passage] | Mapping[int, Passage], *, question: str = "") -> tuple[Citation, ...]:
     """The citations of `text`, in its order: for each marker the statement before it, and for each quotation its place in the source.
 
     A marker is `[2]`, `[1, 3]` or `[1-3]` outside code. An index that belongs to a name (`argv[0]`) is none, nor is a list of numbers that
@@ -42,31 +43,30 @@ def cite(text: str, passages: Sequence[Passage], *, question: str = "") -> tuple
 
     Args:
         text: the generated answer.
-        passages: what the model was given, in the order of their numbers, which start at 1.
+        passages: what the model was given, in the order of their numbers, which start at 1, or by number.
         question: words of the question may be repeated between quotation marks.
 
     Raises:
         CitationError: a marker names a passage that was not given, or a quotation of at least three words stands in none of the
             passages that its marker names (without a marker: in none at all).
     """
+    given = numbered(passages)
     code = [match.span() for match in _CODE.finditer(text)]
-    markers = list(_markers(text, code, [question, *(passage.text for passage in passages)]))
+    markers = list(_markers(text, code, [question, *(passage.text for passage in given.values())]))
     for start, end in _quotations(text, code, ()):
         inside = [marker for marker in markers if start <= marker.start and marker.end <= end]
-        if inside and any(find_quotation(text[start:end], passage.text) for passage in passages):
+        if inside and any(find_quotation(text[start:end], passage.text) for passage in given.values()):
             markers = [marker for marker in markers if marker not in inside]  # words of the passage
     for marker in markers:
         for number in marker.numbers:
-            if not 1 <= number <= len(passages):
-                raise CitationError(f"the answer cites [{number}], but {_given(passages)}. The offending answer: {text!r}")
+            if number not in given:
+                raise CitationError(f"the answer cites [{number}], but {_given(given)}. The offending answer: {text!r}")
 
     citations: list[Citation] = []
     for start, end, marker in _statements(text, markers):
-        for number in marker.numbers:
-            passage = passages[number - 1]
-            citations.append(support(start, end, number, passage, (0, len(passage.text)), is_quotation=False))
+        citations.extend(support(start, end, n, given[n], (0, len(given[n].text)), is_quotation=False) for n in marker.numbers)
     for start, end in _quotations(text, code, markers):
-        citations.extend(_check_quotation(text, start, end, markers, passages, question))
+        citations.extend(_check_quotation(text, start, end, markers, given, question))
     return tuple(sorted(citations, key=lambda citation: (citation.start, citation.end, citation.number)))
 
 
@@ -130,13 +130,13 @@ def _quotations(text: str, code: Sequence[tuple[int, int]], markers: Sequence[_M
 
 
 def _check_quotation(
-    text: str, start: int, end: int, markers: Sequence[_Marker], passages: Sequence[Passage], question: str
+    text: str, start: int, end: int, markers: Sequence[_Marker], given: Mapping[int, Passage], question: str
 ) -> Iterator[Citation]:
     quotation = text[start:end]
     cited = _numbers_after(text, end, markers)
     found = False
-    for number in cited or range(1, len(passages) + 1):
-        passage = passages[number - 1]
+    for number in cited or given:
+        passage = given[number]
         span = find_quotation(quotation, passage.text)
         if span is not None:
             found = True
@@ -147,7 +147,7 @@ def _check_quotation(
         return
     where = f"passage {', '.join(map(str, cited))}, which it cites" if cited else "any of the passages"
     raise CitationError(
-        f"the answer quotes {quotation!r}, which does not stand in {where}; {_given(passages)}. The offending answer: {text!r}"
+        f"the answer quotes {quotation!r}, which does not stand in {where}; {_given(given)}. The offending answer: {text!r}"
     )
 
 
@@ -183,8 +183,9 @@ def _lies_in(offset: int, spans: Sequence[tuple[int, int]]) -> bool:
     return any(start <= offset < end for start, end in spans)
 
 
-def _given(passages: Sequence[Passage]) -> str:
-    if not passages:
+def _given(given: Mapping[int, Passage]) -> str:
+    if not given:
         return "no passage was given"
-    numbers = "[1]" if len(passages) == 1 else f"[1] to [{len(passages)}]"
-    return f"the passages given are {numbers}: {', '.join(passage.id for passage in passages)}"
+    consecutive = list(given) == list(range(1, len(given) + 1))
+    numbers = f"[1] to [{len(given)}]" if consecutive and len(given) > 1 else ", ".join(f"[{number}]" for number in given)
+    return f"the passages given are {numbers}: {', '.join(passage.id for passage in given.values())}"
