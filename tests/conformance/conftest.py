@@ -18,7 +18,7 @@ os.environ["LANGSMITH_TRACING"] = "false"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for marker in ("asyncio", "benchmark"):
+    for marker in ("asyncio", "benchmark", "vcr"):
         config.addinivalue_line("markers", f"{marker}: used by peers' suites")
 
 

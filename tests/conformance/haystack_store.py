@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -72,8 +73,7 @@ class HaystackStore:
         return len(found)
 
     async def update_by_filter_async(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
-        for document in (found := await self.filter_documents_async(filters)):
-            document.meta |= meta
+        found = [replace(document, meta=document.meta | meta) for document in await self.filter_documents_async(filters)]
         return await self.write_documents_async(found, DuplicatePolicy.OVERWRITE)
 
 
