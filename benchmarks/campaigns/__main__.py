@@ -5,7 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks.campaigns import books, drain, exactness, kill, overload, resume, schemathesis_cases, soak, structured, studies, timings
+from benchmarks.campaigns import (
+    books,
+    drain,
+    exactness,
+    kill,
+    overload,
+    resume,
+    schemathesis_cases,
+    seeds,
+    soak,
+    structured,
+    studies,
+    timings,
+)
 
 CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
     "books": books.main,
@@ -15,6 +28,7 @@ CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
     "overload": overload.main,
     "resume": resume.main,
     "schemathesis": schemathesis_cases.main,
+    "seeds": seeds.main,
     "soak": soak.main,
     "structured": structured.main,
     "studies": studies.main,

@@ -14,7 +14,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
 def test_what_is_written_is_read_back(tmp_path: Path, suffix: str) -> None:
     table = Table.of(ROWS)
     table.write(tmp_path / f"table{suffix}")

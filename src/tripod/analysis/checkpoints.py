@@ -66,6 +66,10 @@ class Checkpoint:
     @cached_property
     def num_parameters(self) -> int:
         """Of all tensors, those of embeddings included."""
+        if self.folder.is_file():  # of llama2.c
+            from tripod.models.load import load_language_model
+
+            return sum(parameter.numel() for parameter in load_language_model(self.folder).parameters())
         return sum(tensor.numel() for tensor in read_tensors(self.folder).values())
 
     @cached_property

@@ -13,19 +13,30 @@ from tripod.errors import ConfigError
 STUDIES: Mapping[str, tuple[str, str]] = {  # by name: module:class, and what it asks
     "memorization": (
         "tripod.analysis.memorization:Memorization",
-        "which training rows a checkpoint knows by heart, and whether it matters how often and when it read them",
+        "Which training rows does a checkpoint know by heart? By repetition, over checkpoints, Poisson test.",
     ),
     "predictable-memorization": (
         "tripod.analysis.predictable_memorization:PredictableMemorization",
-        "whether smaller models and earlier checkpoints foretell which rows the largest will know by heart",
+        "Which rows will the largest know? Foretold by smaller models and earlier checkpoints.",
     ),
     "term-frequency": (
         "tripod.analysis.term_frequency:TermFrequency",
-        "whether arithmetic is better with numbers that were read more often",
+        "Is arithmetic better with numbers that were read more often?",
     ),
     "model-statistics": (
         "tripod.analysis.model_statistics:ModelStatistics",
-        "how weights and activations change over training, and where the loss spikes",
+        "How do weights and activations change over training, and where does the loss spike?",
+    ),
+    "learning-curves": ("tripod.analysis.learning_curves:LearningCurves", "When do models of different sizes learn what?"),
+    "gender-intervention": (
+        "tripod.analysis.gender_intervention:GenderIntervention",
+        "What do branches answer otherwise than their controls? McNemar, bootstrap, intervals over seeds.",
+    ),
+    "seeds": ("tripod.analysis.seeds:Seeds", "Do runs of several seeds give the same answers? Cohen's kappa, outlier seeds."),
+    "training-maps": ("tripod.analysis.training_map_study:TrainingMaps", "Do all seeds take the same way? Hidden Markov model of weights."),
+    "scaling-laws": (
+        "tripod.analysis.scaling_laws:ScalingLaws",
+        "How does loss fall with size and data? Chinchilla's form, with intervals.",
     ),
 }
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from tripod.analysis.checkpoints import Checkpoint
 from tripod.durable import atomic_file
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Measured = Sequence[tuple[Checkpoint, Table]]  # in the order in which the checkpoints were given
+PLACE: Mapping[str, bool] = {"place": True}  # metadata of a field
 
 
-class Study(Protocol):
-    """A question that is asked of checkpoints; its fields are the settings. A frozen dataclass: the settings are part of what names a
-    measurement."""
+class Measurement(Protocol):
+    """What is measured on one checkpoint. A frozen dataclass, whose fields are the settings and part of what names a measurement, but for
+    fields with metadata PLACE, which say where files lie: their content counts (`depends_on`)."""
 
-    name: ClassVar[str]  # of the command
+    name: ClassVar[str]
     version: ClassVar[int]  # raised when the same settings measure something else than before
 
     def depends_on(self, checkpoint: Checkpoint) -> Mapping[str, str]:
@@ -42,6 +43,10 @@ class Study(Protocol):
     async def measure(self, checkpoint: Checkpoint, progress: Progress) -> Table:
         """What takes time, of one checkpoint."""
         ...
+
+
+class Study(Measurement, Protocol):
+    """A question that is asked of checkpoints; its name is that of the command."""
 
     def conclude(self, measured: Measured) -> Table:
         """The tidy table, from what was measured on all of them."""
@@ -77,36 +82,50 @@ async def run_study(
         ConfigError: what is given cannot be studied.
         MissingExtraError: matplotlib is not installed. This is said before anything is measured.
     """
-    _figure()
-    folder = kept or out / "measured"
-    measured: list[tuple[Checkpoint, Table]] = []
-    num_measured = 0
-    for done, checkpoint in enumerate(checkpoints):
-        progress("checkpoints", done, len(checkpoints))
-        path = folder / f"{measured_as(study)}-{measurement_key(study, checkpoint)[:32]}.jsonl"
-        if not path.is_file():
-            (await study.measure(checkpoint, progress)).write(path)
-            num_measured += 1
-        measured.append((checkpoint, Table.read(path)))
-    progress("checkpoints", len(checkpoints), len(checkpoints))
+    new_figure()
+    measured, num_measured = await measure_all(study, checkpoints, kept or out / "measured", progress=progress)
     table = study.conclude(measured)
     _write(study, checkpoints, table, out)
     return Finding(table, num_measured, out)
 
 
-def measurement_key(study: Study, checkpoint: Checkpoint) -> str:
-    """Names what is measured: the study with its settings, the weights, and what else it depends on."""
-    parts = [measured_as(study), study.version, settings_of(study), checkpoint.hash, checkpoint.device, dict(study.depends_on(checkpoint))]
+async def measure_all(
+    measurement: Measurement, checkpoints: Sequence[Checkpoint], folder: Path, *, progress: Progress = no_progress
+) -> tuple[Measured, int]:
+    """Measure each checkpoint that has no file in the folder yet; also returns how many those were."""
+    measured: list[tuple[Checkpoint, Table]] = []
+    num_measured = 0
+    for done, checkpoint in enumerate(checkpoints):
+        progress("checkpoints", done, len(checkpoints))
+        path = measurement_path(measurement, checkpoint, folder)
+        if not path.is_file():
+            (await measurement.measure(checkpoint, progress)).write(path)
+            num_measured += 1
+        measured.append((checkpoint, Table.read(path)))
+    progress("checkpoints", len(checkpoints), len(checkpoints))
+    return measured, num_measured
+
+
+def measurement_path(measurement: Measurement, checkpoint: Checkpoint, folder: Path) -> Path:
+    """Where a measurement is kept."""
+    return folder / f"{measured_as(measurement)}-{measurement_key(measurement, checkpoint)[:32]}.jsonl"
+
+
+def measurement_key(measurement: Measurement, checkpoint: Checkpoint) -> str:
+    """Names what is measured: the measurement with its settings, the weights, and what else it depends on."""
+    settings = {one.name: getattr(measurement, one.name) for one in fields(cast("Any", measurement)) if not one.metadata.get("place")}
+    depends_on = dict(measurement.depends_on(checkpoint))
+    parts = [measured_as(measurement), measurement.version, settings, checkpoint.hash, checkpoint.device, depends_on]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def measured_as(study: Study) -> str:
+def measured_as(measurement: Measurement) -> str:
     """The name under which measurements are kept: the study's own, or that of one which measures the same and concludes something else."""
-    return str(getattr(study, "measured_as", study.name))
+    return str(getattr(measurement, "measured_as", measurement.name))
 
 
-def settings_of(study: Study) -> dict[str, Any]:
-    return asdict(study)  # type: ignore[call-overload, no-any-return]  # by convention a dataclass
+def settings_of(study: Measurement) -> dict[str, Any]:
+    return asdict(cast("Any", study))
 
 
 def save_picture(study: Study, table: Table, paths: Sequence[Path]) -> None:
@@ -117,7 +136,7 @@ def save_picture(study: Study, table: Table, paths: Sequence[Path]) -> None:
     """
     import matplotlib
 
-    figure = _figure()
+    figure = new_figure()
     with matplotlib.rc_context({"svg.hashsalt": study.name, "svg.fonttype": "path"}):
         study.draw(table, figure)
         for path in paths:
@@ -145,12 +164,17 @@ def _write(study: Study, checkpoints: Sequence[Checkpoint], table: Table, out: P
         stream.write(json.dumps(about, indent=1, default=str).encode() + b"\n")
 
 
-def _figure() -> Figure:
+def new_figure() -> Figure:
+    """An empty figure that needs no screen.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise MissingExtraError("matplotlib", "studies", "a study") from None
+        raise MissingExtraError("matplotlib", "studies", "the picture of a study") from None
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -28,31 +28,55 @@ def study(
 ) -> None:
     """Ask a question of checkpoints; the answer is a tidy table (CSV, Parquet) and a picture.
 
+    `tripod study published NAME|all --data FOLDER --out docs/replications` computes published tables anew from the released files instead,
+    and ends with 1 where a number differs.
+
     What was measured on a checkpoint is kept by its hash: the same command goes on where it was broken off, and measures only what is new.
     """
     from tripod import run as run_async
     from tripod.analysis.checkpoints import find_checkpoints
-    from tripod.analysis.registry import STUDIES, open_study, settings_help
+    from tripod.analysis.registry import open_study, settings_help
     from tripod.analysis.study import run_study
     from tripod.cli.terminal import note, stdout
     from tripod.errors import ConfigError
 
     if name is None:
-        _list_studies(STUDIES, settings_help)
+        _list_studies(settings_help)
         return
     if out is None:
         raise ConfigError("give the folder for table and picture: --out FOLDER")
+    if name == "published":
+        _published(runs or ["all"], data, out)
+        return
     given = dict(_pair(setting) for setting in settings or ())
     chosen = open_study(name, given)
     checkpoints = find_checkpoints(runs or (), steps=steps, device=device)
-    with _progress_bar() as progress:
+    with progress_bars() as progress:
         finding = run_async(run_study(chosen, checkpoints, out, kept=kept, progress=progress))
     before = len(checkpoints) - finding.num_measured
     note(f"{finding.num_measured} checkpoints measured{f', {before} measured before' if before else ''}; {out}/plot.png")
     stdout().print(f"{out / 'table.csv'}: {len(finding.table)} rows", markup=False)
 
 
-def _list_studies(studies: object, settings_help: Callable[[str], dict[str, str]]) -> None:
+def _published(names: list[str], data: Path | None, out: Path) -> None:
+    """Write replication cards; ends with 1 when a number differs."""
+    from tripod.analysis.replication import replicate, write_card
+    from tripod.analysis.replication_cards import cards_named
+    from tripod.cli.terminal import stdout
+    from tripod.errors import ConfigError
+
+    if data is None:
+        raise ConfigError("give the folder with the published files: --data FOLDER")
+    outcomes = [replicate(card, data) for name in names for card in cards_named(name)]
+    for outcome in outcomes:
+        write_card(outcome, out, data)
+        counts = ", ".join(f"{outcome.count(mark)} {mark}" for mark in ("equal", "differs", "not checkable"))
+        stdout().print(f"{outcome.card.name}: {counts}", markup=False)
+    if any(outcome.count("differs") for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _list_studies(settings_help: Callable[[str], dict[str, str]]) -> None:
     from rich.table import Table
 
     from tripod.analysis.registry import STUDIES
@@ -74,7 +98,7 @@ def _pair(setting: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Progress]:
+def progress_bars() -> Iterator[Progress]:
     """A bar for each stage of the work, on a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars

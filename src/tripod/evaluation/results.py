@@ -104,6 +104,8 @@ def _number(value: object) -> float | None:
 def _rows(file: Path, source: str, *, is_named: bool) -> list[Row]:
     try:
         rows = list(_read(file, source))
+    except FileNotFoundError:
+        raise ConfigError(f"{file} is not there; give files and folders that hold results") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{file} cannot be read as results: {type(error).__name__}: {error}; leave it out") from error
     if is_named and not rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -74,6 +74,11 @@ class Table:
         kept = (row for row in self.rows if all(row.get(name) == cell for name, cell in equal.items()) and (test is None or test(row)))
         return Table(self.columns, tuple(kept))
 
+    def among(self, name: str, cells: Iterable[Cell]) -> Table:
+        """The rows whose cell is one of these."""
+        wanted = set(cells)
+        return Table(self.columns, tuple(row for row in self.rows if row.get(name) in wanted))
+
     def by(self, *names: str) -> dict[tuple[Cell, ...], Table]:
         """The rows in groups of equal cells, in the order of their first rows."""
         groups: dict[tuple[Cell, ...], list[Row]] = {}
@@ -113,7 +118,7 @@ class Table:
 
     @staticmethod
     def read(path: Path) -> Table:
-        """Read what `write` wrote as .jsonl or .parquet, which keep the types of cells (CSV does not).
+        """Read what `write` wrote. CSV does not keep types: what looks like a number is one, and an empty field is None.
 
         Raises:
             ConfigError: another ending, or the file cannot be read.
@@ -123,9 +128,23 @@ class Table:
                 return Table.of(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
             if path.suffix == ".parquet":
                 return Table.of(_pyarrow_parquet().read_table(path).to_pylist())
+            if path.suffix == ".csv":
+                with path.open(encoding="utf-8", newline="") as stream:
+                    return Table.of({name: _cell(text) for name, text in row.items()} for row in csv.DictReader(stream))
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read as a table: {error}") from error
-        raise ConfigError(f"{path} ends in {path.suffix!r}; a table is read from .jsonl or .parquet")
+        raise ConfigError(f"{path} ends in {path.suffix!r}; a table is read from one of {', '.join(SUFFIXES)}")
+
+
+def _cell(text: str) -> Cell:
+    if text in ("", "True", "False"):
+        return {"": None, "True": True, "False": False}[text]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _parquet(table: Table) -> bytes:
@@ -143,8 +162,3 @@ def _pyarrow_parquet() -> Any:
     except ImportError:
         raise MissingExtraError("pyarrow", "parquet", "a Parquet table") from None
     return parquet
-
-
-def rows_of(table: Sequence[Row], **cells: Cell) -> list[Row]:
-    """Rows with more cells in front: what they were measured on."""
-    return [{**cells, **row} for row in table]

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import tripod
+from tests.engine.tiny_models import tiny_model
+from tests.evaluation.tasks.conftest import CONFIG
+from tripod.analysis.checkpoints import find_checkpoints
+from tripod.analysis.learning_curves import LearningCurves
+from tripod.analysis.study import run_study
+from tripod.analysis.task_scores import TaskScore, score_checkpoints
+from tripod.errors import ConfigError
+from tripod.models.save import save_checkpoint
+from tripod.text.byte_level import write_byte_tokenizer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("curves") / "small"
+    for step in (0, 4):
+        save_checkpoint(tiny_model(CONFIG, seed=step), folder / f"step{step}")
+        write_byte_tokenizer(folder / f"step{step}")
+    return folder
+
+
+def test_a_curve_has_a_row_for_each_checkpoint_task_and_metric(run: Path, shared_data: Path, tmp_path: Path) -> None:
+    study = LearningCurves(tasks=("piqa", "lambada_openai"), limit=5, data=str(shared_data))
+    table = tripod.run(run_study(study, find_checkpoints([str(run)]), tmp_path)).table
+    assert [(row["step"], row["task"], row["metric"]) for row in table] == [
+        (step, task, metric)
+        for step in (0, 4)
+        for task, metric in (("piqa", "acc"), ("piqa", "acc_norm"), ("lambada_openai", "perplexity"), ("lambada_openai", "acc"))
+    ]
+    assert set(table.column("num_items")) == {5}
+    assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
+
+
+def test_tasks_are_kept_apart_so_that_one_can_be_added(run: Path, shared_data: Path, tmp_path: Path) -> None:
+    checkpoints = find_checkpoints([str(run)])
+    piqa, copa = (TaskScore(task=task, limit=4, data=str(shared_data)) for task in ("piqa", "copa"))
+    first = tripod.run(score_checkpoints([piqa], checkpoints, kept=tmp_path))
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    both = tripod.run(score_checkpoints([piqa, copa], checkpoints, kept=tmp_path))
+    assert both.where(task="piqa").column("value") == first.column("value")
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_file_that_is_not_there_is_named_before_a_model_is_opened(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the task piqa reads a file; give its folder"):
+        tripod.run(score_checkpoints([TaskScore(task="piqa")], find_checkpoints([str(run)])))
