@@ -22,12 +22,18 @@ def setting(program: str, packages: Sequence[str] = ()) -> dict[str, object]:
         packages: distributions whose versions count; one that is absent is given as None.
     """
     return {
-        "command": " ".join([f"python -m {program}", *(Path(argument).name if "/" in argument else argument for argument in sys.argv[1:])]),
+        "command": " ".join([f"python -m {program}", *map(_without_folders, sys.argv[1:])]),
         "commit": commit(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "processor": processor(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
     }
+
+
+def _without_folders(argument: str) -> str:
+    """Paths of one machine mean nothing on another; `vllm=FOLDER/python` keeps its name."""
+    name, equals, value = argument.partition("=")
+    return f"{name}=" * bool(equals) + Path(value if equals else argument).name if "/" in argument else argument
 
 
 def commit() -> str:

@@ -54,6 +54,7 @@ def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None
 def test_the_ends_of_every_range_are_allowed() -> None:
     params = SamplingParams(temperature=0.0, top_p=1.0, min_p=1.0, presence_penalty=-2.0, frequency_penalty=2.0, max_tokens=0, top_k=0)
     assert params.is_greedy
+    assert SamplingParams(top_k=10**400, max_tokens=10**400).top_k == 10**400  # more than any float holds
     assert GREEDY.is_greedy
     assert not SamplingParams(temperature=0.01).is_greedy
 

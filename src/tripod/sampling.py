@@ -149,7 +149,7 @@ class SamplingParams:
         self._check_types()
         for name, low, high in _RANGES:
             value = getattr(self, name)
-            if value is not None and not (low <= value <= high and math.isfinite(value)):
+            if value is not None and not (low <= value <= high and value < math.inf):  # a comparison takes any int, math.isfinite does not
                 bounds = f"between {low} and {high}" if high != math.inf else f"at least {low}"
                 raise RequestError(f"{name}={value!r} is out of range; give a number {bounds}", param=name)
         if self.top_p <= 0.0:

@@ -352,23 +352,42 @@ def test_the_pool_can_be_the_limit(model: LanguageModel, tokenizer: Tokenizer) -
     [
         ([], {}, "no tokens", "prompt"),
         ([1, 259], {}, r"token id 259; .* 0 to 258", "prompt"),
+        ([1, 2.0], {}, "holds what is no token id: 'float'", "prompt"),
+        ("ab\ud800", {}, "character 2 of the prompt is half of a surrogate pair", "prompt"),
         ([1], {"logit_bias": {-1: 2.0}}, "token id -1", "logit_bias"),
         ([1], {"stop_token_ids": (1000,)}, "token id 1000", "stop_token_ids"),
         ([1], {"stop_token_ids": tuple(range(259)), "min_tokens": 1}, "every token ends the text", "min_tokens"),
     ],
 )
 def test_a_bad_request_names_its_field(
-    model: LanguageModel, tokenizer: Tokenizer, prompt: list[int], params: dict[str, Any], message: str, field: str
+    model: LanguageModel, tokenizer: Tokenizer, prompt: str | list[int], params: dict[str, Any], message: str, field: str
 ) -> None:
     async def use(engine: Engine) -> None:
         with pytest.raises(RequestError, match=message) as refused:
             engine.stream(prompt, SamplingParams(**params))
         assert refused.value.param == field
+        for who in ({"priority": "high"}, {"priority": None}, {"tenant": ["a"]}):
+            with pytest.raises(RequestError) as refused:
+                engine.stream([1], SamplingParams(), **who)  # type: ignore[arg-type]
+            assert refused.value.param in who
         with pytest.raises(RequestError, match="at least one token") as refused:
             await engine.score([1], [])
         assert refused.value.param == "continuation_ids"
 
     with_engine(model, tokenizer, ROOMY, use)
+
+
+def test_a_request_that_the_queue_cannot_order_fails_alone_and_the_engine_goes_on(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    async def use(engine: Engine) -> Reply:
+        with pytest.raises(EngineError, match="could not be queued: OverflowError"):
+            await asyncio.wait_for(engine.generate("Hi", greedy(2), priority=10**400, timeout_s=0.01), timeout=10.0)
+        await asyncio.sleep(0.02)  # beyond its deadline
+        assert engine.is_alive
+        return await engine.generate("Hi", greedy(2))
+
+    reply, stats = with_engine(model, tokenizer, ROOMY, use)
+    assert reply.usage.completion_tokens == 2
+    assert (stats.finished, stats.failed) == (2, 1)
 
 
 def test_a_full_queue_is_overload_for_the_newcomer_only(model: LanguageModel, tokenizer: Tokenizer) -> None:
@@ -664,7 +683,7 @@ def test_a_reader_whose_event_loop_is_gone_does_not_hold_blocks(model: LanguageM
         reply = await engine.generate("next", greedy(3))
         assert reply.usage.completion_tokens == 3
         stats = await until_idle(engine)
-        assert stats.free_blocks == stats.total_blocks
+        assert stats.free_blocks + stats.cached_blocks == stats.total_blocks
         assert stats.completion_tokens < 200, "it ran on without a reader"
         await engine.aclose()
 

@@ -151,6 +151,19 @@ def test_a_log_that_cannot_be_written_is_refused_before_the_engine_starts(tokeni
         Engine(tiny_model(NEOX), tokenizer, replace(CONFIG, log=tmp_path / "no" / "folder"), name="tiny")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full, a disk that is full, is Linux's")
+def test_a_log_that_finds_the_disk_full_ends_and_no_request_with_it(tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> list[str]:
+        async with Engine(tiny_model(NEOX), tokenizer, replace(CONFIG, log=Path("/dev/full")), name="tiny") as engine:
+            params = SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True)
+            replies = await asyncio.gather(*(engine.generate(prompt, params) for prompt in PROMPTS[:3]))
+            assert engine.stats().failed == 0
+            return [reply.finish_reason for reply in replies]
+
+    assert asyncio.run(main()) == ["length"] * 3
+    assert caplog.text.count("cannot be written any further and ends here: No space left on device") == 1
+
+
 def test_bfloat16_weights_are_hashed_by_their_bytes() -> None:
     from tripod.engine.replay_log import weights_hash
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.serving.live_server import live_server
 from tests.serving.test_raw_http import frames_of, sample
 from tests.serving.tiny import NAME, open_tiny
-from tripod.engine.engine import EngineConfig
+from tripod.engine.engine import Engine, EngineConfig
 from tripod.serving.app import build_app
 
 BEGINNING = "the same beginning, long enough for two blocks and more"  # 55 tokens: 3 full blocks of 16
@@ -60,3 +61,14 @@ def test_generated_tokens_are_counted_as_they_come_and_also_those_of_an_answer_t
         assert whole["usage"]["completion_tokens"] == 15
         assert sample(http.get("/metrics").text, "tripod_generation_tokens_total") >= begun + 15
     asyncio.run(engine.aclose())
+
+
+def test_only_long_texts_say_how_many_tokens_a_character_makes(engine: Engine) -> None:
+    app = build_app(engine)
+    with live_server(app) as server, httpx.Client(base_url=server.root, trust_env=False, timeout=60.0) as http:
+        for _ in range(10):  # a character each, among the tokens of the template
+            body = {**FIELDS, "messages": [{"role": "user", "content": "H"}]}
+            assert http.post("/v1/chat/completions", json=body).status_code == 200
+        assert app.state.served.tokens_per_character.value == 0.25
+        assert http.post("/v1/completions", json={**FIELDS, "prompt": "x" * 400}).status_code == 200
+        assert app.state.served.tokens_per_character.value == pytest.approx(0.25 + 0.01 * (1.0 - 0.25))  # a byte is a token here

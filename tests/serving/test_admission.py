@@ -78,13 +78,16 @@ def test_a_tenant_has_a_limit_of_its_own_that_counts_what_runs() -> None:
 def test_the_time_to_come_back_is_that_in_which_the_queue_empties_at_the_present_rate() -> None:
     queue = admission(max_running=4, max_waiting_requests=40)
     assert queue.retry_after_s(0.0) == 1.0  # nothing is known
-    for i in range(10):  # one ends every 0.5 s
-        ticket = queue.admit("", 1, 0, i * 0.5)
+    tickets = [queue.admit("", 1, 0, 0.0) for _ in range(30)]
+    for i, ticket in enumerate(tickets[:10]):  # one ends every 0.5 s
         queue.start(ticket)
         queue.release(ticket, i * 0.5)
-    queue.admit("", 20, 0, 5.0)
     assert queue.retry_after_s(5.0) == pytest.approx(20 * 0.5)
     assert queue.retry_after_s(1e6) == 60.0  # never absurd
+    for ticket in tickets[10:]:
+        queue.release(ticket, 5.0)
+    queue.admit("", 20, 0, 3600.0)
+    assert queue.retry_after_s(3600.0) == pytest.approx(20 * 0.45)  # nine after the first, in 4.5 s: the pause says nothing of the rate
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

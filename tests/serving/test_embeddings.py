@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -106,6 +107,24 @@ def test_an_encoder_may_be_served_alone() -> None:
             with pytest.raises(openai.NotFoundError):
                 client.completions.create(model=NAME, prompt="a")
         assert httpx.get(f"{server.root}/metrics", trust_env=False).status_code == 200
+
+
+class SlowCounter(LetterCounter):
+    """Each piece takes a while, as those of a real encoder do."""
+
+    def encode(self, texts: Sequence[str]) -> NDArray[numpy.float32]:
+        time.sleep(0.1)
+        return super().encode(texts)
+
+
+def test_what_cannot_be_waited_for_is_told_so_at_its_next_piece() -> None:
+    app = build_app(None, embedder=SlowCounter(), embedder_name=ENCODER)
+    with live_server(app) as server:
+        server.loop.call_soon_threadsafe(lambda: server.loop.call_later(0.3, app.state.served.lifecycle.cut))
+        texts = ["a" * 100] * 1000  # five to a piece: 20 s
+        response = httpx.post(f"{server.url}/embeddings", json={"model": ENCODER, "input": texts}, trust_env=False, timeout=30.0)
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "shutting_down"
 
 
 def test_a_real_encoder_serves_the_vectors_of_sentence_transformers(tmp_path: Path) -> None:

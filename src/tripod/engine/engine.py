@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, cast
@@ -281,11 +282,11 @@ class Engine:
             DeadlineError: `timeout_s` passed.
             EngineError: the engine is closed, or failed while it ran this request.
         """
-        if isinstance(prompt, str):
-            self.check_length(len(prompt))
-            prompt = self.tokenizer.encode(prompt)
-        prompt_ids = prompt
-        request = self._request(prompt_ids, sampling, request_id)
+        if not isinstance(priority, int):
+            raise RequestError(f"priority={priority!r} is not a whole number", param="priority")
+        if not isinstance(tenant, str):
+            raise RequestError(f"tenant={tenant!r} is not a string", param="tenant")
+        request = self._request(self._encode(prompt) if isinstance(prompt, str) else prompt, sampling, request_id)
         request.priority, request.tenant = priority, tenant
         if timeout_s is not None:
             if not timeout_s > 0.0:
@@ -365,8 +366,22 @@ class Engine:
             raise NotFoundError(f"no open request has the id {request_id!r}; it may have ended already", param="request_id")
         self._loop.abort(request)
 
+    def _encode(self, text: str) -> Sequence[int]:
+        self.check_length(len(text))
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"character {error.start} of the prompt is half of a surrogate pair, which is no character; repair the text", param="prompt"
+            ) from error
+        return self.tokenizer.encode(text)
+
     def _request(self, prompt_ids: Sequence[int], sampling: SamplingParams, request_id: str | None) -> Request:
         """A checked request. Raises what `stream` says."""
+        try:
+            prompt_ids = tuple(map(index, prompt_ids))  # NumPy's numbers, too, become plain ones, which a log can be written of
+        except TypeError as error:
+            raise RequestError(f"the prompt holds what is no token id: {error}", param="prompt") from error
         if not prompt_ids:
             raise RequestError("the prompt has no tokens, so there is nothing to continue; give at least one", param="prompt")
         for field, ids in (("prompt", prompt_ids), ("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
@@ -379,7 +394,7 @@ class Engine:
             raise RequestError(f"every token ends the text, so min_tokens={sampling.min_tokens} leaves none to choose", param="min_tokens")
         return Request(
             id=request_id if request_id is not None else f"request-{secrets.token_hex(8)}",
-            prompt_ids=tuple(prompt_ids),
+            prompt_ids=prompt_ids,
             sampling=sampling,
             max_tokens=self._limits.resolve_max_tokens(len(prompt_ids), sampling.max_tokens),
             seed=sampling.seed if sampling.seed is not None else secrets.randbits(63),

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -28,9 +30,14 @@ from tripod.messages import FinishReason
 from tripod.models.language_model import LanguageModel
 from tripod.sampling import Grammar, SamplingParams
 
+logger = logging.getLogger(__name__)
+
 
 class ReplayLog:
-    """Written by the step loop, one line an event; flushed with each step, so that a killed process leaves all steps but the last."""
+    """Written by the step loop, one line an event; flushed with each step, so that a killed process leaves all steps but the last.
+
+    Where it can be written no further, say because the disk is full, it ends there: requests are worth more than their record.
+    """
 
     def __init__(self, path: Path, name: str, model: LanguageModel, config: EngineConfig) -> None:
         """
@@ -41,6 +48,7 @@ class ReplayLog:
             self._file = path.open("w", encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"the replay log {path} cannot be written: {error.strerror}") from error
+        self._is_given_up = False
         self._write(
             event="start",
             model=name,
@@ -80,13 +88,25 @@ class ReplayLog:
             tokens={request.id: token_ids for request, token_ids in result.token_ids.items()},
             failed=[request.id for request in result.failed],
         )
-        self._file.flush()
+        self._try(self._file.flush)
 
     def close(self) -> None:
-        self._file.close()
+        self._try(self._file.flush)
+        with suppress(OSError):  # what is left to be written, where it was given up
+            self._file.close()
 
     def _write(self, **content: Any) -> None:
-        self._file.write(json.dumps(content, separators=(",", ":")) + "\n")
+        line = json.dumps(content, separators=(",", ":")) + "\n"
+        self._try(lambda: self._file.write(line))
+
+    def _try(self, write: Callable[[], object]) -> None:
+        if self._is_given_up:
+            return
+        try:
+            write()
+        except OSError as error:
+            self._is_given_up = True
+            logger.error("the replay log %s cannot be written any further and ends here: %s", self._file.name, error.strerror)
 
 
 def request_of(event: Mapping[str, Any]) -> Request:

@@ -156,6 +156,10 @@ class StepLoop:
             self.policy.add(request, now)
         except TripodError as error:
             self._end(request, error)
+        except Exception as error:
+            logger.exception("engine %s: request %s could not be queued", self.name, request.id)
+            self.num_failed += 1
+            self._end(request, _engine_error("this request could not be queued", error))
         else:
             if self._log is not None:
                 self._log.add(request, now)

@@ -52,7 +52,8 @@ class Admission:
     waiting_tokens: float = 0.0
     _tenants: dict[str, _Tenant] = field(default_factory=dict)
     _forgot_s: float = 0.0
-    _ends_s: deque[float] = field(default_factory=lambda: deque(maxlen=_NUM_REMEMBERED))
+    _ends_s: deque[float] = field(default_factory=lambda: deque(maxlen=_NUM_REMEMBERED))  # by a clock that stands while nothing is held
+    _idle_s: float = 0.0  # how far that clock is behind: a pause says nothing of the rate
 
     @property
     def num_places(self) -> int:
@@ -99,6 +100,8 @@ class Admission:
         """Let a request in, or raise as `check` does. The ticket must be released when the request has ended."""
         self._note(tenant, now)
         self.check(tenant, num_requests, num_tokens, now)
+        if self._ends_s and not (self.num_waiting or self.num_started):
+            self._idle_s = now - self._ends_s[-1]
         ticket = Ticket(tenant, num_requests, tokens_each=num_tokens / num_requests)
         self.num_admitted += 1
         self.num_waiting += num_requests
@@ -118,7 +121,7 @@ class Admission:
         """All of the ticket's requests have ended, however they did. Releasing twice changes nothing."""
         if not ticket.num_waiting and not ticket.num_started:
             return
-        self._ends_s.extend([now] * min(ticket.num_started, _NUM_REMEMBERED))
+        self._ends_s.extend([now - self._idle_s] * min(ticket.num_started, _NUM_REMEMBERED))
         self._tenants[ticket.tenant].num_started -= ticket.num_started
         self.num_started -= ticket.num_started
         ticket.num_started = 0
@@ -146,5 +149,5 @@ class Admission:
         """Seconds until what waits now will have ended at the rate of the last ends; from 1 to 60."""
         if len(self._ends_s) < 2:
             return 1.0
-        per_request_s = max(now - self._ends_s[0], 1e-3) / len(self._ends_s)
+        per_request_s = max(now - self._idle_s - self._ends_s[0], 1e-3) / len(self._ends_s)
         return min(60.0, max(1.0, self.num_waiting * per_request_s))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Body = TypeVar("Body", bound=WireBody)
 
+_LONG_BODY = 2**16  # bytes; a longer one is read off the event loop, where it would hold up the others
+
 
 async def read_body(request: Request, kind: type[Body], config: ServerConfig) -> Body:
     """The checked body of a POST.
@@ -33,7 +35,7 @@ async def read_body(request: Request, kind: type[Body], config: ServerConfig) ->
             content = await _read(request, config.max_body_bytes)
     except TimeoutError as error:
         raise ReadTimeoutError(f"the body did not come within {config.read_timeout_s:g} s; send it at once") from error
-    return kind.parse(content)
+    return kind.parse(content) if len(content) <= _LONG_BODY else await asyncio.to_thread(kind.parse, content)
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:

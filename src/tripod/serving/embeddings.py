@@ -18,6 +18,7 @@ from tripod.chat.wire.openai_replies import Usage as UsageBody
 from tripod.errors import ContextLengthError, RequestError
 from tripod.serving.bodies import read_body
 from tripod.serving.connection import unless_disconnected
+from tripod.serving.errors import ShuttingDownError
 from tripod.serving.served import TextEncoder
 from tripod.serving.visit import Visit
 
@@ -56,7 +57,12 @@ async def embeddings(request: Request) -> Response:
 
 
 async def _embed(encoder: TextEncoder, visit: Visit, texts: list[str]) -> tuple[NDArray[numpy.float32], list[int]]:
-    """The vectors, and the tokens of each text. Between the engine's steps, one piece a step for all requests together."""
+    """The vectors, and the tokens of each text. Between the engine's steps, one piece a step for all requests together.
+
+    Raises:
+        ContextLengthError: a text is longer than the encoder reads.
+        ShuttingDownError: the server cannot wait for all of them.
+    """
     served = visit.served
     lengths = await asyncio.to_thread(encoder.count_tokens, texts)
     for i, length in enumerate(lengths):
@@ -65,12 +71,16 @@ async def _embed(encoder: TextEncoder, visit: Visit, texts: list[str]) -> tuple[
                 f"input[{i}] has {length} tokens; {served.encoder_name!r} reads at most {encoder.max_tokens}; split the text", param="input"
             )
     vectors = []
-    for piece in _pieces(texts, lengths):
-        async with served.encoding:
-            if visit.ticket is not None:
-                served.admission.start(visit.ticket)
-            encode = partial(encoder.encode, piece)
-            vectors.append(await (served.engine.between_steps(encode) if served.engine is not None else asyncio.to_thread(encode)))
+    cuts: list[ShuttingDownError] = []
+    with served.lifecycle.told_of_cut(cuts.append):
+        for piece in _pieces(texts, lengths):
+            async with served.encoding:
+                if cuts:
+                    raise cuts[0]
+                if visit.ticket is not None:
+                    served.admission.start(visit.ticket)
+                encode = partial(encoder.encode, piece)
+                vectors.append(await (served.engine.between_steps(encode) if served.engine is not None else asyncio.to_thread(encode)))
     return numpy.concatenate(vectors), lengths
 
 

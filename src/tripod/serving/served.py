@@ -35,6 +35,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _LONG_TEXT = 1024  # characters; a longer text is tokenized off the event loop, where it would hold up the others
+_TELLING_TEXT = 256  # characters; of a shorter one, the tokens are mostly those of its template
 
 
 class TextEncoder(Protocol):
@@ -175,7 +176,7 @@ async def timed(
     took_s = time.monotonic() - started_s
     visit.tokenize_s += took_s
     visit.served.metrics.tokenize.observe(took_s)
-    if num_characters:
+    if num_characters >= _TELLING_TEXT:
         visit.served.tokens_per_character.note(len(ids) / num_characters)
     return ids
 

@@ -32,7 +32,6 @@ class Visit:
     served: Served
     arrived_s: float  # monotonic, as all times here
     tenant: str
-    key_tenant: str | None  # whose API key it bears, where there are keys
     timeout_s: float | None  # of the header
     span: RequestSpan
     deadline_s: float | None = None
@@ -129,7 +128,6 @@ class Front:
             served=self._served,
             arrived_s=arrived_s,
             tenant=key_tenant or headers.get("x-tenant", "")[:_MAX_TENANT],
-            key_tenant=key_tenant,
             timeout_s=None,
             span=self._served.telemetry.begin(scope, headers),
         )

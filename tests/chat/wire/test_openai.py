@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tripod.chat.wire.openai import ChatBody, CompletionBody
+from tripod.chat.wire.openai import ChatBody, CompletionBody, DetokenizeBody, WireBody
 from tripod.chat.wire.openai_replies import ChatLogprobs, completion_logprobs, token_name
 from tripod.errors import RequestError
 from tripod.messages import Message, TokenLogprob, ToolCall
@@ -82,6 +85,7 @@ def test_a_developer_message_is_a_system_message() -> None:
         ({"messages": [5]}, "messages", "messages[0]"),
         ({"messages": [{"role": "user", "content": "x"}], "stop": ["a", 5]}, "stop", "stop[1]"),
         ({"messages": [{"role": "user", "content": "x"}], "stop": ["a"] * 65}, "stop", "stop takes at most 64"),
+        ({"messages": [{"role": "user", "content": "x"}], "stop_token_ids": [1] * 65}, "stop_token_ids", "at most 64 items"),
     ],
 )
 def test_an_error_names_the_field_and_its_place(body: dict[str, object], param: str, path: str) -> None:
@@ -89,6 +93,37 @@ def test_an_error_names_the_field_and_its_place(body: dict[str, object], param: 
         ChatBody.parse(json.dumps({"model": "m", **body}).encode())
     assert caught.value.param == param
     assert path in str(caught.value)
+
+
+_MANY = 200_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (CompletionBody, {"prompt": [1] * _MANY}),
+        (CompletionBody, {"prompt": [[1] * _MANY]}),
+        (CompletionBody, {"prompt": "x", "logit_bias": {str(i): "a" for i in range(_MANY)}}),
+        (CompletionBody, {"prompt": "x", **{f"unknown{i}": 1 for i in range(_MANY)}}),
+        (CompletionBody, {"prompt": "x", "guided_choice": [1] * _MANY}),
+        (CompletionBody, {"prompt": "x", "stop_token_ids": [1] * _MANY}),
+        (ChatBody, {"messages": [1] * _MANY}),
+        (ChatBody, {"messages": [{"role": "user", "content": [{"type": "text"}] * _MANY}]}),
+        (DetokenizeBody, {"tokens": ["a"] * _MANY}),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_body_costs_about_what_its_bytes_do_however_much_is_wrong_with_it(kind: type[WireBody], body: dict[str, object]) -> None:
+    content = json.dumps({"model": "m", **body}).encode()
+
+    def seconds(read: Callable[[bytes], object]) -> float:
+        began = time.perf_counter()
+        with suppress(RequestError):
+            read(content)
+        return time.perf_counter() - began
+
+    plainly = min(seconds(json.loads) for _ in range(3))
+    assert min(seconds(kind.parse) for _ in range(3)) < 10 * plainly + 0.01  # twice as much; with an error for each entry, forty times
 
 
 def test_two_pieces_of_a_character_keep_two_names() -> None:

@@ -133,3 +133,20 @@ def test_a_wait_that_can_be_foreseen_to_be_too_long_is_refused_to_whoever_causes
     policy.add(ask("r", [11], tenant="light"), now)
     with pytest.raises(OverloadedError, match=r"would wait for about 18\.0 s, and this engine lets none wait for more than 15 s"):
         policy.add(ask("r", [12], tenant="heavy"), now)
+
+
+def test_a_pause_says_nothing_of_how_fast_the_queue_empties() -> None:
+    policy = make_policy(max_wait_s=15.0, max_num_requests=1)
+    now = 0.0
+    for number in range(4):
+        policy.add(ask("r", [number]), now)
+    for _ in range(4):  # one begins every four seconds
+        schedule = policy.plan(now)
+        now += 4.0
+        policy.commit(schedule, execute(schedule), now)
+    now += 3600.0
+    for number in range(3):  # the third begins in 12 s
+        policy.add(ask("r", [10 + number]), now)
+    with pytest.raises(OverloadedError, match=r"would wait for about 16\.0 s") as refused:
+        policy.add(ask("r", [20]), now)
+    assert refused.value.retry_after_s == pytest.approx(12.0)

@@ -406,10 +406,8 @@ def test_a_passed_deadline_ends_whoever_waits_or_runs_and_nobody_else() -> None:
         policy.add(request, 0.0)
     step(policy)
     assert policy.expire(2.9) == []
-    assert policy.next_deadline_s == 3.0
     assert policy.expire(3.0) == [waiting]
     assert policy.expire(9.0) == [running]
-    assert policy.next_deadline_s is None
     assert step(policy) == {"p": 1}
     policy.finish(patient, "abort")
     assert policy.blocks.num_available == 100

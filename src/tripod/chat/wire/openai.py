@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, WrapValidator
+from pydantic_core import PydanticCustomError
 
 from tripod.chat.wire.structured import ResponseFormat, Structured, StructuredOutputs
 from tripod.errors import RequestError
@@ -23,6 +23,7 @@ _MAX_CHOICES = 128  # the limit of the OpenAI API for `n`
 _MAX_STOPS = 64  # the OpenAI API takes 4
 _MAX_LOGPROBS = 20  # the limit of the OpenAI API for `top_logprobs`
 _MAX_INPUTS = 2048  # prompts or texts in one request
+_MAX_ERRORS = 1000  # in one body, to name the first: pydantic describes them all, a kilobyte each
 _INT64 = 2**63
 
 
@@ -53,7 +54,7 @@ def _is_ids(value: object) -> bool:
 
 
 def _inputs(value: object) -> object:
-    """One union error instead of the four that pydantic would report, one for each shape."""
+    """One error, where pydantic would keep four for every token id, one for each shape: gigabytes of them for a long prompt."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value and (_is_ids(value) or all(isinstance(item, str) or (item and _is_ids(item)) for item in value)):
@@ -81,7 +82,7 @@ def _content(value: object) -> object:
 
 
 Unsupported = Annotated[None, BeforeValidator(_refuse)]
-Inputs = Annotated[str | list[str | list[int]] | list[int], BeforeValidator(_inputs)]
+Inputs = Annotated[str | list[str | list[int]] | list[int], WrapValidator(lambda value, _: _inputs(value))]
 
 
 class WireBody(BaseModel):
@@ -99,7 +100,7 @@ class WireBody(BaseModel):
         try:
             return cls.model_validate_json(body)
         except ValidationError as error:
-            raise _request_error(error.errors(include_url=False)[0]) from error
+            raise _request_error(error) from error
 
     def to_json(self) -> dict[str, Any]:
         """What the client sends: only the fields that were set."""
@@ -131,7 +132,7 @@ class _Generation(WireBody, Structured):
     repetition_penalty: float | None = Field(default=1.0, gt=0.0)
     min_tokens: int | None = Field(default=0, ge=0, lt=_INT64)
     ignore_eos: bool | None = False
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Annotated[list[int], Field(max_length=_MAX_STOPS)] | None = None
     priority: int | None = Field(default=0, ge=-_INT64, lt=_INT64)  # lower runs first
     timeout: float | None = Field(default=None, gt=0.0, le=1e9)  # ours: seconds for the whole answer, then 504
     # Harmless: they say who asks, not what.
@@ -229,7 +230,7 @@ class TextPart(WireBody):
 
 # Tags that are no identifiers stay out of the paths in our errors.
 Content = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Tag("<parts>")],
+    Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Field(fail_fast=True), Tag("<parts>")],
     Discriminator(lambda value: "<parts>" if isinstance(value, list) else "<text>"),
     BeforeValidator(_content),
 ]
@@ -240,7 +241,7 @@ class MessageBody(WireBody):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
-    tool_calls: list[ToolCallBody] | None = None
+    tool_calls: Annotated[list[ToolCallBody], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
     name: Unsupported = None
     refusal: Unsupported = None
@@ -277,12 +278,12 @@ class MessageBody(WireBody):
 class ChatBody(_Generation):
     """POST /v1/chat/completions."""
 
-    messages: list[MessageBody] = Field(min_length=1)
+    messages: list[MessageBody] = Field(min_length=1, fail_fast=True)
     max_tokens: int | None = Field(default=None, ge=1, lt=_INT64)  # deprecated by OpenAI, and what most clients send
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=_INT64)
     logprobs: bool | None = False
     top_logprobs: int | None = Field(default=None, ge=0, le=_MAX_LOGPROBS)
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
     tools: Unsupported = None
     tool_choice: Literal["none", "auto"] | None = None  # without tools both mean: answer
     parallel_tool_calls: bool | None = None
@@ -356,7 +357,7 @@ class ChatBody(_Generation):
                 **fields,
             )
         except ValidationError as error:
-            raise _request_error(error.errors(include_url=False)[0]) from error
+            raise _request_error(error) from error
 
 
 class EmbeddingBody(WireBody):
@@ -393,7 +394,7 @@ class TokenizeBody(WireBody):
 
     model: str
     prompt: str | None = None
-    messages: list[MessageBody] | None = Field(default=None, min_length=1)
+    messages: list[MessageBody] | None = Field(default=None, min_length=1, fail_fast=True)
     add_special_tokens: bool | None = True  # of a prompt; a template writes its own
     return_token_strs: bool | None = False
 
@@ -402,7 +403,7 @@ class DetokenizeBody(WireBody):
     """POST /detokenize, as in vLLM."""
 
     model: str
-    tokens: list[int]
+    tokens: list[int] = Field(fail_fast=True)
 
 
 _EXTENSIONS = ("top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos")
@@ -413,8 +414,11 @@ def _or(value: T | None, default: T) -> T:
     return default if value is None else value
 
 
-def _request_error(error: ErrorDetails) -> RequestError:
+def _request_error(errors: ValidationError) -> RequestError:
     """Pydantic's first complaint, in the words of the API. The message has the whole path, `param` the field's name."""
+    if errors.error_count() > _MAX_ERRORS:
+        return RequestError(f"the body is wrong in {errors.error_count()} places, too many to name one; compare it with /openapi.json")
+    error = errors.errors(include_url=False)[0]
     path = ""
     param = None
     for place in error["loc"]:

@@ -33,7 +33,6 @@ class StepResult:
     scores: dict[Request, list[TokenScore]] = field(default_factory=dict)  # of the new tokens, where logprobs are wanted
     prompt_scores: dict[Request, list[TokenScore]] = field(default_factory=dict)  # of the prompt's tokens from num_scored_tokens on
     failed: dict[Request, Exception] = field(default_factory=dict)  # requests that could not be computed; they are in none of the others
-    prepare_s: float = 0.0
     model_s: float = 0.0
     sample_s: float = 0.0
 
@@ -59,7 +58,6 @@ class StepResult:
         self.scores |= other.scores
         self.prompt_scores |= other.prompt_scores
         self.failed |= other.failed
-        self.prepare_s += other.prepare_s
         self.model_s += other.model_s
         self.sample_s += other.sample_s
 
@@ -104,7 +102,6 @@ class Runner:
 
     def _compute(self, schedule: Schedule) -> StepResult:
         result = StepResult()
-        started = time.perf_counter()
         batch = RaggedBatch.of(schedule, self._kv_cache.spec.block_size, self._model.device)
         attend = self._kv_cache.attend(batch)
         masks = self._masks.begin([request for request, num_tokens in schedule.items() if _is_sampled(request, num_tokens)])
@@ -129,7 +126,7 @@ class Runner:
             logits = self._model.logits(hidden if len(rows) == len(hidden) else hidden[rows])  # [R, V]
             computed = time.perf_counter()
             self._sample(sampled, logits, masks, result)
-        result.prepare_s, result.model_s = prepared - started, computed - prepared
+        result.model_s = computed - prepared
         result.sample_s = time.perf_counter() - computed
         return result
 

@@ -24,7 +24,8 @@ class Admission:
 
     def __init__(self, config: PolicyConfig) -> None:
         self._config = config
-        self._left: deque[tuple[float, str]] = deque(maxlen=_NUM_REMEMBERED)  # when, and whose
+        self._left: deque[tuple[float, str]] = deque(maxlen=_NUM_REMEMBERED)  # when, by a clock that stands while nobody waits, and whose
+        self._idle_s = 0.0  # how far that clock is behind: a pause says nothing of the speed
 
     def check(self, request: Request, queue: FairQueue, now: float) -> None:
         """Refuse a request that the queue has no place for.
@@ -32,6 +33,8 @@ class Admission:
         Raises:
             OverloadedError: with the seconds after which what waits now, of the same tenant, will have begun.
         """
+        if len(queue) == 0 and self._left:
+            self._idle_s = now - self._left[-1][0]
         reason = self._refusal(request, queue, now)
         if reason is not None:
             wait_s = self.wait_s(request.tenant, len(queue.waiting_of(request.tenant)), now)
@@ -61,7 +64,7 @@ class Admission:
 
     def left(self, request: Request, now: float) -> None:
         """A request left the queue to run."""
-        self._left.append((now, request.tenant if self._config.fair else ""))
+        self._left.append((now - self._idle_s, request.tenant if self._config.fair else ""))
 
     def wait_s(self, tenant: str, num_waiting: int, now: float) -> float:
         """Seconds in which so many requests of a tenant begin to run, at the speed of the last ones; infinity if that is not known.
@@ -73,4 +76,4 @@ class Admission:
         counts = Counter(name for _, name in self._left)
         own = counts[tenant if self._config.fair else ""]
         part = max(own / len(self._left), 1 / (len(counts) + (own == 0)))
-        return num_waiting * (now - self._left[0][0]) / (len(self._left) - 1) / part
+        return num_waiting * (now - self._idle_s - self._left[0][0]) / (len(self._left) - 1) / part

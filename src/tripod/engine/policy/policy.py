@@ -128,13 +128,6 @@ class Policy:
                 expired.append(request)
         return expired
 
-    @property
-    def next_deadline_s(self) -> float | None:
-        """When `expire` may find somebody; None if no open request has a deadline."""
-        while self._deadlines and self._deadlines[0][2].stage is Stage.FINISHED:
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
-
     def finish(self, request: Request, reason: FinishReason) -> None:
         """End a request wherever it stands, and give up its blocks. Ending it twice changes nothing."""
         if request.stage is Stage.FINISHED:
