@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -85,6 +86,7 @@ def _order(folder: Path, num_tokens: int) -> tuple[Any, int]:
 def build(folder: Path, num_tokens: int) -> dict[str, float]:
     """In this process."""
     order, num_steps = _order(folder, num_tokens)
+    shutil.rmtree(folder / f"index-{num_tokens}", ignore_errors=True)
     stages: dict[str, float] = {}
     before = time.perf_counter()
 

@@ -55,7 +55,8 @@ def _draw_moved(axes: Axes, rows: Table) -> None:
         axes.plot([step for step, _ in means], [value for _, value in means], marker="o", markersize=3, linewidth=1.2, label=name)
     axes.set_ylabel("|w - w0| / |w0|, mean over layers")
     plain(axes, "How far weights have moved")
-    axes.legend(frameon=False, fontsize=7)
+    if axes.lines:
+        axes.legend(frameon=False, fontsize=7)
 
 
 def _by_layer(axes: Axes, rows: Table) -> None:
@@ -66,4 +67,5 @@ def _by_layer(axes: Axes, rows: Table) -> None:
         at = rows.where(layer=int(layer)).sorted_by("step")
         shade = colormaps["viridis"](0.9 * layer / max(1.0, layers[-1]))
         axes.plot(at.numbers("step"), at.numbers("value"), color=shade, marker="o", markersize=3, linewidth=1.2, label=f"layer {layer:.0f}")
-    axes.legend(frameon=False, fontsize=7, ncols=2)
+    if layers:  # a study of weights alone has no activations
+        axes.legend(frameon=False, fontsize=7, ncols=2)

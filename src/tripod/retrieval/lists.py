@@ -14,7 +14,8 @@ from dataclasses import replace
 from tripod.documents import Passage
 from tripod.errors import ConfigError
 from tripod.protocols import Embedder
-from tripod.retrieval.query import expression, terms
+from tripod.retrieval.fts5 import SCHEMA, add_words, expression
+from tripod.retrieval.query import terms
 
 RRF_K = 60  # Cormack, Clarke and Büttcher 2009
 
@@ -22,14 +23,14 @@ RRF_K = 60  # Cormack, Clarke and Büttcher 2009
 def bm25(question: str, passages: Sequence[Passage], k: int = 10) -> list[Passage]:
     """The passages that hold words of the question, by the same BM25 as an index: SQLite's FTS5 with Porter's stemmer, in memory."""
     with closing(sqlite3.connect(":memory:")) as connection:
-        connection.execute("CREATE VIRTUAL TABLE passages USING fts5(section, text, tokenize='porter unicode61')")
-        rows = [(number, passage.section, passage.text) for number, passage in enumerate(passages)]
-        connection.executemany("INSERT INTO passages (rowid, section, text) VALUES (?, ?, ?)", rows)
-        words = terms(question)
-        if not words:
+        connection.execute(SCHEMA)
+        for number, passage in enumerate(passages):
+            add_words(connection, number, passage.section, passage.text)
+        wanted = terms(question)
+        if not wanted:
             return []
         found = connection.execute(
-            "SELECT rowid, -rank FROM passages WHERE passages MATCH ? ORDER BY rank, rowid LIMIT ?", (expression(words), k)
+            "SELECT rowid, -rank FROM words WHERE words MATCH ? ORDER BY rank, rowid LIMIT ?", (expression(wanted), k)
         ).fetchall()
     return [replace(passages[number], score=score) for number, score in found]
 

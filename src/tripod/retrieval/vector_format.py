@@ -23,7 +23,7 @@ def encode(vector: ArrayLike, form: VectorFormat) -> bytes:
     if form == "f16":
         return exact.astype("<f2").tobytes()
     scale = np.array(np.abs(exact).max(initial=0.0) / 127 or 1.0, dtype="<f4")
-    return scale.tobytes() + np.rint(exact / scale).astype(np.int8).tobytes()
+    return bytes(scale.tobytes() + np.rint(exact / scale).astype(np.int8).tobytes())
 
 
 def decode(content: bytes, form: VectorFormat) -> Vectors:

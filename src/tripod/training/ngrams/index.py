@@ -123,7 +123,11 @@ class NGramIndex:
         order = run.order(progress=progress)
         folder = run.folder / FOLDER / f"{order.fingerprint[:16]}-{run.recipe.num_steps}"
         if not (folder / FACTS).is_file():
-            build_index(order, run.recipe.num_steps, folder, progress=progress)
+            try:
+                build_index(order, run.recipe.num_steps, folder, progress=progress)
+            except OSError:
+                if not (folder / FACTS).is_file():  # then another process made it meanwhile
+                    raise
         index = NGramIndex.open(folder)
         check_fingerprint(index.facts.order_fingerprint, order.fingerprint)
         return index
