@@ -19,9 +19,9 @@ def encode(vector: ArrayLike, form: VectorFormat) -> bytes:
     """[dim] -> 4, 2 or 1 bytes a dimension, little-endian; int8 begins with its scale, a float32: largest magnitude / 127."""
     exact: Vectors = np.asarray(vector, dtype="<f4")
     if form == "f32":
-        return exact.tobytes()
+        return bytes(exact.tobytes())
     if form == "f16":
-        return exact.astype("<f2").tobytes()
+        return bytes(exact.astype("<f2").tobytes())
     scale = np.array(np.abs(exact).max(initial=0.0) / 127 or 1.0, dtype="<f4")
     return bytes(scale.tobytes() + np.rint(exact / scale).astype(np.int8).tobytes())
 
