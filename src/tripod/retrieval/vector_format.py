@@ -22,8 +22,9 @@ def encode(vector: ArrayLike, form: VectorFormat) -> bytes:
         return exact.tobytes()
     if form == "f16":
         return exact.astype("<f2").tobytes()
-    scale = np.array(np.abs(exact).max(initial=0.0) / 127 or 1.0, dtype="<f4")
-    return scale.tobytes() + np.rint(exact / scale).astype(np.int8).tobytes()
+    scale: Vectors = np.array(np.abs(exact).max(initial=0.0) / 127 or 1.0, dtype="<f4")
+    rounded: NDArray[np.int8] = np.rint(exact / scale).astype(np.int8)
+    return scale.tobytes() + rounded.tobytes()
 
 
 def decode(content: bytes, form: VectorFormat) -> Vectors:
