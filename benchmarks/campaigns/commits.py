@@ -254,7 +254,8 @@ def main(arguments: list[str]) -> int:
     num_failed = sum(bool(outcome.failures) for outcome in outcomes)
     print(
         f"{len(outcomes)} commits on up to {max(outcome.num_files for outcome in outcomes)} files: {num_failed} broke the promise; "
-        f"{sum(o.num_touched for o in later)} files changed and {sum(o.num_looked_at for o in later)} were read; "
+        f"{sum(o.num_touched for o in later)} files changed and {sum(o.num_looked_at for o in later)} were read, "
+        f"of which {sum(o.report['failed'] for o in later)} broken ones that are tried each time; "
         f"{sum(o.num_embedded for o in later)} passages embedded where fresh builds embed {sum(o.num_embedded_afresh for o in later)}"
     )
     return 1 if num_failed or len(outcomes) < 2 else 0

@@ -97,11 +97,10 @@ class Workers:
         """Ends all workers, those at work too: whoever waits for one gets a ConversionError."""
         with self._lock:
             self._is_closed = True
-            workers = [*self._idle, *self._busy]
-            self._idle.clear()
-        for worker in workers:
-            worker.kill()
-        for worker in workers:
+            idle, self._idle = self._idle, []
+            for worker in (*idle, *self._busy):
+                worker.kill()
+        for worker in idle:  # a busy one is collected by the thread that waits for its answer
             _end(worker)
 
     def _take(self) -> subprocess.Popen[bytes]:
@@ -172,7 +171,7 @@ def _death(worker: subprocess.Popen[bytes]) -> str:
 
 
 def _end(worker: subprocess.Popen[bytes]) -> None:
-    """Collects a killed process. Its pipes are closed by whoever still reads them, if anyone does."""
+    """Collects a killed process."""
     worker.wait()
     pipes: list[IO[bytes] | None] = [worker.stdin, worker.stdout]
     for pipe in pipes:
