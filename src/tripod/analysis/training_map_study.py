@@ -55,7 +55,7 @@ class TrainingMaps:
             candidates = range(2, min(self.max_states, len(steps)) + 1)
             found = best_training_map(zscored(values), candidates, seed=self.seed)
             paths: dict[str, list[int]] = dict(zip(runs, found.states.tolist(), strict=True))
-            by_run: dict[Hashable, Sequence[int]] = {**paths}
+            by_run: dict[Hashable, Sequence[int]] = {run: path for run, path in paths.items()}  # noqa: C416 - the types differ
             far = outliers(seeds_apart(by_run)) if len(paths) > 3 else []
             rows += [
                 {"size": size, "run": run, "step": step, "state": state, "is_outlier": run in far}
