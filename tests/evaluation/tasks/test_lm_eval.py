@@ -191,7 +191,7 @@ def test_a_task_of_lm_eval_gives_rows_like_our_own(
 def test_lm_eval_scores_our_server(
     engine: Engine, checkpoint: Path, by_transformers: dict[str, Any], evaluate: Callable[..., dict[str, Any]]
 ) -> None:
-    names = ("lambada_openai", "piqa", "arc_easy", "sciq", "winogrande")
+    names = ("lambada_openai", "piqa", "arc_easy", "openbookqa", "winogrande")  # all fit: this client cuts two tokens earlier
     with live_server(build_app(engine)) as server:
         arguments = {
             "model": engine.name,
