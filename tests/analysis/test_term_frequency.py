@@ -25,7 +25,7 @@ from tripod.training.run import Run
     [
         ("7 plus 3", {"7": 1, "3": 1, "3-7": 1}),
         ("7 is less than 9", {"7": 1, "9": 1, "7-9": 1}),
-        ("7 is very much less than 9", {}),  # four words between
+        ("7 is much less than 9", {}),  # four words between
         ("7 9", {}),  # none between
         ("7 times 9 is 63", {"7": 1, "9": 2, "63": 1, "7-9": 1, "9-63": 1}),
         ("7, plus 9", {}),  # not between spaces
