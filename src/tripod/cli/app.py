@@ -19,6 +19,7 @@ from tripod.cli.data import data, tokenizer
 from tripod.cli.demo import demo
 from tripod.cli.doctor import doctor
 from tripod.cli.evaluate import evaluate
+from tripod.cli.evaluate_tasks import results, tasks
 from tripod.cli.generate import generate
 from tripod.cli.index import index
 from tripod.cli.plan import plan
@@ -45,6 +46,8 @@ app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(suite, name="suite")
 app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(bench, name="bench")
+evaluate.command()(tasks)
+evaluate.command()(results)
 app.add_typer(evaluate, name="eval")
 
 
