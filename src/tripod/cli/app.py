@@ -21,6 +21,7 @@ from tripod.cli.demo import demo
 from tripod.cli.doctor import doctor
 from tripod.cli.evaluate import evaluate
 from tripod.cli.evaluate_answers import answers, retrieval
+from tripod.cli.evaluate_tasks import results, tasks
 from tripod.cli.generate import generate
 from tripod.cli.index import index
 from tripod.cli.kb import kb
@@ -52,6 +53,8 @@ app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(bench, name="bench")
 evaluate.command()(answers)
 evaluate.command()(retrieval)
+evaluate.command()(tasks)
+evaluate.command()(results)
 app.add_typer(evaluate, name="eval")
 
 

@@ -62,12 +62,16 @@ async def ask(
         synthesis: how passages become an answer: `stuff`, `refine`, `tree` or `accumulate` of `rag.synthesis`.
         calibration: how sure to be, instead of the built-in weights. With the signal "answerability" the model is asked, before it
             answers, whether the passages do; with "logprob" its own answer counts too.
-        provenance: follow each sentence back to the training steps of this checkpoint, usually the one that answers: `Answer.origins`.
+        provenance: follow each sentence back to the training steps of this checkpoint, usually the one that answers: `Answer.origins`. The
+            answer is then written freely and checked afterwards, unless `writing` says otherwise: the marks of a construction stand
+            between the tokens that are traced.
 
     Raises:
         CitationError: the model cites a passage that it was not given or quotes what is not there; the message holds its text.
         ConfigError: the question is empty, or `k` is not positive.
     """
+    if provenance is not None and writing is None:
+        writing = Writing(max_tokens=max_tokens, is_constructed=False)
     events = stream_answer(
         question,
         index,
