@@ -10,7 +10,8 @@ from benchmarks.campaigns.kill_postgres import run_point, running_server
 
 
 @pytest.mark.campaign
-def test_a_killed_server_keeps_whole_sources_and_the_next_sync_completes_them() -> None:
+def test_a_killed_server_keeps_whole_sources_and_the_next_sync_completes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tripod.retrieval.postgres_store._CONNECT_TIMEOUT_S", 1)  # each kill waits so long for the server to come back
     with running_server() as server:
         for seed in (0, 1, 2):  # a new index, an update, and a delay
             outcome = run_point(server, seed)
