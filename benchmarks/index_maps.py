@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.memory import peak_bytes
 from benchmarks.setting import keep, setting
 from tripod.training.data.index_maps import IndexMaps, OrderSpec, num_epochs_for, open_index_maps
 
@@ -68,7 +68,7 @@ def measure(contestant: str, num_documents: int, folder: Path) -> dict[str, floa
     start, start_cpu = time.perf_counter(), time.process_time()
     arrays = build(sizes, folder) if contestant == "tripod" else floor(sizes)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # before the arrays are hashed, which maps all of them
+    peak = peak_bytes()  # before the arrays are hashed, which maps all of them
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(array.data)

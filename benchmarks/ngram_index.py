@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.memory import peak_bytes
 from benchmarks.setting import keep, setting
 from benchmarks.shared_data import DATA
 from tripod.text.load_tokenizer import load_tokenizer
@@ -103,12 +104,6 @@ def build(folder: Path, num_tokens: int) -> dict[str, float]:
         "peak_bytes": peak_bytes(),
         "disk_bytes": size,
     }
-
-
-def peak_bytes() -> int:
-    """Of this process since its program began; what getrusage says includes the parent's size at the fork."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) * 1024
 
 
 def query(folder: Path, num_tokens: int, num_queries: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias, get_args
@@ -215,22 +215,36 @@ def _ready_victim(database: Path, folder: Path, statement: int) -> subprocess.Po
     return victim
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the campaign; 0 if the promise held at every point."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.campaigns kill", description=__doc__)
-    parser.add_argument("--points", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0, help="the first of `points` seeds")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
-    options = parser.parse_args(arguments)
+def run_points(name: str, options: argparse.Namespace, run_one: Callable[[int], Outcome]) -> int:
+    """A campaign of kills, a line of the log each; 0 if the promise held at every point.
+
+    Args:
+        name: of the log, in `options.out`.
+        options: what `kill_options` read.
+        run_one: one kill, from its seed.
+    """
     options.out.mkdir(parents=True, exist_ok=True)
     num_killed = num_failed = 0
-    with (options.out / "kill.jsonl").open("w", encoding="utf-8") as log:
+    with (options.out / f"{name}.jsonl").open("w", encoding="utf-8") as log:
         for seed in range(options.seed, options.seed + options.points):
-            outcome = run_point(seed)
+            outcome = run_one(seed)
             log.write(json.dumps(asdict(outcome)) + "\n")
             num_killed += outcome.was_killed
             num_failed += bool(outcome.failures)
             state = f"old {outcome.num_old:3} new {outcome.num_new:3}"
-            print(f"{seed:4} {outcome.start:6} {outcome.kill:34} {state} {'; '.join(outcome.failures)}")
+            print(f"{seed:4} {outcome.start:6} {outcome.kill:34} {state} {'; '.join(outcome.failures)}", flush=True)
     print(f"{options.points} points, {num_killed} killed, {num_failed} failed")
     return 1 if num_failed or not num_killed else 0
+
+
+def kill_options(name: str, arguments: list[str], *, points: int, description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.campaigns {name}", description=description)
+    parser.add_argument("--points", type=int, default=points)
+    parser.add_argument("--seed", type=int, default=0, help="the first of `points` seeds")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the campaign; 0 if the promise held at every point."""
+    return run_points("kill", kill_options("kill", arguments, points=60, description=__doc__), run_point)

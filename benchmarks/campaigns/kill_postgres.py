@@ -10,8 +10,6 @@ and search results equal to those of an index that never saw a crash.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import shutil
 import tempfile
@@ -19,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
@@ -27,7 +24,7 @@ import psutil
 
 import tripod
 from benchmarks.campaigns.hash_embedder import HashEmbedder
-from benchmarks.campaigns.kill import QUERIES, Outcome, change_files, write_files
+from benchmarks.campaigns.kill import QUERIES, Outcome, change_files, kill_options, run_points, write_files
 from tripod.documents import Passage
 from tripod.errors import StoreError
 from tripod.retrieval import postgres_store
@@ -190,20 +187,6 @@ async def _check(address: str) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Runs the campaign; 0 if the promise held at every point."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.campaigns kill-postgres", description=__doc__)
-    parser.add_argument("--points", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0, help="the first of `points` seeds")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
-    options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    num_killed = num_failed = 0
-    with running_server() as server, (options.out / "kill-postgres.jsonl").open("w", encoding="utf-8") as log:
-        for seed in range(options.seed, options.seed + options.points):
-            outcome = run_point(server, seed)
-            log.write(json.dumps(asdict(outcome)) + "\n")
-            num_killed += outcome.was_killed
-            num_failed += bool(outcome.failures)
-            state = f"old {outcome.num_old:3} new {outcome.num_new:3}"
-            print(f"{seed:4} {outcome.start:6} {outcome.kill:34} {state} {'; '.join(outcome.failures)}", flush=True)
-    print(f"{options.points} points, {num_killed} killed, {num_failed} failed")
-    return 1 if num_failed or not num_killed else 0
+    options = kill_options("kill-postgres", arguments, points=30, description=__doc__)
+    with running_server() as server:
+        return run_points("kill-postgres", options, lambda seed: run_point(server, seed))

@@ -74,6 +74,19 @@ class Document:
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"metadata[{name!r}]={value} of {self.source!r} is no number that an index can hold; leave it out")
 
+    def passage(self, start: int, end: int, *, section: str = "", page: int | None = None, line: int | None = None) -> Passage:
+        """The stretch `text[start:end]`, with what this document says of itself."""
+        return Passage(
+            source=self.source,
+            start=start,
+            end=end,
+            text=self.text[start:end],
+            section=section,
+            page=page,
+            line=line,
+            metadata=self.metadata,
+        )
+
     def page_at(self, offset: int) -> int | None:
         """The number of the page that holds the character at `offset`; None where the source has no pages."""
         position = bisect_right(self.pages, offset, key=lambda page: page.start) - 1

@@ -11,11 +11,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from benchmarks.memory import peak_bytes
 
 Build = Callable[[Sequence[str], Sequence[str]], Any]  # ids and texts -> a retriever
 Retrieve = Callable[[Any, str], list[str]]  # a retriever and a question -> ids, best first
@@ -60,7 +61,7 @@ def main() -> None:
                 began_s = time.perf_counter()
                 rankings.append(retrieve(retriever, question))
                 milliseconds.append(1e3 * (time.perf_counter() - began_s))
-            answer(rankings=rankings, ms=milliseconds, peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+            answer(rankings=rankings, ms=milliseconds, peak_mib=peak_bytes() / 2**20)
         except Exception as error:
             answer(error=f"{type(error).__name__}: {error}")
 

@@ -16,12 +16,11 @@ import numpy as np
 from tripod.analysis.checkpoints import Checkpoint
 from tripod.analysis.picture import GREY, plain
 from tripod.analysis.study import PLACE, Measured
-from tripod.analysis.task_scores import TaskScore
+from tripod.analysis.task_scores import ScoresTasks, TaskScore
 from tripod.errors import ConfigError
 from tripod.evaluation.agreement import mcnemar, paired_bootstrap
 from tripod.evaluation.table import Row, Table
 from tripod.training.compare import student_t
-from tripod.training.data.progress import Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +37,7 @@ Pair = tuple[str, Checkpoint, Table, Table]  # seed, the branch's checkpoint, it
 
 
 @dataclass(frozen=True)
-class GenderIntervention:
+class GenderIntervention(ScoresTasks):
     """What branches answer otherwise than their controls, with tests and intervals over items and seeds."""
 
     name: ClassVar[str] = "gender-intervention"
@@ -52,14 +51,7 @@ class GenderIntervention:
         if unknown := [task for task in self.tasks if task not in _MEASURES]:
             raise ConfigError(f"the study compares {', '.join(_MEASURES)}; {', '.join(unknown)} has no yes-or-no items that it knows")
 
-    def depends_on(self, checkpoint: Checkpoint) -> Mapping[str, str]:
-        return {score.task: str(score.depends_on(checkpoint)) for score in self._scores()}
-
-    async def measure(self, checkpoint: Checkpoint, progress: Progress) -> Table:
-        async with checkpoint.engine() as engine:
-            return Table.joined([await score.measure_on(engine, progress) for score in self._scores()])
-
-    def _scores(self) -> list[TaskScore]:
+    def scores(self) -> list[TaskScore]:
         return [TaskScore(task=task, limit=self.limit, items=True, data=self.data) for task in self.tasks]
 
     def conclude(self, measured: Measured) -> Table:

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from tripod.analysis.checkpoints import Checkpoint
 from tripod.analysis.picture import GREY, log_steps, plain, size_colours, spelled_size
 from tripod.analysis.study import PLACE, Measured
-from tripod.analysis.task_scores import TaskScore
+from tripod.analysis.task_scores import ScoresTasks, TaskScore
 from tripod.evaluation.table import Table
-from tripod.training.data.progress import Progress
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +26,7 @@ CHANCE: Mapping[str, float] = {
 
 
 @dataclass(frozen=True)
-class LearningCurves:
+class LearningCurves(ScoresTasks):
     """When do models of different sizes learn what?"""
 
     name: ClassVar[str] = "learning-curves"
@@ -38,14 +36,7 @@ class LearningCurves:
     shots: int = 0
     data: str | None = field(default=None, metadata=PLACE)
 
-    def depends_on(self, checkpoint: Checkpoint) -> Mapping[str, str]:
-        return {score.task: str(score.depends_on(checkpoint)) for score in self._scores()}
-
-    async def measure(self, checkpoint: Checkpoint, progress: Progress) -> Table:
-        async with checkpoint.engine() as engine:
-            return Table.joined([await score.measure_on(engine, progress) for score in self._scores()])
-
-    def _scores(self) -> list[TaskScore]:
+    def scores(self) -> list[TaskScore]:
         return [TaskScore(task=task, limit=self.limit, shots=self.shots, data=self.data) for task in self.tasks]
 
     def conclude(self, measured: Measured) -> Table:

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from tripod.analysis.checkpoints import Checkpoint
 from tripod.analysis.picture import log_steps, plain, size_colours, spelled_size
 from tripod.analysis.study import PLACE, Measured
-from tripod.analysis.task_scores import TaskScore
+from tripod.analysis.task_scores import ScoresTasks, TaskScore
 from tripod.analysis.training_maps import outliers
 from tripod.errors import ConfigError
 from tripod.evaluation.agreement import cohen_kappa
 from tripod.evaluation.table import Row, Table
-from tripod.training.data.progress import Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +28,7 @@ Answers = Mapping[str, float]  # of one checkpoint on one task, by item
 
 
 @dataclass(frozen=True)
-class Seeds:
+class Seeds(ScoresTasks):
     """Do seeds learn the same answers, and is one of them off?"""
 
     name: ClassVar[str] = "seeds"
@@ -39,14 +37,7 @@ class Seeds:
     limit: int | None = None
     data: str | None = field(default=None, metadata=PLACE)
 
-    def depends_on(self, checkpoint: Checkpoint) -> Mapping[str, str]:
-        return {score.task: str(score.depends_on(checkpoint)) for score in self._scores()}
-
-    async def measure(self, checkpoint: Checkpoint, progress: Progress) -> Table:
-        async with checkpoint.engine() as engine:
-            return Table.joined([await score.measure_on(engine, progress) for score in self._scores()])
-
-    def _scores(self) -> list[TaskScore]:
+    def scores(self) -> list[TaskScore]:
         return [TaskScore(task=task, limit=self.limit, items=True, data=self.data) for task in self.tasks]
 
     def conclude(self, measured: Measured) -> Table:

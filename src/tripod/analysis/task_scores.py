@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -81,6 +82,21 @@ class TaskScore:
             raise ConfigError(f"the task {self.task} reads a file; give its folder: --data FOLDER, of a study --set data=FOLDER")
         [task] = tasks_named([self.task])
         return task, Path(self.data)
+
+
+class ScoresTasks(ABC):
+    """A study that measures scores of tasks, all of them on one opening of a checkpoint."""
+
+    @abstractmethod
+    def scores(self) -> Sequence[TaskScore]:
+        """The tasks, with what is kept of each."""
+
+    def depends_on(self, checkpoint: Checkpoint) -> Mapping[str, str]:
+        return {score.task: str(score.depends_on(checkpoint)) for score in self.scores()}
+
+    async def measure(self, checkpoint: Checkpoint, progress: Progress) -> Table:
+        async with checkpoint.engine() as engine:
+            return Table.joined([await score.measure_on(engine, progress) for score in self.scores()])
 
 
 async def score_checkpoints(

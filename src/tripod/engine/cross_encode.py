@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -12,7 +12,7 @@ import torch
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor, nn
 
-from tripod.engine.encode import MAX_BATCH_TOKENS, fastest_dtype
+from tripod.engine.encode import fastest_dtype, token_batches
 from tripod.engine.side_by_side import SideBySide
 from tripod.errors import CheckpointError, TokenizerError
 from tripod.models.bert import Bert
@@ -58,7 +58,7 @@ class CrossEncoder:
         """The logit of each text for the question, in their order; larger is better."""
         encodings = self._tokenizer.encode_batch_fast([(question, text) for text in texts])
         order = sorted(range(len(encodings)), key=lambda index: len(encodings[index].ids))  # neighbours of one length share a batch well
-        batches = list(_batches([encodings[index] for index in order]))
+        batches = list(token_batches([encodings[index] for index in order]))
         scores = torch.cat(self._side_by_side.map(self._scores, batches)).tolist() if batches else []
         placed = [0.0] * len(scores)
         for index, score in zip(order, scores, strict=True):
@@ -75,16 +75,3 @@ class CrossEncoder:
         hidden = self.model.hidden(token_ids, positions, bidirectional_attention(lengths), token_types=token_types)  # [T, D]
         first = torch.stack([state[0] for state in torch.split(hidden, lengths)])  # [N, D]
         return self._classifier(torch.tanh(self._pooler(first))).squeeze(-1)  # type: ignore[no-any-return]
-
-
-def _batches(encodings: Sequence[Encoding]) -> Iterator[list[Encoding]]:
-    batch: list[Encoding] = []
-    num_tokens = 0
-    for encoding in encodings:
-        if batch and num_tokens + len(encoding.ids) > MAX_BATCH_TOKENS:
-            yield batch
-            batch, num_tokens = [], 0
-        batch.append(encoding)
-        num_tokens += len(encoding.ids)
-    if batch:
-        yield batch

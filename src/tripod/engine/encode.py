@@ -172,7 +172,7 @@ class Encoder:
         num_truncated = sum(bool(encoding.overflowing) for encoding in encodings)
         if num_truncated:
             logger.warning("%d of %d texts are longer than %d tokens and were cut", num_truncated, len(texts), self.config.max_tokens)
-        vectors = self._side_by_side.map(self._vectors, list(_batches(encodings)))
+        vectors = self._side_by_side.map(self._vectors, list(token_batches(encodings)))
         return Embeddings(
             torch.cat(vectors).numpy() if vectors else np.zeros((0, self.dim), np.float32),
             sum(len(encoding.ids) for encoding in encodings),
@@ -204,7 +204,7 @@ def fastest_dtype() -> torch.dtype:
     return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
 
 
-def _batches(encodings: Sequence[Encoding]) -> Iterator[list[Encoding]]:
+def token_batches(encodings: Sequence[Encoding]) -> Iterator[list[Encoding]]:
     """In order, as many texts at a time as MAX_BATCH_TOKENS allows, and at least one."""
     batch: list[Encoding] = []
     num_tokens = 0

@@ -17,7 +17,7 @@ from typing import IO, Any
 import anyio.to_thread
 import numpy as np
 
-from tripod.documents import Document, Line, Page, Passage, Section, SourceState, StoredSource, StoreStats
+from tripod.documents import Document, Line, Page, Section, SourceState, StoredSource, StoreStats
 from tripod.durable import durable_file
 from tripod.errors import StoreError
 from tripod.protocols import Store
@@ -149,17 +149,7 @@ def _from_json(value: Mapping[str, Any]) -> StoredSource:
         metadata=value["metadata"],
     )
     passages = tuple(
-        Passage(
-            source=document.source,
-            start=start,
-            end=end,
-            text=document.text[start:end],
-            section=section,
-            page=page,
-            line=line,
-            metadata=document.metadata,
-        )
-        for start, end, section, page, line in value["passages"]
+        document.passage(start, end, section=section, page=page, line=line) for start, end, section, page, line in value["passages"]
     )
     vectors = None
     if value["vectors"] is not None:

@@ -79,19 +79,7 @@ def read_source(reader: sqlite3.Connection, source: str) -> StoredSource | None:
     vectors = [decode(row[5], form) for row in rows if row[5] is not None]
     return StoredSource(
         document=document,
-        passages=tuple(
-            Passage(
-                source=source,
-                start=start,
-                end=end,
-                text=document.text[start:end],
-                section=section,
-                page=page,
-                line=line,
-                metadata=document.metadata,
-            )
-            for start, end, section, page, line, _ in rows
-        ),
+        passages=tuple(document.passage(start, end, section=section, page=page, line=line) for start, end, section, page, line, _ in rows),
         vectors=np.array(vectors, dtype=np.float32).reshape(len(rows), -1) if rows and vectors else None,
         state=_state(*state),
     )

@@ -55,9 +55,9 @@ class StoreContract:
         vectors = np.array([[0.1, -0.2, 1 / 3], [1e-30, 1.0, 3e-5]], dtype=np.float32)
 
         async def keep(store: Store) -> None:
-            passages = [_passage(paged, 0, 3, page=1), _passage(paged, 5, 11, page=2, section="§\0")]
+            passages = [paged.passage(0, 3, page=1), paged.passage(5, 11, page=2, section="§\0")]
             await store.replace(paged, passages, vectors, _STATE)
-            await store.replace(lined, [_passage(lined, 4, 7, line=9)], None, SourceState(digest="e"))
+            await store.replace(lined, [lined.passage(4, 7, line=9)], None, SourceState(digest="e"))
             stored = await store.read(paged.source)
             assert stored is not None
             assert stored.document == paged
@@ -102,7 +102,7 @@ class StoreContract:
         document = Document(source="a.pdf", text="one\n\ntwo stones", pages=(Page(1, 0, 3), Page(2, 5, 15)), metadata={"year": 2024})
 
         async def look(store: Store) -> None:
-            passages = [_passage(document, 0, 3, page=1), _passage(document, 5, 15, page=2, section="S")]
+            passages = [document.passage(0, 3, page=1), document.passage(5, 15, page=2, section="S")]
             await store.replace(document, passages, None, _STATE)
             [found] = await store.search("stone", None, k=9)
             assert (found.source, found.start, found.end, found.text, found.page, found.section) == ("a.pdf", 5, 15, "two stones", 2, "S")
@@ -138,7 +138,7 @@ class StoreContract:
         document = Document(source="a", text="a passage of its own")
 
         async def look(store: Store) -> None:
-            await store.replace(document, [_passage(document, 0, 20, section="Mutexes and locks")], None, _STATE)
+            await store.replace(document, [document.passage(0, 20, section="Mutexes and locks")], None, _STATE)
             assert len(await store.search("mutex", None, k=1)) == 1
 
         self._run(look)
@@ -153,7 +153,7 @@ class StoreContract:
         async def look(store: Store) -> None:
             for i, vector in enumerate(vectors):
                 document = Document(source=f"{i:02}", text="stone")
-                await store.replace(document, [_passage(document, 0, 5)], vector[None], _STATE)
+                await store.replace(document, [document.passage(0, 5)], vector[None], _STATE)
             found = await store.search(None, query, k=12)
             assert [passage.source for passage in found] == [f"{i:02}" for i in np.argsort(-expected)[:12]]
             for passage, score in zip(found, sorted(expected, reverse=True)[:12], strict=True):
@@ -263,7 +263,7 @@ class StoreContract:
     def test_vectors_need_the_name_of_their_embedder(self) -> None:
         async def refuse(store: Store) -> None:
             document = Document(source="a", text="stone")
-            write = store.replace(document, [_passage(document, 0, 5)], _unit(1, 0, 0)[None], _STATE)
+            write = store.replace(document, [document.passage(0, 5)], _unit(1, 0, 0)[None], _STATE)
             assert "without an embedder's fingerprint" in await _refusal(write, StoreError)
             assert await store.sources() == {}
 
@@ -463,19 +463,6 @@ def _random_filter(generator: random.Random, depth: int) -> Filter:
     return generator.choice(leaves)()
 
 
-def _passage(document: Document, start: int, end: int, *, section: str = "", page: int | None = None, line: int | None = None) -> Passage:
-    return Passage(
-        source=document.source,
-        start=start,
-        end=end,
-        text=document.text[start:end],
-        section=section,
-        page=page,
-        line=line,
-        metadata=document.metadata,
-    )
-
-
 def _unit(*values: float) -> Vectors:
     vector = np.array(values, dtype=np.float32)
     unit: Vectors = vector / np.linalg.norm(vector)
@@ -488,7 +475,7 @@ async def _put(store: Store, source: str, *texts: str, height: float = 0.0) -> N
     passages: list[Passage] = []
     start = 0
     for text in texts:
-        passages.append(_passage(document, start, start + len(text)))
+        passages.append(document.passage(start, start + len(text)))
         start += len(text) + 1
     await store.replace(document, passages, np.stack([_unit(1, height, 0)] * len(texts)), _STATE)
 
@@ -502,7 +489,7 @@ async def _put_all(store: Store, *texts: str) -> None:
 async def _put_documents(store: Store, documents: Mapping[str, Metadata]) -> None:
     for source, metadata in documents.items():
         document = Document(source=source, text="stone", metadata=metadata)
-        await store.replace(document, [_passage(document, 0, 5)], _unit(1, 0, 0)[None], _STATE)
+        await store.replace(document, [document.passage(0, 5)], _unit(1, 0, 0)[None], _STATE)
 
 
 async def _refusal(call: Awaitable[object], kind: type[Exception]) -> str:

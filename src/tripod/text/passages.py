@@ -45,15 +45,12 @@ def passages_at(document: Document, spans: Iterable[Section]) -> list[Passage]:
             line += document.text.count("\n", counted_to, start)
             counted_to = start
         found.append(
-            Passage(
-                source=document.source,
-                start=start,
-                end=end,
-                text=document.text[start:end],
+            document.passage(
+                start,
+                end,
                 section=span.title,
                 page=document.page_at(start),
                 line=None if document.pages and not document.lines else line,
-                metadata=document.metadata,
             )
         )
     return found
