@@ -31,7 +31,7 @@ from tripod.ops.linear_formats import LinearActivation, LinearFormat
 
 _log = logging.getLogger(__name__)
 
-_ACTIVATIONS: dict[str, LinearActivation] = {
+ACTIVATIONS: dict[str, LinearActivation] = {
     "gelu": "gelu_erf",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
@@ -69,9 +69,12 @@ class NativeLinear:
         """The same as a part of a fused layer."""
         return Dense(self._packed, self._bias)
 
-    def __call__(self, x: Tensor, activation: LinearActivation | None = None, residual: Tensor | None = None) -> Tensor:
-        """activation(x W^T + bias) + residual: [..., K] -> [..., N]."""
-        return linear(x.contiguous(), self._packed, self._bias, activation, residual)
+    def __call__(
+        self, x: Tensor, activation: LinearActivation | None = None, residual: Tensor | None = None, *, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """activation(x W^T + bias) + residual: [..., K] -> [..., N], in `dtype`, or that of x."""
+        out = None if dtype is None else torch.empty((*x.shape[:-1], self._packed.shape[0]), dtype=dtype)
+        return linear(x.contiguous(), self._packed, self._bias, activation, residual, out=out)
 
 
 class NativeNorm(nn.Module):
@@ -127,7 +130,7 @@ class NativeGPTNeoXBlock(nn.Module):
         self.query_key_value = _native(attention.query_key_value, weight_format, packer)
         self.output = _native(attention.output, weight_format, packer)
         self.up, self.down = _native(mlp.up, weight_format, packer), _native(mlp.down, weight_format, packer)
-        self.joined_activation = _ACTIVATIONS.get(hidden_act)
+        self.joined_activation = ACTIVATIONS.get(hidden_act)
         self.activation = mlp.activation
         self.num_bytes = sum(part.num_bytes for part in (self.query_key_value, self.output, self.up, self.down))
 

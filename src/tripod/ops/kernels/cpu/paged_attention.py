@@ -137,7 +137,7 @@ def paged_attention(
     scale: float,
     window: int | None = None,
 ) -> Tensor:
-    """Each row sees the tokens of its request up to its own, whose keys and values are written already.
+    """Each row sees the tokens of its request up to a place, whose keys and values are written already.
 
     Scores are summed in float32; with a bfloat16 pool, queries and softmax weights are rounded to bfloat16 before they are multiplied.
 
@@ -147,7 +147,7 @@ def paged_attention(
         pool: keys and values.
         layer: counts from 0.
         requests: [N], int64: the row of block_tables that belongs to each query. Consecutive tokens of a request are computed together.
-        positions: [N], int64: the place of each query's token in its request.
+        positions: [N], int64: the last place in its request that each query sees: its own, or in an encoder that of the text's end.
         block_tables: [R, M], int64; what lies beyond the blocks of a request is not read.
         scale: factor on the dot products, above 0.
         window: how many tokens a query sees, itself included; None is all.
