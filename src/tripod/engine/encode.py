@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 Pooling = Literal["mean", "cls"]
 
-MAX_BATCH_TOKENS = 1024  # enough for matrix products at full speed, few enough that the threads end together
+MAX_BATCH_TOKENS = 512  # enough for matrix products at full speed, few enough that the threads end together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
