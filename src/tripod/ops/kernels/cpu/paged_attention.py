@@ -24,6 +24,7 @@ from tripod.ops.kernels.cpu.library import POINTER, KernelFunction, expect_tenso
 
 BLOCK_SIZE = 16  # tokens of a block: the lanes of one vector
 MAX_HEAD_DIM = 512
+_LARGE_PAGE = 2**21  # bytes
 
 _INT, _INT64 = ctypes.c_int, ctypes.c_int64
 _LAYER = (POINTER, _INT64, _INT, _INT, _INT)  # words, blocks, heads, head size, whether bfloat16
@@ -190,7 +191,7 @@ def paged_attention(
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Memory that the system gives page by page when it is first written to: a pool of gigabytes is there at once."""
     num_bytes = math.prod(shape) * dtype.itemsize
-    if num_bytes == 0:
+    if num_bytes < _LARGE_PAGE:
         return torch.zeros(shape, dtype=dtype, device="cpu")
     pages = mmap.mmap(-1, num_bytes)
     if hasattr(mmap, "MADV_HUGEPAGE"):
