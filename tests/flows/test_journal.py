@@ -699,6 +699,51 @@ def test_outside_of_an_execution_an_effect_is_a_function() -> None:
         def f() -> None: ...
 
 
+def test_what_an_effect_calls_is_a_part_of_it(location: str) -> None:
+    shop = Shop()
+
+    @effect
+    async def both(item: str) -> str:
+        return f"{await shop.price(item)} {await shop.ship(item)} {await Flow(len_of)(text=item)}"
+
+    def len_of(text: str) -> int:
+        return len(text)
+
+    @durable
+    async def job() -> str:
+        return await both("lamp")
+
+    async def use(journal: Journal) -> None:
+        for _ in range(2):
+            assert (await journal.run(job, id="x")).result == "4 lamp shipped 4"
+        assert [one.path for one in await journal.history("x")] == ["both"]
+
+    with_journal(location, use)
+    with pytest.raises(ConfigError, match=r"effect 'loose' takes \*\*options; a journal keeps arguments by name"):
+
+        @effect
+        async def loose(**options: int) -> None: ...
+
+
+def test_a_worker_goes_on_with_the_others_where_one_is_refused(location: str) -> None:
+    shop = Shop()
+
+    async def changed(item: str) -> str:
+        return item
+
+    changed.__name__ = "order"
+
+    async def use(journal: Journal) -> None:
+        await journal.run(shop.order, "lamp", id="x")
+        await journal.fork("x", before="price", new_id="y")
+        assert await journal.work([changed]) == 1
+        assert (await journal.look("y")).state == "ready"
+        assert await journal.work([shop.order]) == 1
+        assert (await journal.look("y")).state == "done"
+
+    with_journal(location, use)
+
+
 def test_an_address_of_another_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match="redis:// is no address of a journal"):
         tripod.run(Journal("redis://x").__aenter__())

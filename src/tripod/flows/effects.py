@@ -87,8 +87,16 @@ def effect(function: Any = None, /, *, name: str | None = None, repeatable: bool
         repeatable: it may be called again without harm, as what only reads may; so its outcome is never in doubt.
     """
     if function is None:
-        return lambda function: Effect(function, name, repeatable)
-    return Effect(function, name, repeatable)
+        return lambda function: _made(function, name, repeatable)
+    return _made(function, name, repeatable)
+
+
+def _made(function: Callable[..., Any], name: str | None, repeatable: bool) -> Effect[..., Any]:
+    made = Effect(function, name, repeatable)
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise ConfigError(f"effect {made.name!r} takes {parameter}; a journal keeps arguments by name: give each a name of its own")
+    return made
 
 
 def within(name: str) -> str:

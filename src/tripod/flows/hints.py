@@ -5,18 +5,23 @@ from __future__ import annotations
 import collections.abc
 import types
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Any, Literal, NewType, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 _UNIONS = (Union, types.UnionType)
 
 
 def hints_of(function: Any) -> dict[str, Any]:
-    """The annotations of a function, as objects; what cannot be found counts as not annotated."""
+    """The annotations of a function, as objects; one that names what only type checkers import counts as absent."""
     try:
-        return get_type_hints(function, include_extras=False)
-    except (NameError, TypeError):  # a name that only type checkers import
-        found = getattr(function, "__annotations__", {})
-        return {name: hint for name, hint in found.items() if not isinstance(hint, str)}
+        return get_type_hints(function)
+    except (NameError, TypeError):
+        found = {}
+        for name, hint in getattr(function, "__annotations__", {}).items():
+            one = types.SimpleNamespace(__annotations__={name: hint})
+            with suppress(NameError, TypeError):
+                found |= get_type_hints(one, getattr(function, "__globals__", {}))
+        return found
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:

@@ -6,7 +6,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -314,17 +313,18 @@ class Journal:
         known = {durable.name: durable for durable in map(as_durable, functions)}
         num_worked = 0
         limiter = anyio.CapacityLimiter(max_concurrency)
+        refused: set[str] = set()  # would be refused again
 
         async def one(record: ExecutionRecord) -> None:
             nonlocal num_worked
             async with limiter:
-                with suppress(Exception):
+                try:
                     await self.resume(record.id, known[record.function])
+                except Exception:
+                    refused.add(record.id)
                 num_worked += 1
 
-        seen: set[tuple[str, float]] = set()
-        while due := [record for record in await self.due() if record.function in known and (record.id, record.updated_s) not in seen]:
-            seen.update((record.id, record.updated_s) for record in due)
+        while due := [record for record in await self.due() if record.function in known and record.id not in refused]:
             async with anyio.create_task_group() as group:
                 for record in due:
                     group.start_soon(one, record)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
@@ -15,7 +15,7 @@ import anyio.to_thread
 
 from tripod.errors import JournalError
 from tripod.flows.database import Database, Execute
-from tripod.flows.effects import KEY, Effect
+from tripod.flows.effects import KEY, Effect, execution
 from tripod.flows.hints import hints_of
 from tripod.flows.records import StepRecord, StepState, holds_lease, write_step
 from tripod.flows.values import decode, encode, encode_arguments, key_of
@@ -117,7 +117,7 @@ class Working:
             arguments = {**arguments, KEY: key_of(self.id, path)}
         self._num_flying += 1
         try:
-            with span(effect.name, path=path):
+            with span(effect.name, path=path), _outside():  # what an effect calls is a part of it
                 found = await self._called(effect.function, arguments)
             encoded = encode(found, hints.get("return", Any), f"the result of {path!r}")
         except Exception as error:
@@ -228,3 +228,13 @@ class Working:
         if not self.is_parted:
             self.state, self.wake_at_s = state, wake_at_s
         raise Parted
+
+
+@contextmanager
+def _outside() -> Iterator[None]:
+    """As if no execution were at work."""
+    token = execution.set(None)
+    try:
+        yield
+    finally:
+        execution.reset(token)
