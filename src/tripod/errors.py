@@ -51,6 +51,14 @@ class CitationError(TripodError):
     """An answer cites a passage that was not given, or quotes words that are not in it."""
 
 
+class FlowError(TripodError):
+    """A flow cannot go on: a step returned what it does not promise, or a loop did not end within its bound."""
+
+
+class JournalError(TripodError):
+    """An execution cannot be begun or gone on with: what the journal holds, or who else works on it, stands against it."""
+
+
 class RequestError(TripodError):
     """This request fails, the others go on. Over HTTP: 4xx, with `param` naming the field at fault."""
 
