@@ -9,14 +9,27 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from tripod.errors import EngineError
-from tripod.messages import FinishReason, Message, Reply, Timings, TokenLogprob, Usage
+from tripod.messages import FinishReason, Message, Reply, Timings, TokenLogprob, ToolCall, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallDelta:
+    """A piece of a tool call. Its first piece has id and name; the arguments of all pieces of one `index` add up."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
     """A model said something more. `text` never ends inside a character; it may be empty while one is incomplete."""
 
-    text: str
+    text: str = ""
+    reasoning: str = ""
+    signature: str = ""  # of the reasoning
+    tool_calls: tuple[ToolCallDelta, ...] = ()
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     step_id: int | None = None  # the engine's step that chose these tokens; `StepRecord.id`
@@ -40,9 +53,15 @@ class Finished:
 Event: TypeAlias = Delta | Finished
 
 
+_NO_CALL = ToolCall("", "", "")
+
+
 async def fold(events: AsyncIterable[Event]) -> Reply:
     """A whole reply out of its events: streaming and not streaming are one code path."""
     texts: list[str] = []
+    reasonings: list[str] = []
+    signatures: list[str] = []
+    calls: dict[int, ToolCall] = {}
     token_ids: list[int] = []
     logprobs: list[TokenLogprob] = []
     step_ids: list[int] = []
@@ -50,13 +69,24 @@ async def fold(events: AsyncIterable[Event]) -> Reply:
         match event:
             case Delta():
                 texts.append(event.text)
+                reasonings.append(event.reasoning)
+                signatures.append(event.signature)
+                for piece in event.tool_calls:
+                    begun = calls.get(piece.index, _NO_CALL)
+                    calls[piece.index] = ToolCall(begun.id or piece.id, begun.name or piece.name, begun.arguments + piece.arguments)
                 token_ids.extend(event.token_ids)
                 logprobs.extend(event.logprobs)
                 if event.step_id is not None:
                     step_ids.extend([event.step_id] * len(event.token_ids))
             case Finished():
                 return Reply(
-                    message=Message("assistant", "".join(texts)),
+                    message=Message(
+                        "assistant",
+                        "".join(texts),
+                        tuple(calls[index] for index in sorted(calls)),
+                        reasoning="".join(reasonings),
+                        signature="".join(signatures),
+                    ),
                     finish_reason=event.finish_reason,
                     usage=event.usage,
                     timings=event.timings,
