@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -58,45 +58,40 @@ _NO_CALL = ToolCall("", "", "")
 
 async def fold(events: AsyncIterable[Event]) -> Reply:
     """A whole reply out of its events: streaming and not streaming are one code path."""
-    texts: list[str] = []
-    reasonings: list[str] = []
-    signatures: list[str] = []
-    calls: dict[int, ToolCall] = {}
-    token_ids: list[int] = []
-    logprobs: list[TokenLogprob] = []
-    step_ids: list[int] = []
+    seen: list[Event] = []
     async for event in events:
-        match event:
-            case Delta():
-                texts.append(event.text)
-                reasonings.append(event.reasoning)
-                signatures.append(event.signature)
-                for piece in event.tool_calls:
-                    begun = calls.get(piece.index, _NO_CALL)
-                    calls[piece.index] = ToolCall(begun.id or piece.id, begun.name or piece.name, begun.arguments + piece.arguments)
-                token_ids.extend(event.token_ids)
-                logprobs.extend(event.logprobs)
-                if event.step_id is not None:
-                    step_ids.extend([event.step_id] * len(event.token_ids))
-            case Finished():
-                return Reply(
-                    message=Message(
-                        "assistant",
-                        "".join(texts),
-                        tuple(calls[index] for index in sorted(calls)),
-                        reasoning="".join(reasonings),
-                        signature="".join(signatures),
-                    ),
-                    finish_reason=event.finish_reason,
-                    usage=event.usage,
-                    timings=event.timings,
-                    model=event.model,
-                    mode=event.mode,
-                    token_ids=tuple(token_ids),
-                    logprobs=tuple(logprobs),
-                    step_ids=tuple(step_ids),
-                )
-    raise EngineError("the event stream ended without a Finished event; the model that made it is broken")
+        seen.append(event)
+        if isinstance(event, Finished):
+            break
+    return folded(seen)
+
+
+def folded(events: Sequence[Event]) -> Reply:
+    """The same, of events that have come already."""
+    if not events or not isinstance(finished := events[-1], Finished):
+        raise EngineError("the event stream ended without a Finished event; the model that made it is broken")
+    deltas = [event for event in events if isinstance(event, Delta)]
+    calls: dict[int, ToolCall] = {}
+    for piece in (piece for delta in deltas for piece in delta.tool_calls):
+        begun = calls.get(piece.index, _NO_CALL)
+        calls[piece.index] = ToolCall(begun.id or piece.id, begun.name or piece.name, begun.arguments + piece.arguments)
+    return Reply(
+        message=Message(
+            "assistant",
+            "".join([delta.text for delta in deltas]),
+            tuple(calls[index] for index in sorted(calls)),
+            reasoning="".join([delta.reasoning for delta in deltas]),
+            signature="".join([delta.signature for delta in deltas]),
+        ),
+        finish_reason=finished.finish_reason,
+        usage=finished.usage,
+        timings=finished.timings,
+        model=finished.model,
+        mode=finished.mode,
+        token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
+        logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
+        step_ids=tuple(delta.step_id for delta in deltas if delta.step_id is not None for _ in delta.token_ids),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,8 +251,6 @@ class MessageBody(WireBody):
 
     @classmethod
     def of(cls, message: Message) -> MessageBody:
-        if message.files:
-            raise RequestError(f"this wire carries text; the {message.role} message holds {message.files[0]}", param="messages")
         body = cls(role=message.role, content=message.text)
         if message.tool_calls:
             calls = [

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tripod.messages import FinishReason, TokenLogprob
+from tripod.messages import FinishReason, Message, TokenLogprob, ToolCall
 from tripod.messages import Usage as UsageValue
+from tripod.trace import Delta, ToolCallDelta
 
 
 class _Reply(BaseModel):
@@ -103,12 +104,50 @@ class ChatLogprobs(_Reply):
         )
 
 
+class FunctionReply(_Reply):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ToolCallReply(_Reply):
+    """A tool call, or in a stream a piece of one."""
+
+    index: int | None = None  # in a stream only
+    id: str | None = None
+    type: str | None = None
+    function: FunctionReply = FunctionReply()
+
+
 class ReplyMessage(_Reply):
+    """What a model said, or in a stream a piece of it."""
+
     model_config = ConfigDict(extra="allow")
 
     role: str | None = None
     content: str | None = None
     refusal: str | None = None
+    tool_calls: list[ToolCallReply] | None = None
+    reasoning_content: str | None = None  # beyond the OpenAI API, as DeepSeek, vLLM and llama.cpp name it
+    reasoning: str | None = None  # the same, as OpenRouter, Groq and newer vLLM do
+
+    def to_message(self) -> Message:
+        calls = tuple(ToolCall(c.id or "", c.function.name or "", c.function.arguments or "") for c in self.tool_calls or ())
+        return Message("assistant", self._text, calls, reasoning=self._reasoning)
+
+    def to_delta(self, logprobs: tuple[TokenLogprob, ...]) -> Delta:
+        pieces = tuple(
+            ToolCallDelta(index=c.index or 0, id=c.id or "", name=c.function.name or "", arguments=c.function.arguments or "")
+            for c in self.tool_calls or ()
+        )
+        return Delta(text=self._text, reasoning=self._reasoning, tool_calls=pieces, logprobs=logprobs)
+
+    @property
+    def _text(self) -> str:
+        return self.content or self.refusal or ""
+
+    @property
+    def _reasoning(self) -> str:
+        return self.reasoning_content or self.reasoning or ""
 
 
 class ChatChoice(_Reply):
