@@ -58,12 +58,7 @@ _NO_CALL = ToolCall("", "", "")
 
 async def fold(events: AsyncIterable[Event]) -> Reply:
     """A whole reply out of its events: streaming and not streaming are one code path."""
-    seen: list[Event] = []
-    async for event in events:
-        seen.append(event)
-        if isinstance(event, Finished):
-            break
-    return folded(seen)
+    return folded([event async for event in events])  # to its very end, so that the stream is over when this returns
 
 
 def folded(events: Sequence[Event]) -> Reply:
@@ -92,6 +87,31 @@ def folded(events: Sequence[Event]) -> Reply:
         logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
         step_ids=tuple(delta.step_id for delta in deltas if delta.step_id is not None for _ in delta.token_ids),
     )
+
+
+def unfolded(reply: Reply) -> tuple[Event, ...]:
+    """Events that fold into the reply: everything that was said, in one piece."""
+    calls = tuple(
+        ToolCallDelta(index=index, id=call.id, name=call.name, arguments=call.arguments) for index, call in enumerate(reply.tool_calls)
+    )
+    message = reply.message
+    said = Delta(
+        text=message.text,
+        reasoning=message.reasoning,
+        signature=message.signature,
+        tool_calls=calls,
+        token_ids=reply.token_ids,
+        logprobs=reply.logprobs,
+    )
+    end = Finished(
+        finish_reason=reply.finish_reason,
+        usage=reply.usage,
+        timings=reply.timings,
+        model=reply.model,
+        mode=reply.mode,
+        step_ids=reply.step_ids,
+    )
+    return said, end
 
 
 @dataclass(frozen=True, slots=True)
