@@ -40,7 +40,7 @@ class FunctionTool(Generic[P, R]):
     function: Callable[P, R]
     spec: ToolSpec
     arguments: TypeAdapter[dict[str, Any]]
-    result: TypeAdapter[Any] | None  # None: the function does not say what it returns
+    result: TypeAdapter[Any] | type[str] | None  # None: the function does not say what it returns
     context: str | None = None  # the parameter that takes the run's Context
     deps_type: Any = None  # what the Context must hold
     timeout_s: float | None = _TIMEOUT_S
@@ -69,7 +69,7 @@ class FunctionTool(Generic[P, R]):
         raise TimeoutError
 
     def _content(self, result: Any) -> Content:
-        if isinstance(result, str) and (self.result is None or self.result is _TEXT):
+        if isinstance(result, str) and not isinstance(self.result, TypeAdapter):
             return result
         if isinstance(result, File):
             return (result,)
@@ -80,7 +80,9 @@ class FunctionTool(Generic[P, R]):
         ):
             return result
         try:
-            if self.result is not None:
+            if self.result is str:
+                raise ToolError(f"{self.spec.name} did not return what it says to return: a {type(result).__name__} is no text")
+            if isinstance(self.result, TypeAdapter):
                 result = self.result.validate_python(result, strict=True)
                 return result if isinstance(result, str) else self.result.dump_json(result).decode()
             return to_json(result).decode()
@@ -173,13 +175,10 @@ async def _in_thread(function: Callable[[], R], scope: anyio.CancelScope) -> R:
         raise
 
 
-_TEXT: TypeAdapter[Any] = TypeAdapter(str)
-
-
-def _result(hint: Any) -> TypeAdapter[Any] | None:
+def _result(hint: Any) -> TypeAdapter[Any] | type[str] | None:
     if hint is Any:
         return None
-    return _TEXT if hint is str else TypeAdapter(hint)
+    return str if hint is str else TypeAdapter(hint)
 
 
 def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:

@@ -9,10 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeVar
 
-from tripod.chat.anthropic import AnthropicChatModel
 from tripod.chat.closing import closing
-from tripod.chat.http import HttpChatModel
-from tripod.chat.local import LocalChatModel
 from tripod.chat.parse import Parsed, Partial, parse, parse_stream
 from tripod.chat.render import PLAIN, template_file
 from tripod.errors import ConfigError, MissingExtraError
@@ -22,11 +19,14 @@ from tripod.sampling import SamplingParams
 from tripod.trace import Event
 
 if TYPE_CHECKING:
+    from tripod.chat.anthropic import AnthropicChatModel
+    from tripod.chat.http import HttpChatModel
+    from tripod.chat.local import LocalChatModel
     from tripod.engine.engine import EngineConfig
 
 
 T = TypeVar("T")
-_Opened: TypeAlias = HttpChatModel | AnthropicChatModel | LocalChatModel
+_Opened: TypeAlias = "HttpChatModel | AnthropicChatModel | LocalChatModel"
 
 
 class Model:
@@ -146,12 +146,16 @@ class Model:
             return self._inner
 
     async def _open_http(self) -> HttpChatModel | AnthropicChatModel:
+        from tripod.chat.anthropic import AnthropicChatModel  # when a server is asked: their wire formats take long to import
+        from tripod.chat.http import HttpChatModel
+
         kind = AnthropicChatModel if self._api == "anthropic" else HttpChatModel
         client = kind(self.address, model=self._model, api_key=self._api_key, api_key_env=self._api_key_env)
         return await self._resources.enter_async_context(client)
 
     async def _open_engine(self) -> LocalChatModel:
         try:
+            from tripod.chat.local import LocalChatModel
             from tripod.engine.engine import Engine, EngineConfig
         except ModuleNotFoundError as error:
             raise MissingExtraError(error.name or "torch", "engine", f"running {self.address} in this process") from error
