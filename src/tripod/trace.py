@@ -94,6 +94,31 @@ def folded(events: Sequence[Event]) -> Reply:
     )
 
 
+def unfolded(reply: Reply) -> tuple[Event, ...]:
+    """Events that fold into the reply: everything that was said, in one piece."""
+    calls = tuple(
+        ToolCallDelta(index=index, id=call.id, name=call.name, arguments=call.arguments) for index, call in enumerate(reply.tool_calls)
+    )
+    message = reply.message
+    said = Delta(
+        text=message.text,
+        reasoning=message.reasoning,
+        signature=message.signature,
+        tool_calls=calls,
+        token_ids=reply.token_ids,
+        logprobs=reply.logprobs,
+    )
+    end = Finished(
+        finish_reason=reply.finish_reason,
+        usage=reply.usage,
+        timings=reply.timings,
+        model=reply.model,
+        mode=reply.mode,
+        step_ids=reply.step_ids,
+    )
+    return said, end
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """One piece of work, with what it was given and what it used. Times are seconds of the monotonic clock."""
