@@ -53,7 +53,7 @@ def test_a_block_runs_as_printed(
 ) -> None:
     folder, url = workplace
     monkeypatch.chdir(folder)
-    exec(compile(block, str(page), "exec"), {"__name__": "__main__", "BASE_URL": url, "MODEL": NAME})
+    exec(compile(block, str(page), "exec", dont_inherit=True), {"__name__": "__main__", "BASE_URL": url, "MODEL": NAME})
     assert capsys.readouterr().out.strip()  # every example shows something
 
 

@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tripod.agents.agent import Agent as Agent
+    from tripod.agents.tool import tool as tool
     from tripod.bridge import iterate as iterate
     from tripod.bridge import run as run
     from tripod.chat.model import Model as Model
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from tripod.errors import TripodError as TripodError
     from tripod.messages import Message as Message
     from tripod.prompts import Prompt as Prompt
+    from tripod.protocols import Tool as Tool
     from tripod.rag.answer import Answer as Answer
     from tripod.rag.ask import ask as ask
     from tripod.retrieval.index import Index as Index
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Agent": "tripod.agents.agent",
     "Answer": "tripod.rag.answer",
     "Document": "tripod.documents",
     "Engine": "tripod.engine.engine",
@@ -34,10 +38,12 @@ _PUBLIC = {
     "Passage": "tripod.documents",
     "Prompt": "tripod.prompts",
     "SamplingParams": "tripod.sampling",
+    "Tool": "tripod.protocols",
     "TripodError": "tripod.errors",
     "ask": "tripod.rag.ask",
     "iterate": "tripod.bridge",
     "run": "tripod.bridge",
+    "tool": "tripod.agents.tool",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from mimetypes import guess_type
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from tripod.errors import ConfigError
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "abort"]
+
+# How pydantic writes the bytes in a value, and what is no number, as JSON.
+AS_BASE64 = {"ser_json_bytes": "base64", "val_json_bytes": "base64", "ser_json_inf_nan": "constants"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class File:
         ConfigError: neither bytes nor an address are given, or both.
     """
 
+    __pydantic_config__: ClassVar[dict[str, str]] = AS_BASE64
     media_type: str  # such as "image/png"; of an address it may be a guess
     data: bytes = b""
     url: str = ""
@@ -159,6 +163,7 @@ class Timings:
 class TokenLogprob:
     """A token with its natural-log probability under the model's unmodified distribution (temperature 1, no penalties)."""
 
+    __pydantic_config__: ClassVar[dict[str, str]] = AS_BASE64
     token_id: int
     token: str
     token_bytes: bytes

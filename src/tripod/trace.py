@@ -58,12 +58,7 @@ _NO_CALL = ToolCall("", "", "")
 
 async def fold(events: AsyncIterable[Event]) -> Reply:
     """A whole reply out of its events: streaming and not streaming are one code path."""
-    seen: list[Event] = []
-    async for event in events:
-        seen.append(event)
-        if isinstance(event, Finished):
-            break
-    return folded(seen)
+    return folded([event async for event in events])  # to its very end, so that the stream is over when this returns
 
 
 def folded(events: Sequence[Event]) -> Reply:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.training.conftest import MakeRecipe
-from tripod import durable
+from tripod import durable_files
 from tripod.errors import CheckpointError
 from tripod.models.gpt_neox import GPTNeoX
 from tripod.models.initialize import initial_language_model
@@ -97,7 +97,7 @@ def test_a_crash_at_any_point_leaves_this_one_absent_and_the_earlier_whole(recip
     first = save(recipe)
     run = Path(recipe.run)
     before = {path.name: path.read_bytes() for path in first.iterdir()}
-    write, calls = durable.write_flushed, 0
+    write, calls = durable_files.write_flushed, 0
 
     class Crash(BaseException):
         pass
@@ -111,7 +111,7 @@ def test_a_crash_at_any_point_leaves_this_one_absent_and_the_earlier_whole(recip
         write(path, content)
 
     monkeypatch.setattr(checkpoint, "write_flushed", failing)
-    monkeypatch.setattr(durable.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(durable_files.shutil, "rmtree", lambda *_, **__: None)
     crash_at, num_crashes = 0, 0
     while True:
         crash_at, calls = crash_at + 1, 0
@@ -130,7 +130,7 @@ def test_a_crash_at_any_point_leaves_this_one_absent_and_the_earlier_whole(recip
 
 
 def test_an_exception_leaves_nothing(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(durable, "sync_folder", lambda folder: 1 / 0)
+    monkeypatch.setattr(durable_files, "sync_folder", lambda folder: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save(recipe)
     assert list(Path(recipe.run).iterdir()) == []

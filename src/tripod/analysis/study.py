@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from tripod.analysis.checkpoints import Checkpoint
-from tripod.durable import atomic_file
+from tripod.durable_files import atomic_file
 from tripod.errors import ConfigError, MissingExtraError
 from tripod.evaluation.table import Table
 from tripod.training.data.progress import Progress, no_progress

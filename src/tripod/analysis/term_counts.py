@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tripod.durable import atomic_file
+from tripod.durable_files import atomic_file
 from tripod.text.load_tokenizer import load_tokenizer
 from tripod.text.tokenizer import Tokenizer
 from tripod.training.data.progress import Progress, no_progress

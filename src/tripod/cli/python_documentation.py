@@ -14,7 +14,7 @@ NAME = "python-documentation"  # as which a recipe names it
 
 def write_python_documentation(path: Path) -> None:
     """Write the language reference and the docstrings of the standard library as jsonl, sorted by their files."""
-    from tripod.durable import atomic_file
+    from tripod.durable_files import atomic_file
     from tripod.errors import ConversionError
     from tripod.retrieval.converters.python_source import PythonSource
     from tripod.retrieval.scan import scan

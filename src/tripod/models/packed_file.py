@@ -17,7 +17,7 @@ from typing import Protocol
 
 import torch
 
-from tripod.durable import PARTIAL, atomic_file
+from tripod.durable_files import PARTIAL, atomic_file
 from tripod.ops.kernels.cpu import packing
 from tripod.ops.kernels.cpu.packing import PackedWeight, packed_bytes
 from tripod.ops.linear import INT4_GROUP

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import save as to_safetensors
 
-from tripod.durable import durable_file
+from tripod.durable_files import durable_file
 from tripod.models import gpt_neox, llama
 from tripod.models.gpt_neox import GPTNeoX
 from tripod.models.llama import Llama

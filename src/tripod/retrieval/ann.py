@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from tripod.durable import durable_file
+from tripod.durable_files import durable_file
 from tripod.retrieval.vector_format import VectorFormat, decode, decode_all
 
 if TYPE_CHECKING:

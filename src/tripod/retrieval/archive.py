@@ -18,7 +18,7 @@ import anyio.to_thread
 import numpy as np
 
 from tripod.documents import Document, Line, Page, Section, SourceState, StoredSource, StoreStats
-from tripod.durable import durable_file
+from tripod.durable_files import durable_file
 from tripod.errors import StoreError
 from tripod.protocols import Store
 

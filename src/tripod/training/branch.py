@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tripod.durable import atomic_file, durable_file, durable_folder
+from tripod.durable_files import atomic_file, durable_file, durable_folder
 from tripod.errors import ConfigError
 from tripod.training.checkpoint import FORMAT, MANIFEST, checkpoint_folder, read_manifest, steps_of_run
 from tripod.training.data.interventions import ChangeReport, change_report

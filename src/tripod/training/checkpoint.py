@@ -29,7 +29,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from tripod.durable import PARTIAL, durable_folder, write_flushed
+from tripod.durable_files import PARTIAL, durable_folder, write_flushed
 from tripod.errors import CheckpointError
 from tripod.models import gpt_neox, llama
 from tripod.models.checkpoint import read_tensors

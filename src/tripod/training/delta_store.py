@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tripod.durable import PARTIAL, durable_file, durable_folder
+from tripod.durable_files import PARTIAL, durable_file, durable_folder
 from tripod.errors import CheckpointError, ConfigError
 from tripod.training.byte_planes import PlanePacker, entropy_bytes, import_zstandard, merge, split
 from tripod.training.data.progress import Progress, no_progress

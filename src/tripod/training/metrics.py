@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from tripod.durable import atomic_file
+from tripod.durable_files import atomic_file
 
 FILE_NAME = "metrics.jsonl"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tripod.durable import atomic_file
+from tripod.durable_files import atomic_file
 from tripod.errors import ConfigError, MissingExtraError
 from tripod.training.metrics import read_metrics
 from tripod.training.run import Run

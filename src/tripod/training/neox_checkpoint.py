@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tripod.durable import durable_file, durable_folder, write_flushed
+from tripod.durable_files import durable_file, durable_folder, write_flushed
 from tripod.errors import CheckpointError, ConfigError, MissingExtraError
 from tripod.models.gpt_neox import NAMES, GPTNeoX, GPTNeoXConfig
 from tripod.models.load import match_tensors

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from tripod.durable import atomic_file
+from tripod.durable_files import atomic_file
 from tripod.errors import ConfigError
 from tripod.text.bpe import train_tokenizer
 from tripod.training.data.build import build_dataset

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tripod.durable import atomic_file
+from tripod.durable_files import atomic_file
 from tripod.errors import ConfigError
 from tripod.training.checkpoint import Manifest, checkpoint_folder, read_manifest, remove_partial, steps_of_run
 from tripod.training.data.interventions import ChangedRows

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tripod.durable import atomic_file
+from tripod.durable_files import atomic_file
 from tripod.training.data.index_maps import IndexMaps
 
 _STRIDE = 64  # positions a directory entry; a power of two that divides _CHUNK

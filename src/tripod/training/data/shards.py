@@ -12,7 +12,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tripod.durable import atomic_file
+from tripod.durable_files import atomic_file
 from tripod.errors import ConfigError, DatasetError
 
 PYTHIA_SHARD_BYTES = 5_000_000_000

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tripod.durable import durable_folder, sync_folder
+from tripod.durable_files import durable_folder, sync_folder
 from tripod.errors import ConfigError
 from tripod.training.data.order import DataOrder, Span
 from tripod.training.data.progress import Progress, no_progress

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tripod.durable import atomic_file, durable_file, durable_folder, write_flushed
+from tripod.durable_files import atomic_file, durable_file, durable_folder, write_flushed
 
 
 @pytest.mark.parametrize("file", [atomic_file, durable_file])
@@ -43,7 +43,7 @@ def test_a_durable_file_is_flushed_before_it_has_its_name_and_its_name_after(tmp
         seen.append((Path(f"/proc/self/fd/{descriptor}").readlink(), (tmp_path / "x").exists()))
         fsync(descriptor)
 
-    monkeypatch.setattr("tripod.durable.os.fsync", watched)
+    monkeypatch.setattr("tripod.durable_files.os.fsync", watched)
     with durable_file(tmp_path / "x") as stream:
         stream.write(b"content")
     (flushed, was_there), folder = seen
