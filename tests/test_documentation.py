@@ -40,7 +40,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "docs").mkdir()
     (folder / "docs" / "guide.md").write_text(_DOCUMENT, encoding="utf-8")
-    checkpoint = write_tiny(folder / "checkpoints" / "tiny")
+    checkpoint = write_tiny(folder / "checkpoints" / "tiny", max_positions=2048)  # tools in a prompt take some
     engine = open_tiny(checkpoint, EngineConfig())
     with live_server(build_app(engine)) as server:
         yield folder, server.url

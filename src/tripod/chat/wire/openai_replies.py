@@ -7,20 +7,14 @@ sends those and no others. The client forgives what other servers leave out or a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict, Field
 
+from tripod.chat.wire.body import ReplyBody as _Reply
 from tripod.messages import FinishReason, Message, TokenLogprob, ToolCall
 from tripod.messages import Usage as UsageValue
 from tripod.trace import Delta, ToolCallDelta
-
-
-class _Reply(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    def to_json(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude_unset=True)
 
 
 class PromptTokensDetails(_Reply):
@@ -72,7 +66,7 @@ class ChatTokenLogprob(_Reply):
     token: str
     logprob: float
     bytes: list[int] | None = None
-    top_logprobs: list[TopLogprob] = []
+    top_logprobs: list[TopLogprob] = Field(default_factory=list)
 
 
 class ChatLogprobs(_Reply):
@@ -181,7 +175,7 @@ class ChatChunk(_Reply):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int = 0
     model: str = ""
-    choices: list[ChunkChoice] = []
+    choices: list[ChunkChoice] = Field(default_factory=list)
     usage: Usage | None = None
     tripod: Made | None = None  # in the chunk that ends the last choice
 
