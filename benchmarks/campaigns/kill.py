@@ -45,11 +45,11 @@ class Outcome:
     """One point of the campaign."""
 
     seed: int
-    start: str  # "new" index or "update" of one
+    start: str  # "new" index or "update" of one; or what kind of database
     kill: str  # where it was killed
     was_killed: bool  # a delay may be longer than the sync
-    num_old: int  # sources in their old state after the kill
-    num_new: int
+    num_old: int  # sources in their old state after the kill; of an execution, its effects that were in doubt
+    num_new: int  # sources in their new state; of an execution, its steps
     failures: tuple[str, ...]  # empty if the promise held
 
 
@@ -232,7 +232,7 @@ def run_points(name: str, options: argparse.Namespace, run_one: Callable[[int], 
             num_killed += outcome.was_killed
             num_failed += bool(outcome.failures)
             state = f"old {outcome.num_old:3} new {outcome.num_new:3}"
-            print(f"{seed:4} {outcome.start:6} {outcome.kill:34} {state} {'; '.join(outcome.failures)}", flush=True)
+            print(f"{seed:4} {outcome.start:8} {outcome.kill:34} {state} {'; '.join(outcome.failures)}", flush=True)
     print(f"{options.points} points, {num_killed} killed, {num_failed} failed")
     return 1 if num_failed or not num_killed else 0
 

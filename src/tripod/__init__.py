@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from tripod.engine.engine import Engine as Engine
     from tripod.engine.engine import EngineConfig as EngineConfig
     from tripod.errors import TripodError as TripodError
+    from tripod.flows.durable import durable as durable
+    from tripod.flows.flow import Flow as Flow
+    from tripod.flows.journal import Journal as Journal
     from tripod.messages import Message as Message
     from tripod.prompts import Prompt as Prompt
     from tripod.protocols import Tool as Tool
@@ -32,7 +35,9 @@ _PUBLIC = {
     "Document": "tripod.documents",
     "Engine": "tripod.engine.engine",
     "EngineConfig": "tripod.engine.engine",
+    "Flow": "tripod.flows.flow",
     "Index": "tripod.retrieval.index",
+    "Journal": "tripod.flows.journal",
     "Message": "tripod.messages",
     "Model": "tripod.chat.model",
     "Passage": "tripod.documents",
@@ -41,6 +46,7 @@ _PUBLIC = {
     "Tool": "tripod.protocols",
     "TripodError": "tripod.errors",
     "ask": "tripod.rag.ask",
+    "durable": "tripod.flows.durable",
     "iterate": "tripod.bridge",
     "run": "tripod.bridge",
     "tool": "tripod.agents.tool",

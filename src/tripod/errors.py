@@ -63,6 +63,14 @@ class AgentError(TripodError):
         self.run = run
 
 
+class FlowError(TripodError):
+    """A flow cannot go on: a step returned what it does not promise, or a loop did not end within its bound."""
+
+
+class JournalError(TripodError):
+    """An execution cannot be begun or gone on with: what the journal holds, or who else works on it, stands against it."""
+
+
 class RequestError(TripodError):
     """This request fails, the others go on. Over HTTP: 4xx, with `param` naming the field at fault."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -129,6 +131,60 @@ class Span:
         yield self
         for child in self.children:
             yield from child.walk()
+
+
+open_children: ContextVar[list[Span] | None] = ContextVar("tripod_open_children", default=None)
+"""The finished spans below the one that is open here; tasks begin with that of the task that started them. None: no span is open."""
+
+recent: deque[Span] = deque(maxlen=64)
+"""The last spans of this process that no other span holds: what has just happened, though nobody asked for a record of it."""
+
+
+listeners: list[Callable[[Span], None]] = []
+"""Called with every span that no other span holds, when it has ended. Empty: nothing leaves this process unless somebody says so."""
+
+
+def attach(*spans: Span) -> None:
+    """Put finished spans below the span that is open here; where none is, they are told to the listeners and are among the recent ones."""
+    children = open_children.get()
+    if children is not None:
+        children.extend(spans)
+        return
+    recent.extend(spans)
+    for listener in listeners:
+        for one in spans:
+            listener(one)
+
+
+@contextmanager
+def span(name: str, **attributes: Any) -> Iterator[dict[str, Any]]:
+    """Times a block as a span below the one that is open here; what the block adds to the yielded dict is kept.
+
+    An error is recorded and goes on rising. Not around a `yield`: what runs between two items of a generator is not part of it; there,
+    collect with a `Recorder` and `attach` its spans at the end.
+    """
+    start_s = time.monotonic()
+    children: list[Span] = []
+    token = open_children.set(children)
+    try:
+        yield attributes
+    except BaseException as error:
+        attributes["error"] = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        open_children.reset(token)
+        attach(Span(name, start_s, time.monotonic() - start_s, attributes, tuple(children)))
+
+
+@contextmanager
+def recording() -> Iterator[list[Span]]:
+    """A list into which all top-level spans go that end inside of the block."""
+    spans: list[Span] = []
+    token = open_children.set(spans)
+    try:
+        yield spans
+    finally:
+        open_children.reset(token)
 
 
 class Recorder:

@@ -24,6 +24,7 @@ from tripod.cli.evaluate_answers import answers, retrieval
 from tripod.cli.evaluate_tasks import results, tasks
 from tripod.cli.generate import generate
 from tripod.cli.index import index
+from tripod.cli.journal import journal
 from tripod.cli.kb import kb
 from tripod.cli.mcp import mcp
 from tripod.cli.plan import plan
@@ -35,8 +36,9 @@ from tripod.cli.serve import serve
 from tripod.cli.simulate import simulate
 from tripod.cli.study import study
 from tripod.cli.suite import suite
+from tripod.cli.trace import trace
 from tripod.cli.train import train
-from tripod.errors import ConfigError, RequestError, StoreError, TripodError
+from tripod.errors import ConfigError, JournalError, RequestError, StoreError, TripodError
 
 app = typer.Typer(
     name="tripod",
@@ -50,6 +52,8 @@ for command in (ask, index, search, generate, chat, serve, plan, replay, simulat
 app.add_typer(kb, name="kb")
 app.add_typer(mcp, name="mcp")
 app.add_typer(prompt, name="prompt")
+app.add_typer(journal, name="journal")
+app.add_typer(trace, name="trace")
 app.add_typer(data, name="data")
 app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(suite, name="suite")
@@ -92,6 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         if isinstance(error, TripodError):
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(2 if isinstance(error, ConfigError | RequestError | StoreError) else 1)
+            sys.exit(2 if isinstance(error, ConfigError | JournalError | RequestError | StoreError) else 1)
         print(f"error: {type(error).__name__}: {error} (run again with TRIPOD_DEBUG=1 to see where)", file=sys.stderr)
         sys.exit(1)

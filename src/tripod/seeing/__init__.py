@@ -1,0 +1,1 @@
+"""A trace where people look: a file, a page, OpenTelemetry."""
