@@ -10,7 +10,7 @@ from tripod.filters import Where as Where
 from tripod.messages import Content, Message, Reply, ToolSpec, Usage
 from tripod.prompts import Prompt
 from tripod.sampling import SamplingParams
-from tripod.trace import Event, Span
+from tripod.trace import Event
 
 if TYPE_CHECKING:
     import numpy
@@ -114,9 +114,6 @@ class ToolContext(Protocol):
 
     @property
     def spend(self) -> Callable[[Usage], None]: ...  # what the tool itself asked of models counts as the run's
-
-    @property
-    def spans(self) -> list[Span]: ...  # what the tool did, for the trace
 
 
 class Tool(Protocol):

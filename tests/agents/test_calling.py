@@ -82,8 +82,7 @@ def test_a_failing_call_is_told_to_the_model_kept_in_the_trace_and_the_run_goes_
     assert result.value == "then so"
     assert told in result.messages[2].text
     [span] = [span for span in result.trace[0].children if span.name == "tool"]
-    assert span.attributes["is_failed"]
-    assert told in span.attributes["result"]
+    assert told in span.attributes["error"]
 
 
 def test_empty_arguments_are_none() -> None:

@@ -20,7 +20,7 @@ from tripod.messages import Message, ToolSpec, system, user
 from tripod.prompts import Prompt
 from tripod.protocols import ChatModel, Tool, ToolContext
 from tripod.sampling import SamplingParams
-from tripod.trace import Delta, Event, Span, folded
+from tripod.trace import Delta, Event, Span, attach, folded, recording
 
 T = TypeVar("T")
 
@@ -154,12 +154,14 @@ class Agent(Generic[T]):
         run = Run(self, [*history, user(question) if isinstance(question, str) else question], self.limits, deps)
         loop = turns(run)
         start_s = time.monotonic()
+        attributes: dict[str, Any] = {"name": self.name}
         try:
             want = next(loop)
             while True:
                 if isinstance(want, Ask):
                     agent, asked_s = run.active, time.monotonic()
                     prompt = await agent._prompt(run)
+                    children: Sequence[Span] = ()
                     if is_streamed:
                         events: list[Event] = []
                         async with closing(agent.model.stream(prompt, agent.sampling)) as stream:
@@ -169,10 +171,11 @@ class Agent(Generic[T]):
                                     yield event
                         reply = folded(events)
                     else:
-                        reply = await agent.model.complete(prompt, agent.sampling)
+                        with recording() as children:
+                            reply = await agent.model.complete(prompt, agent.sampling)
                     run.spend(reply.usage)
-                    attributes = {"agent": agent.name, "prompt": prompt, "sampling": agent.sampling, "reply": reply}
-                    run.spans.append(Span("model", asked_s, time.monotonic() - asked_s, attributes))
+                    asked = {"prompt": prompt, "sampling": agent.sampling, "reply": reply}
+                    run.spans.append(Span("model", asked_s, time.monotonic() - asked_s, asked, tuple(children)))
                     for hook in reversed(agent.hooks):
                         reply = await hook.after_model(run, reply)
                     run.reply = reply
@@ -186,8 +189,13 @@ class Agent(Generic[T]):
                     want = loop.send(results)
         except StopIteration as end:
             value: T = end.value
+        except BaseException as error:
+            attributes["error"] = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            span = Span("agent", start_s, time.monotonic() - start_s, attributes | {"usage": run.usage}, tuple(run.spans))
+            attach(span)
         assert run.reply is not None
-        span = Span("agent", start_s, time.monotonic() - start_s, {"name": self.name, "usage": run.usage}, tuple(run.spans))
         yield Result(value=value, messages=tuple(run.messages), usage=run.usage, reply=run.reply, trace=(span,))
 
     async def _prompt(self, run: Run[T]) -> Prompt:
@@ -229,10 +237,8 @@ class AgentTool:
         except AgentError as error:
             if isinstance(error.run, Run):
                 context.spend(error.run.usage)
-                context.spans.extend(error.run.spans)
             raise
         context.spend(result.usage)
-        context.spans.extend(result.trace)
         return result.value if self.agent.shape is None else self.agent.shape.write(result.value)
 
 

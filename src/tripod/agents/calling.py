@@ -14,7 +14,7 @@ from tripod.agents.context import Context
 from tripod.agents.turns import Called
 from tripod.errors import AgentError, ToolError
 from tripod.messages import ToolCall, tool_result
-from tripod.trace import Span
+from tripod.trace import Span, recording
 
 if TYPE_CHECKING:
     from tripod.agents.hooks import Hook
@@ -45,19 +45,22 @@ async def carry_out(calls: Sequence[ToolCall], run: Run[Any], tools: Mapping[str
 
 
 async def _one(call: ToolCall, run: Run[Any], tools: Mapping[str, Tool], hooks: Sequence[Hook]) -> Called:
-    spans: list[Span] = []
-    context = Context(run.deps, run.messages, run.spend, spans)
+    context = Context(run.deps, run.messages, run.spend)
     proceed: Callable[[ToolCall], Awaitable[Called]] = partial(_call, context=context, tools=tools, limit=run.limits.result_chars)
     for hook in reversed(hooks):
         proceed = partial(hook.around_tool, run, proceed=proceed)
     start_s = time.monotonic()
-    called = Called(tool_result(call, "it was not finished"), is_failed=True)
-    try:
-        called = await proceed(call)
-        return called
-    finally:
-        attributes = {"name": call.name, "arguments": call.arguments, "result": called.message.text, "is_failed": called.is_failed}
-        run.spans.append(Span("tool", start_s, time.monotonic() - start_s, attributes, tuple(spans)))
+    attributes = {"name": call.name, "arguments": call.arguments}
+    with recording() as children:
+        try:
+            called = await proceed(call)
+            attributes["error" if called.is_failed else "result"] = called.message.text
+            return called
+        except BaseException as error:
+            attributes["error"] = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            run.spans.append(Span("tool", start_s, time.monotonic() - start_s, attributes, tuple(children)))
 
 
 async def _call(call: ToolCall, *, context: Context[Any], tools: Mapping[str, Tool], limit: int) -> Called:

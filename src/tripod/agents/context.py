@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from tripod.messages import Message, Usage
-from tripod.trace import Span
 
 Deps = TypeVar("Deps")
 
@@ -23,4 +22,3 @@ class Context(Generic[Deps]):
     deps: Deps  # what the application gave the run
     messages: Sequence[Message] = ()  # the conversation up to the call
     spend: Callable[[Usage], None] = _ignore  # counts what the tool itself asked of models as the run's
-    spans: list[Span] = field(default_factory=list)  # what it did, for the trace

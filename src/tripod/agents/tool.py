@@ -18,6 +18,7 @@ from typing_extensions import TypedDict  # pydantic cannot use that of Python 3.
 from tripod.agents.context import Context
 from tripod.chat.shape import described
 from tripod.errors import ConfigError, ToolError
+from tripod.flows.effects import KEY, Effect
 from tripod.messages import Content, File, ToolSpec
 from tripod.protocols import ToolContext
 
@@ -101,7 +102,8 @@ def tool(function: Callable[..., Any] | None = None, *, name: str | None = None,
 
     A model reads the docstring: its beginning describes the tool, its "Args:" the parameters. A parameter annotated `Context[Deps]` is
     filled by the run and not shown to the model. A plain `def` runs in a thread; at its time limit the run goes on without it, and the
-    thread ends when the function does, because a thread cannot be stopped.
+    thread ends when the function does, because a thread cannot be stopped. The calls of an `@effect` are journalled by the execution in
+    which the agent runs.
 
     Args:
         timeout_s: how long a call may take; None for as long as it likes.
@@ -111,15 +113,18 @@ def tool(function: Callable[..., Any] | None = None, *, name: str | None = None,
     """
     if function is None:
         return partial(tool, name=name, timeout_s=timeout_s)
-    name = str(name or getattr(function, "__name__", type(function).__name__))
+    signed: Any = function.function if isinstance(function, Effect) else function
+    name = str(name or getattr(function, "name", None) or getattr(function, "__name__", type(function).__name__))
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot name a tool; give tool(name=...) of letters, digits, _ and -")
-    hints = _hints(function, name)
-    description, described_arguments = _docstring(inspect.getdoc(function) or "")
+    hints = _hints(signed, name)
+    description, described_arguments = _docstring(inspect.getdoc(signed) or "")
     fields: dict[str, Any] = {}
     context, deps_type = None, None
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in inspect.signature(signed).parameters.values():
         hint = hints.get(parameter.name)
+        if parameter.name == KEY and isinstance(function, Effect):
+            continue  # the execution gives it
         if hint is Context or get_origin(hint) is Context:
             context, deps_type = parameter.name, next(iter(get_args(hint)), Any)
             continue
@@ -142,7 +147,9 @@ def tool(function: Callable[..., Any] | None = None, *, name: str | None = None,
         context=context,
         deps_type=deps_type,
         timeout_s=timeout_s,
-        is_async=inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__),
+        is_async=isinstance(function, Effect)
+        or inspect.iscoroutinefunction(function)
+        or inspect.iscoroutinefunction(type(function).__call__),
     )
 
 
