@@ -40,7 +40,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "docs").mkdir()
     (folder / "docs" / "guide.md").write_text(_DOCUMENT, encoding="utf-8")
-    checkpoint = write_tiny(folder / "checkpoints" / "tiny")
+    checkpoint = write_tiny(folder / "checkpoints" / "tiny", max_positions=2048)  # tools in a prompt take some
     engine = open_tiny(checkpoint, EngineConfig())
     with live_server(build_app(engine)) as server:
         yield folder, server.url
@@ -53,7 +53,7 @@ def test_a_block_runs_as_printed(
 ) -> None:
     folder, url = workplace
     monkeypatch.chdir(folder)
-    exec(compile(block, str(page), "exec"), {"__name__": "__main__", "BASE_URL": url, "MODEL": NAME})
+    exec(compile(block, str(page), "exec", dont_inherit=True), {"__name__": "__main__", "BASE_URL": url, "MODEL": NAME})
     assert capsys.readouterr().out.strip()  # every example shows something
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tripod.errors import RequestError
-from tripod.messages import Message, ToolCall, assistant, system, user
+from tripod.messages import File, Message, ToolCall, ToolSpec, system, user
 from tripod.prompts import Part, Prompt
 
 
@@ -28,7 +28,8 @@ def test_a_conversation_comes_back_as_it_went_in() -> None:
         user("Second."),  # two turns of one person stay two turns
         Message("assistant", "", tool_calls=(ToolCall("call-1", "search", "{}"),)),
         Message("tool", "found", tool_call_id="call-1"),
-        assistant("Done."),
+        user("See ", File(media_type="image/png", url="https://example.org/a.png"), " and say."),
+        Message("assistant", "Done.", reasoning="It is a cat.", signature="c2ln"),
     )
     assert Prompt.of(conversation).messages == conversation
 
@@ -36,6 +37,25 @@ def test_a_conversation_comes_back_as_it_went_in() -> None:
 def test_a_prompt_prints_every_word_that_a_model_will_read() -> None:
     prompt = Prompt.of([system("Be brief."), user("What is a block?")])
     assert str(prompt) == "[system]\nBe brief.\n\n[user]\nWhat is a block?"
+
+
+def test_a_file_stands_where_its_part_stands() -> None:
+    picture = File(media_type="image/png", data=b"\x89PNG", name="cat.png")
+    prompt = Prompt((Part("Look:"), Part(file=picture), Part("What is it?"), Part("Be brief.")))
+    assert prompt.messages == (user("Look:", picture, "What is it?\n\nBe brief."),)
+    assert str(prompt) == "[user]\nLook:<cat.png: image/png, 4 bytes>What is it?\n\nBe brief."
+
+
+def test_a_prompt_prints_its_tools_because_a_model_reads_them() -> None:
+    tool = ToolSpec("add", "Adds.", {"type": "object"})
+    assert str(Prompt.of("2 + 2?", tools=(tool,))) == '[tool add]\nAdds.\n{"type": "object"}\n\n[user]\n2 + 2?'
+
+
+def test_a_choice_of_a_tool_that_is_not_offered_is_refused() -> None:
+    with pytest.raises(RequestError, match="'multiply' fits none of the tools, which are: add"):
+        Prompt.of("2 * 2?", tools=(ToolSpec("add", "Adds.", {"type": "object"}),), tool_choice="multiply")
+    with pytest.raises(RequestError, match="fits none of the tools, which are: none"):
+        Prompt.of("2 * 2?", tool_choice="required")
 
 
 def test_a_string_is_a_question() -> None:

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tripod.errors import EngineError
-from tripod.messages import Usage
-from tripod.trace import Delta, Event, Finished, Recorder, fold
+from tripod.messages import ToolCall, Usage
+from tripod.trace import Delta, Event, Finished, Recorder, ToolCallDelta, fold
 
 
 async def _stream(*events: Event) -> AsyncIterator[Event]:
@@ -22,6 +22,20 @@ def test_a_reply_is_the_fold_over_its_events() -> None:
     events = (Delta(text="he", token_ids=(5,)), Delta(text="llo", token_ids=(6, 7)), Finished(finish_reason="stop", usage=usage))
     reply = asyncio.run(fold(_stream(*events)))
     assert (reply.text, reply.token_ids, reply.finish_reason, reply.usage) == ("hello", (5, 6, 7), "stop", usage)
+
+
+def test_pieces_of_tool_calls_and_of_reasoning_add_up_each_in_its_place() -> None:
+    events = (
+        Delta(reasoning="Add "),
+        Delta(reasoning="both.", signature="c2ln"),
+        Delta(tool_calls=(ToolCallDelta(index=0, id="a", name="add", arguments='{"x"'),)),
+        Delta(tool_calls=(ToolCallDelta(index=1, id="b", name="add"), ToolCallDelta(index=0, arguments=": 1}"))),
+        Delta(tool_calls=(ToolCallDelta(index=1, arguments="{}"),)),
+        Finished(finish_reason="stop", usage=Usage()),
+    )
+    message = asyncio.run(fold(_stream(*events))).message
+    assert message.tool_calls == (ToolCall("a", "add", '{"x": 1}'), ToolCall("b", "add", "{}"))
+    assert (message.text, message.reasoning, message.signature) == ("", "Add both.", "c2ln")
 
 
 def test_a_stream_without_an_end_is_an_error_and_not_a_short_reply() -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 from benchmarks.campaigns import (
+    bfcl,
     books,
     citations,
     commits,
@@ -25,6 +26,7 @@ from benchmarks.campaigns import (
 )
 
 CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
+    "bfcl": bfcl.main,
     "books": books.main,
     "citations": citations.main,
     "commits": commits.main,

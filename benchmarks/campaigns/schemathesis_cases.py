@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.campaigns.served_model import MODEL, served, tiny_model
+from benchmarks.campaigns.served_model import APP, MODEL, served, tiny_model
 from benchmarks.setting import RESULTS, setting
 
 HOOKS = f"""
@@ -31,13 +31,19 @@ def map_body(context, body):
     return body
 
 @schemathesis.hook
+def map_path_parameters(context, path_parameters):
+    if path_parameters and "app" in path_parameters and len(path_parameters["app"]) % 8 != 7:
+        path_parameters["app"] = {APP!r}
+    return path_parameters
+
+@schemathesis.hook
 def map_headers(context, headers):
     if headers and "X-Request-Timeout" in headers:
         headers["X-Request-Timeout"] = "60"
     return headers
 """
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
-NUM_OPERATIONS = 5  # that take a body, and so the most cases
+NUM_OPERATIONS = 9  # that take a body, and so the most cases
 
 
 def main(arguments: list[str]) -> int:

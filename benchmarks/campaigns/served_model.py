@@ -26,9 +26,11 @@ import httpx
 import numpy
 
 from benchmarks.shared_data import DATA
+from tripod.prompts import Prompt
 
 STORIES = DATA / "stories260K" / "stories260K.bin"
 MODEL = "served"
+APP = "echo"
 VOCAB_SIZE = 512  # of the 260K model
 
 
@@ -152,6 +154,10 @@ class _Faulty:
         return self._runner.run(*arguments)
 
 
+async def _echo(prompt: Prompt) -> str:
+    return prompt.messages[-1].text
+
+
 async def _serve(options: argparse.Namespace) -> None:
     import logging
 
@@ -174,7 +180,7 @@ async def _serve(options: argparse.Namespace) -> None:
         faulty = None
         if options.fail_every:
             faulty = engine._loop._runner = _Faulty(engine._loop._runner, options.fail_every, options.seed)  # type: ignore[assignment]
-        app = build_app(engine, config=config, embedder=HashEncoder(), embedder_name="hash")
+        app = build_app(engine, config=config, embedder=HashEncoder(), embedder_name="hash", apps={APP: _echo})
         print(listener.getsockname()[1], flush=True)
         await serve(app, listener, drain_s=options.drain)
         stats = engine.stats()

@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tripod.agents.agent import Agent as Agent
+    from tripod.agents.tool import tool as tool
     from tripod.bridge import iterate as iterate
     from tripod.bridge import run as run
     from tripod.chat.model import Model as Model
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from tripod.flows.journal import Journal as Journal
     from tripod.messages import Message as Message
     from tripod.prompts import Prompt as Prompt
+    from tripod.protocols import Tool as Tool
     from tripod.rag.answer import Answer as Answer
     from tripod.rag.ask import ask as ask
     from tripod.retrieval.index import Index as Index
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Agent": "tripod.agents.agent",
     "Answer": "tripod.rag.answer",
     "Document": "tripod.documents",
     "Engine": "tripod.engine.engine",
@@ -39,11 +43,13 @@ _PUBLIC = {
     "Passage": "tripod.documents",
     "Prompt": "tripod.prompts",
     "SamplingParams": "tripod.sampling",
+    "Tool": "tripod.protocols",
     "TripodError": "tripod.errors",
     "ask": "tripod.rag.ask",
     "durable": "tripod.flows.durable",
     "iterate": "tripod.bridge",
     "run": "tripod.bridge",
+    "tool": "tripod.agents.tool",
 }
 
 __all__ = sorted(_PUBLIC)

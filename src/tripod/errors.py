@@ -51,6 +51,18 @@ class CitationError(TripodError):
     """An answer cites a passage that was not given, or quotes words that are not in it."""
 
 
+class ToolError(TripodError):
+    """A tool cannot do what it was asked; the model is told the message, and may ask otherwise."""
+
+
+class AgentError(TripodError):
+    """A run ended without an answer: its turns or its budget are used up, or the model keeps making mistakes. `run` has what was done."""
+
+    def __init__(self, message: str, *, run: object = None) -> None:
+        super().__init__(message)
+        self.run = run
+
+
 class FlowError(TripodError):
     """A flow cannot go on: a step returned what it does not promise, or a loop did not end within its bound."""
 

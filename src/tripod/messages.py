@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from mimetypes import guess_type
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from tripod.errors import ConfigError
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "abort"]
+
+# How pydantic writes the bytes in a value, and what is no number, as JSON.
+AS_BASE64 = {"ser_json_bytes": "base64", "val_json_bytes": "base64", "ser_json_inf_nan": "constants"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +28,86 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """What a model is told of a tool that it may call."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any] = field(hash=False)  # JSON schema of the arguments
+
+    def to_json(self) -> dict[str, Any]:
+        """As chat templates and the OpenAI API know it."""
+        function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """An image, a PDF or another file inside a message: its bytes, or the address where the server finds them.
+
+    Raises:
+        ConfigError: neither bytes nor an address are given, or both.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = AS_BASE64
+    media_type: str  # such as "image/png"; of an address it may be a guess
+    data: bytes = b""
+    url: str = ""
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.data) == bool(self.url):
+            raise ConfigError(f"a file of type {self.media_type!r} has {'both' if self.url else 'neither'} of data and url; give one")
+
+    @staticmethod
+    def read(path: str | Path) -> File:
+        """The file at `path`; its type is known by its name.
+
+        Raises:
+            ConfigError: the name tells no type, or the file is empty.
+        """
+        media_type, _ = guess_type(str(path))
+        if media_type is None:
+            raise ConfigError(f"the name of {path} does not tell what kind of file it is; give File(media_type=..., data=...)")
+        return File(media_type=media_type, data=Path(path).read_bytes(), name=Path(path).name)
+
+    @property
+    def is_image(self) -> bool:
+        return self.media_type.startswith("image/")
+
+    @property
+    def data_url(self) -> str:
+        """The address, or one that holds the bytes (RFC 2397)."""
+        return self.url or f"data:{self.media_type};base64,{b64encode(self.data).decode()}"
+
+    def __str__(self) -> str:
+        return f"<{self.name or self.url or 'file'}: {self.media_type}{f', {len(self.data)} bytes' if self.data else ''}>"
+
+
+Content: TypeAlias = str | tuple[str | File, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation."""
 
     role: Role
-    text: str
+    content: Content  # text, or text and files in the order in which they are to be read
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None  # role "tool": the call that this answers
+    reasoning: str = ""  # what a model thought before it answered
+    signature: str = ""  # of the reasoning, which the vendor who made it wants back with it
+
+    @property
+    def text(self) -> str:
+        """The words, without files and reasoning."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(piece for piece in self.content if isinstance(piece, str))
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        return () if isinstance(self.content, str) else tuple(piece for piece in self.content if isinstance(piece, File))
 
 
 def system(text: str) -> Message:
@@ -34,14 +115,19 @@ def system(text: str) -> Message:
     return Message("system", text)
 
 
-def user(text: str) -> Message:
-    """A turn of the person asking."""
-    return Message("user", text)
+def user(*content: str | File) -> Message:
+    """A turn of the person asking: a text, or texts and files."""
+    return Message("user", content[0] if len(content) == 1 and isinstance(content[0], str) else content)
 
 
 def assistant(text: str) -> Message:
     """A turn of the model."""
     return Message("assistant", text)
+
+
+def tool_result(call: ToolCall, *content: str | File) -> Message:
+    """What a tool gave back to the call."""
+    return Message("tool", content[0] if len(content) == 1 and isinstance(content[0], str) else content, tool_call_id=call.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +163,7 @@ class Timings:
 class TokenLogprob:
     """A token with its natural-log probability under the model's unmodified distribution (temperature 1, no penalties)."""
 
+    __pydantic_config__: ClassVar[dict[str, str]] = AS_BASE64
     token_id: int
     token: str
     token_bytes: bytes
@@ -102,3 +189,7 @@ class Reply:
     @property
     def text(self) -> str:
         return self.message.text
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return self.message.tool_calls

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from tripod.documents import Document, Passage, SourceState, StoredSource, StoreStats
 from tripod.filters import Where as Where
-from tripod.messages import Reply
+from tripod.messages import Content, Message, Reply, ToolSpec, Usage
 from tripod.prompts import Prompt
 from tripod.sampling import SamplingParams
 from tripod.trace import Event
@@ -103,16 +103,23 @@ class Splitter(Protocol):
     def split(self, document: Document) -> list[Passage]: ...  # in the order of their starts; pure
 
 
+class ToolContext(Protocol):
+    """What a tool may know of the run that calls it."""
+
+    @property
+    def deps(self) -> Any: ...  # what the application gave the run, such as a connection or the user who asks
+
+    @property
+    def messages(self) -> Sequence[Message]: ...  # the conversation up to the call
+
+    @property
+    def spend(self) -> Callable[[Usage], None]: ...  # what the tool itself asked of models counts as the run's
+
+
 class Tool(Protocol):
     """Something that a model may ask for by name."""
 
     @property
-    def name(self) -> str: ...
+    def spec(self) -> ToolSpec: ...
 
-    @property
-    def description(self) -> str: ...
-
-    @property
-    def parameters(self) -> Mapping[str, Any]: ...  # JSON schema of the arguments
-
-    async def call(self, arguments: Mapping[str, Any]) -> str: ...
+    async def call(self, arguments: Mapping[str, Any], context: ToolContext) -> Content: ...  # what it raises, the model is told

@@ -10,9 +10,16 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from tripod.errors import RequestError
 
-GrammarKind: TypeAlias = Literal["json_schema", "json_object", "regex", "ebnf", "choice"]
+GrammarKind: TypeAlias = Literal["json_schema", "json_object", "regex", "ebnf", "choice", "tool_calls"]
 
-_MAX_CHARACTERS = {"json_schema": 2**18, "json_object": 0, "regex": 2**16, "ebnf": 2**16, "choice": 2**20}  # compiling takes time
+_MAX_CHARACTERS = {
+    "json_schema": 2**18,
+    "json_object": 0,
+    "regex": 2**16,
+    "ebnf": 2**16,
+    "choice": 2**20,
+    "tool_calls": 2**20,
+}  # compiling takes time
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +34,7 @@ class Grammar:
     """
 
     kind: GrammarKind
-    source: str = ""  # a JSON schema as text, a regular expression, an EBNF grammar, or a JSON list of strings; "" for json_object
+    source: str = ""  # a JSON schema as text, a regular expression, an EBNF grammar, a JSON list of strings, rules for calls; or ""
     is_compact: bool = False  # JSON without blanks between its parts, on which a small model can spend most of its tokens
 
     @staticmethod
@@ -55,6 +62,11 @@ class Grammar:
         """One of these texts."""
         return Grammar("choice", _dumped(list(texts)))
 
+    @staticmethod
+    def tool_calls(rules: Mapping[str, Any]) -> Grammar:
+        """Text and calls of tools, by the rules of `tripod.text.tool_format.CallRules`, which writes and reads them."""
+        return Grammar("tool_calls", _dumped(rules))
+
     def __post_init__(self) -> None:
         if self.kind not in get_args(GrammarKind):
             raise _grammar_error(f"grammar kind {self.kind!r} is unknown; give one of {', '.join(get_args(GrammarKind))}")
@@ -79,6 +91,9 @@ class Grammar:
             case "regex" | "ebnf":
                 if not self.source:
                     raise _grammar_error(f"the {self.kind} is empty; say what the text must be")
+            case "tool_calls":
+                if not isinstance(self._parsed(), dict):
+                    raise _grammar_error("the rules for tool calls are an object")
             case "json_object":
                 pass
 

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from tripod.errors import EngineError
-from tripod.messages import FinishReason, Message, Reply, Timings, TokenLogprob, Usage
+from tripod.messages import FinishReason, Message, Reply, Timings, TokenLogprob, ToolCall, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallDelta:
+    """A piece of a tool call. Its first piece has id and name; the arguments of all pieces of one `index` add up."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
     """A model said something more. `text` never ends inside a character; it may be empty while one is incomplete."""
 
-    text: str
+    text: str = ""
+    reasoning: str = ""
+    signature: str = ""  # of the reasoning
+    tool_calls: tuple[ToolCallDelta, ...] = ()
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     step_id: int | None = None  # the engine's step that chose these tokens; `StepRecord.id`
@@ -42,33 +55,65 @@ class Finished:
 Event: TypeAlias = Delta | Finished
 
 
+_NO_CALL = ToolCall("", "", "")
+
+
 async def fold(events: AsyncIterable[Event]) -> Reply:
     """A whole reply out of its events: streaming and not streaming are one code path."""
-    texts: list[str] = []
-    token_ids: list[int] = []
-    logprobs: list[TokenLogprob] = []
-    step_ids: list[int] = []
-    async for event in events:
-        match event:
-            case Delta():
-                texts.append(event.text)
-                token_ids.extend(event.token_ids)
-                logprobs.extend(event.logprobs)
-                if event.step_id is not None:
-                    step_ids.extend([event.step_id] * len(event.token_ids))
-            case Finished():
-                return Reply(
-                    message=Message("assistant", "".join(texts)),
-                    finish_reason=event.finish_reason,
-                    usage=event.usage,
-                    timings=event.timings,
-                    model=event.model,
-                    mode=event.mode,
-                    token_ids=tuple(token_ids),
-                    logprobs=tuple(logprobs),
-                    step_ids=tuple(step_ids),
-                )
-    raise EngineError("the event stream ended without a Finished event; the model that made it is broken")
+    return folded([event async for event in events])  # to its very end, so that the stream is over when this returns
+
+
+def folded(events: Sequence[Event]) -> Reply:
+    """The same, of events that have come already."""
+    if not events or not isinstance(finished := events[-1], Finished):
+        raise EngineError("the event stream ended without a Finished event; the model that made it is broken")
+    deltas = [event for event in events if isinstance(event, Delta)]
+    calls: dict[int, ToolCall] = {}
+    for piece in (piece for delta in deltas for piece in delta.tool_calls):
+        begun = calls.get(piece.index, _NO_CALL)
+        calls[piece.index] = ToolCall(begun.id or piece.id, begun.name or piece.name, begun.arguments + piece.arguments)
+    return Reply(
+        message=Message(
+            "assistant",
+            "".join([delta.text for delta in deltas]),
+            tuple(calls[index] for index in sorted(calls)),
+            reasoning="".join([delta.reasoning for delta in deltas]),
+            signature="".join([delta.signature for delta in deltas]),
+        ),
+        finish_reason=finished.finish_reason,
+        usage=finished.usage,
+        timings=finished.timings,
+        model=finished.model,
+        mode=finished.mode,
+        token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
+        logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
+        step_ids=tuple(delta.step_id for delta in deltas if delta.step_id is not None for _ in delta.token_ids),
+    )
+
+
+def unfolded(reply: Reply) -> tuple[Event, ...]:
+    """Events that fold into the reply: everything that was said, in one piece."""
+    calls = tuple(
+        ToolCallDelta(index=index, id=call.id, name=call.name, arguments=call.arguments) for index, call in enumerate(reply.tool_calls)
+    )
+    message = reply.message
+    said = Delta(
+        text=message.text,
+        reasoning=message.reasoning,
+        signature=message.signature,
+        tool_calls=calls,
+        token_ids=reply.token_ids,
+        logprobs=reply.logprobs,
+    )
+    end = Finished(
+        finish_reason=reply.finish_reason,
+        usage=reply.usage,
+        timings=reply.timings,
+        model=reply.model,
+        mode=reply.mode,
+        step_ids=reply.step_ids,
+    )
+    return said, end
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from tripod.errors import (
     RequestError,
     TripodError,
 )
-from tripod.messages import Message, Reply, ToolCall, user
+from tripod.messages import File, Message, Reply, ToolCall, ToolSpec, user
 from tripod.prompts import Prompt
 from tripod.protocols import ChatModel
 from tripod.sampling import SamplingParams
@@ -324,13 +324,39 @@ def test_what_a_server_says_beyond_the_standard_is_kept() -> None:
     with answering(lambda _: JSONResponse(body)) as url:
         reply = ask(url)
     assert reply.text == "4"
-    assert reply.extra == {"timings": {"cache_n": 3}, "reasoning_content": "2 + 2"}
+    assert reply.message.reasoning == "2 + 2"
+    assert reply.extra == {"timings": {"cache_n": 3}}
+
+
+def test_tool_calls_are_read_whole_and_in_pieces() -> None:
+    """Bodies as api.openai.com sends them."""
+    first = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    second = {"id": "call_2", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    body = {
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": None, "tool_calls": [first, second]}, "finish_reason": "tool_calls"}
+        ]
+    }
+    pieces: list[dict[str, Any]] = [
+        {"role": "assistant", "content": None, "tool_calls": [{"index": 0, **first, "function": {"name": "add", "arguments": ""}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a"'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": ": 1}"}}]},
+        {"tool_calls": [{"index": 1, **second}]},
+    ]
+    chunks = ["data: " + json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}) + "\n\n" for delta in pieces]
+    calls = (ToolCall("call_1", "add", '{"a": 1}'), ToolCall("call_2", "now", "{}"))
+    with answering(lambda _: JSONResponse(body)) as url:
+        assert ask(url).message == Message("assistant", "", calls)
+    with answering(sse(*chunks, chunk(None, "tool_calls"), "data: [DONE]\n\n")) as url:
+        assert ask(url, streamed).message == Message("assistant", "", calls)
 
 
 # --- what the client sends
 
 
-def sent_body(messages: list[Message], sampling: SamplingParams, way: str = "complete", **options: Any) -> tuple[dict[str, Any], Any]:
+def sent_body(
+    messages: list[Message] | Prompt, sampling: SamplingParams, way: str = "complete", **options: Any
+) -> tuple[dict[str, Any], Any]:
     seen: list[Any] = []
 
     async def record(request: Request) -> Response:
@@ -383,6 +409,29 @@ def test_everything_that_was_asked_for_is_sent() -> None:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+
+
+def test_tools_and_the_choice_among_them_are_sent() -> None:
+    tool = ToolSpec("add", "Adds.", {"type": "object", "properties": {"a": {"type": "integer"}}})
+    sent, _ = sent_body(Prompt.of("Hi", tools=(tool,), tool_choice="add"), SamplingParams())
+    function = {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
+    assert sent["tools"] == [{"type": "function", "function": function}]
+    assert sent["tool_choice"] == {"type": "function", "function": {"name": "add"}}
+    assert sent_body(Prompt.of("Hi", tools=(tool,)), SamplingParams())[0]["tool_choice"] == "auto"
+
+
+def test_images_and_files_are_sent_where_they_stand() -> None:
+    image, page = (
+        File(media_type="image/png", url="https://example.org/a.png"),
+        File(media_type="application/pdf", data=b"%PDF", name="a.pdf"),
+    )
+    sent, _ = sent_body([user("See ", image, " and ", page)], SamplingParams())
+    assert sent["messages"][0]["content"] == [
+        {"type": "text", "text": "See "},
+        {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}},
+        {"type": "text", "text": " and "},
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERg=="}},
+    ]
 
 
 def test_the_key_comes_from_the_argument_or_from_the_named_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tripod.chat.scripted import ScriptedModel
-from tripod.chat.wrappers import Fallback, Retrying, Timeout
+from tripod.chat.wrappers import Cascade, Fallback, RateLimited, Retrying, Timeout, is_confident
 from tripod.errors import ConfigError, EngineError, ModelTimeoutError, OverloadedError, RequestError
-from tripod.messages import Reply
+from tripod.messages import Message, Reply, TokenLogprob, Usage
 from tripod.prompts import Prompt
 from tripod.protocols import ChatModel
 from tripod.sampling import SamplingParams
@@ -93,6 +93,16 @@ class TestFallback(_WrappedContract):
 class TestTimeout(_WrappedContract):
     def wrap(self, model: ChatModel) -> ChatModel:
         return Timeout(model, seconds=60.0)
+
+
+class TestRateLimited(_WrappedContract):
+    def wrap(self, model: ChatModel) -> ChatModel:
+        return RateLimited(model, requests=100)
+
+
+class TestCascadeOfTheSmall(_WrappedContract):
+    def wrap(self, model: ChatModel) -> ChatModel:
+        return Cascade(ScriptedModel([""] * 4), model)  # of no tokens, because the usage is that of both
 
 
 @both_ways
@@ -217,3 +227,61 @@ def test_wrappers_that_cannot_work_are_refused_when_they_are_built() -> None:
         Fallback(())
     with pytest.raises(ConfigError, match="seconds=0"):
         Timeout(ScriptedModel([]), seconds=0)
+
+
+@both_ways
+def test_a_rate_limit_spreads_requests_over_its_window(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: two at once, the third when the first is a minute old, at 60, the fourth as well, the fifth at 120."""
+    clock = 0.0
+    begun: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        begun[-1] += seconds
+
+    monkeypatch.setattr("anyio.current_time", lambda: clock)
+    monkeypatch.setattr("anyio.sleep", sleep)
+
+    async def ask() -> None:
+        model = RateLimited(ScriptedModel(["ok"] * 6), requests=2, per_s=60.0)
+        for _ in range(5):
+            begun.append(clock)
+            await way(model)
+
+    asyncio.run(ask())
+    assert begun == [0.0, 0.0, 60.0, 60.0, 120.0]
+    with pytest.raises(ConfigError, match="lets nobody ask"):
+        RateLimited(ScriptedModel([]), requests=0)
+
+
+class Rated(ScriptedModel):
+    """Says one word, with this log-probability where log-probabilities are asked for."""
+
+    def __init__(self, text: str, logprob: float) -> None:
+        super().__init__([text])
+        self.logprob = logprob
+
+    async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncGenerator[Event, None]:
+        async for event in super().stream(prompt, sampling):
+            if isinstance(event, Delta) and sampling.logprobs is not None:
+                event = Delta(text=event.text, logprobs=(TokenLogprob(0, event.text, b"", self.logprob),))
+            yield event
+
+
+@both_ways
+def test_a_cascade_keeps_a_sure_small_answer_and_replaces_an_unsure_one_with_the_usage_of_both(way: Way) -> None:
+    large = ScriptedModel(["large answer"])
+    kept = asyncio.run(way(Cascade(Rated("small", -0.1), large)))
+    assert (kept.text, kept.logprobs, large.prompts) == ("small", (), [])
+    replaced = asyncio.run(way(Cascade(Rated("small", -0.5), large)))
+    assert replaced.text == "large answer"
+    assert replaced.usage == Usage(prompt_tokens=4, completion_tokens=3)  # "[user] q" twice; one word and two
+
+
+def test_confidence_is_the_geometric_mean_of_the_probabilities() -> None:
+    def reply(*logprobs: float) -> Reply:
+        rated = tuple(TokenLogprob(0, "", b"", logprob) for logprob in logprobs)
+        return Reply(message=Message("assistant", ""), finish_reason="stop", usage=Usage(), logprobs=rated)
+
+    assert is_confident(reply(-0.2, -0.2))  # e^-0.2 = 0.819
+    assert not is_confident(reply(-0.2, -0.3))  # e^-0.25 = 0.779
+    assert not is_confident(reply())

@@ -45,3 +45,7 @@ def address(request: pytest.FixtureRequest) -> Iterator[str]:
     else:
         with tempfile.TemporaryDirectory() as folder:
             yield str(Path(folder) / "kb.db")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--model", metavar="FOLDER", help="a real instruct model, of which LangChain's chat suite asks all its questions")

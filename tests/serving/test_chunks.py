@@ -28,7 +28,7 @@ def test_a_template_writes_what_the_body_would(name: str, text: str) -> None:
 @pytest.mark.parametrize("include_usage", [False, True])
 def test_every_chunk_of_a_chat_has_the_keys_of_the_api_in_their_order(include_usage: bool) -> None:
     writer = ChatWriter(model='m"\0', choices=[_Written(), _Written()], wants_logprobs=False, include_usage=include_usage)
-    choice = Choice(index=1, prompt_ids=(1,), sampling=SamplingParams())
+    choice = Choice(index=1, prompt=(1,), sampling=SamplingParams())
     texts = ["Once", ' "up\u2028on" \N{GRINNING FACE}\0', "\ud800"]
     frames = [writer.chunk(choice, Delta(text=text, token_ids=(1,)), None) for text in texts]
     for is_first, text, chunk in zip((True, False, False), texts, frames, strict=True):

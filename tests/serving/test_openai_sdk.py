@@ -386,8 +386,6 @@ BAD_CHATS: list[tuple[str, dict[str, Any]]] = [
     ("messages[0].content", {"messages": [{"role": "user"}]}),
     ("messages[0].content", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}),
     ("messages[1].tool_call_id", {"messages": [*ONE_TURN, {"role": "tool", "content": "4"}]}),
-    ("messages[0].name", {"messages": [{"role": "user", "content": "x", "name": "Ann"}]}),
-    ("tools", {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}),
     ("tool_choice", {"tool_choice": "required"}),
     ("response_format", {"response_format": {"type": "json_schema"}}),
     ("response_format.type", {"response_format": {"type": "xml"}}),

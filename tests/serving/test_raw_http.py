@@ -384,6 +384,7 @@ def test_the_openapi_document_describes_every_route_and_resolves(http: httpx.Cli
     document = http.get("/openapi.json").json()
     assert set(document["paths"]) == {
         *("/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/models", "/v1/models/{model}", "/tokenize", "/detokenize"),
+        *("/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/apps/{app}"),
         *("/health", "/health/live", "/health/ready", "/metrics", "/debug/steps"),
     }
     schemas = document["components"]["schemas"]

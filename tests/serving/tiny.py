@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tripod.engine.engine import Engine, EngineConfig
@@ -29,9 +30,9 @@ CONFIG = LlamaConfig(
 )
 
 
-def write_tiny(folder: Path, *, chat_template: bool = True) -> Path:
+def write_tiny(folder: Path, *, chat_template: bool = True, max_positions: int = MAX_CONTEXT) -> Path:
     """A checkpoint folder; without its chat template if so asked."""
-    model = random_language_model(CONFIG, seed=3)
+    model = random_language_model(replace(CONFIG, max_positions=max_positions), seed=3)
     for parameter in model.parameters():
         parameter.mul_(3.0)  # farther from uniform, so that sampled texts repeat themselves less by chance
     save_checkpoint(model, folder)

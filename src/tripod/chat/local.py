@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from tripod.chat.asked import ask_engine
 from tripod.chat.closing import closing
-from tripod.chat.render import check_chat_template, prompt_ids
+from tripod.chat.render import check_chat_template
 from tripod.messages import Reply
 from tripod.prompts import Prompt
 from tripod.sampling import SamplingParams
@@ -41,13 +42,13 @@ class LocalChatModel:
         return await fold(self.stream(prompt, sampling))
 
     async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncGenerator[Event, None]:
-        """The engine's events.
+        """The engine's events, with reasoning and tool calls out of their text.
 
         Raises:
             ConfigError: the model has no chat template, and none was chosen.
             RequestError: the template or the engine refuses the request.
         """
-        ids = prompt_ids(prompt.messages, self.engine.tokenizer, self._chat_template)
-        async with closing(self.engine.stream(ids, sampling)) as events:
+        asked = ask_engine(prompt, sampling, self.engine.tokenizer, chat_template=self._chat_template)
+        async with closing(asked.read(self.engine.stream(asked.ids, asked.sampling))) as events:
             async for event in events:
                 yield event

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeVar
 
 from tripod.chat.closing import closing
-from tripod.chat.http import HttpChatModel
-from tripod.chat.local import LocalChatModel
+from tripod.chat.parse import Parsed, Partial, parse, parse_stream
 from tripod.chat.render import PLAIN, template_file
 from tripod.errors import ConfigError, MissingExtraError
 from tripod.messages import Message, Reply
@@ -20,7 +19,14 @@ from tripod.sampling import SamplingParams
 from tripod.trace import Event
 
 if TYPE_CHECKING:
+    from tripod.chat.anthropic import AnthropicChatModel
+    from tripod.chat.http import HttpChatModel
+    from tripod.chat.local import LocalChatModel
     from tripod.engine.engine import EngineConfig
+
+
+T = TypeVar("T")
+_Opened: TypeAlias = "HttpChatModel | AnthropicChatModel | LocalChatModel"
 
 
 class Model:
@@ -29,6 +35,7 @@ class Model:
     Args:
         address: a folder, "runs/x@step512", "org/name@revision" (run in this process), or "http(s)://host/v1" (asked there).
         model: the name that the server at the URL knows; None takes its only one.
+        api: what the server at the URL speaks: "openai" (most do) or "anthropic".
         api_key: for the server at the URL.
         api_key_env: the environment variable that holds the key.
         chat_template: for a model in this process: "plain" where it has no template of its own, or the path of a Jinja file.
@@ -43,6 +50,7 @@ class Model:
         address: str | Path,
         *,
         model: str | None = None,
+        api: Literal["openai", "anthropic"] | None = None,
         api_key: str | None = None,
         api_key_env: str | None = None,
         chat_template: str | None = None,
@@ -53,7 +61,7 @@ class Model:
         options: dict[str, object] = (
             {"chat_template": chat_template, "config": config}
             if self._is_remote
-            else {"model": model, "api_key": api_key, "api_key_env": api_key_env}
+            else {"model": model, "api": api, "api_key": api_key, "api_key_env": api_key_env}
         )
         for name, value in options.items():
             if value is not None:
@@ -62,12 +70,13 @@ class Model:
                 raise ConfigError(f"{shown} does not apply to {kind} ({address}); leave it out")
         self._template_file = template_file(chat_template)
         self._model = model
+        self._api = api
         self._api_key = api_key
         self._api_key_env = api_key_env
         self._chat_template = PLAIN if chat_template == PLAIN else None
         self._config = config
-        self._inner: HttpChatModel | LocalChatModel | None = None
-        self._loading: asyncio.Future[HttpChatModel | LocalChatModel] | None = None  # goes on when whoever began it gives up
+        self._inner: _Opened | None = None
+        self._loading: asyncio.Future[_Opened] | None = None  # goes on when whoever began it gives up
         self._opening = asyncio.Lock()
         self._resources = AsyncExitStack()
 
@@ -105,7 +114,26 @@ class Model:
             async for event in events:
                 yield event
 
-    async def _open(self) -> HttpChatModel | LocalChatModel:
+    async def parse(
+        self, prompt: str | Prompt | Iterable[Message], returns: type[T], sampling: SamplingParams = SamplingParams()
+    ) -> Parsed[T]:
+        """The answer as a value of `returns`: a dataclass, a TypedDict, a pydantic model, or any type that JSON can hold.
+
+        Raises:
+            ConfigError: no JSON schema can be made of the type.
+            EngineError: the model wrote something else, three times.
+        """
+        return await parse(self, prompt, returns, sampling)
+
+    async def parse_stream(
+        self, prompt: str | Prompt | Iterable[Message], returns: type[T], sampling: SamplingParams = SamplingParams()
+    ) -> AsyncGenerator[Partial | Parsed[T], None]:
+        """What the answer holds so far, again and again, and at the end the value."""
+        async with aclosing(parse_stream(self, prompt, returns, sampling)) as events:
+            async for event in events:
+                yield event
+
+    async def _open(self) -> _Opened:
         async with self._opening:
             if self._inner is None:
                 if self._loading is None:
@@ -117,12 +145,17 @@ class Model:
                         self._loading = None
             return self._inner
 
-    async def _open_http(self) -> HttpChatModel:
-        client = HttpChatModel(self.address, model=self._model, api_key=self._api_key, api_key_env=self._api_key_env)
+    async def _open_http(self) -> HttpChatModel | AnthropicChatModel:
+        from tripod.chat.anthropic import AnthropicChatModel  # when a server is asked: their wire formats take long to import
+        from tripod.chat.http import HttpChatModel
+
+        kind = AnthropicChatModel if self._api == "anthropic" else HttpChatModel
+        client = kind(self.address, model=self._model, api_key=self._api_key, api_key_env=self._api_key_env)
         return await self._resources.enter_async_context(client)
 
     async def _open_engine(self) -> LocalChatModel:
         try:
+            from tripod.chat.local import LocalChatModel
             from tripod.engine.engine import Engine, EngineConfig
         except ModuleNotFoundError as error:
             raise MissingExtraError(error.name or "torch", "engine", f"running {self.address} in this process") from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -14,7 +16,7 @@ from tripod.messages import Reply
 from tripod.prompts import Prompt
 from tripod.protocols import ChatModel
 from tripod.sampling import SamplingParams
-from tripod.trace import Event
+from tripod.trace import Event, Finished, unfolded
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +138,84 @@ class Timeout:
 
     def _error(self) -> ModelTimeoutError:
         return ModelTimeoutError(f"the model did not answer within {self.seconds:g} s; give it more time, or ask for fewer tokens")
+
+
+class RateLimited:
+    """A ChatModel that begins at most `requests` requests in any `per_s` seconds; the others wait, in the order in which they came."""
+
+    def __init__(self, inner: ChatModel, *, requests: int, per_s: float = 60.0) -> None:
+        if requests < 1 or not per_s > 0:
+            raise ConfigError(f"requests={requests} in per_s={per_s} lets nobody ask; give at least 1, and a time above 0")
+        self.inner = inner
+        self.per_s = per_s
+        self._starts: deque[float] = deque(maxlen=requests)  # of the last requests, those that still wait included
+
+    @property
+    def constrains(self) -> bool:
+        """Whether an answer can be held to a grammar."""
+        return bool(getattr(self.inner, "constrains", False))
+
+    async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
+        await self._turn()
+        return await self.inner.complete(prompt, sampling)
+
+    async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncGenerator[Event, None]:
+        await self._turn()
+        async with closing(self.inner.stream(prompt, sampling)) as events:
+            async for event in events:
+                yield event
+
+    async def _turn(self) -> None:
+        now = anyio.current_time()
+        start = max(now, self._starts[0] + self.per_s) if len(self._starts) == self._starts.maxlen else now
+        self._starts.append(start)
+        if start > now:
+            await anyio.sleep(start - now)
+
+
+def is_confident(reply: Reply) -> bool:
+    """Whether its tokens had a probability of at least 0.8, in the geometric mean. Without log-probabilities it is not known, so: no."""
+    return bool(reply.logprobs) and sum(entry.logprob for entry in reply.logprobs) / len(reply.logprobs) >= math.log(0.8)
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """A ChatModel that asks a small model first, and a large one where the small one is unsure. The usage is that of both.
+
+    A stream begins when it is known whose answer it is.
+
+    Args:
+        is_sure: decides on the small model's reply, which has log-probabilities where the model can give them.
+    """
+
+    small: ChatModel
+    large: ChatModel
+    is_sure: Callable[[Reply], bool] = is_confident
+
+    @property
+    def constrains(self) -> bool:
+        """Whether an answer can be held to a grammar."""
+        return all(getattr(model, "constrains", False) for model in (self.small, self.large))
+
+    async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
+        reply, is_sure = await self._first(prompt, sampling)
+        if is_sure:
+            return reply
+        second = await self.large.complete(prompt, sampling)
+        return replace(second, usage=reply.usage + second.usage)
+
+    async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncGenerator[Event, None]:
+        reply, is_sure = await self._first(prompt, sampling)
+        if is_sure:
+            for event in unfolded(reply):
+                yield event
+            return
+        async with closing(self.large.stream(prompt, sampling)) as events:
+            async for event in events:
+                yield replace(event, usage=reply.usage + event.usage) if isinstance(event, Finished) else event
+
+    async def _first(self, prompt: Prompt, sampling: SamplingParams) -> tuple[Reply, bool]:
+        asked = sampling if sampling.logprobs is not None else replace(sampling, logprobs=0)
+        reply = await self.small.complete(prompt, asked)
+        is_sure = self.is_sure(reply)
+        return (reply if sampling.logprobs is not None else replace(reply, logprobs=())), is_sure

@@ -26,7 +26,9 @@ from tripod.cli.generate import generate
 from tripod.cli.index import index
 from tripod.cli.journal import journal
 from tripod.cli.kb import kb
+from tripod.cli.mcp import mcp
 from tripod.cli.plan import plan
+from tripod.cli.prompt import prompt
 from tripod.cli.provenance import provenance
 from tripod.cli.replay import replay
 from tripod.cli.search import search
@@ -48,6 +50,8 @@ app = typer.Typer(
 for command in (ask, index, search, generate, chat, serve, plan, replay, simulate, train, provenance, contamination, study, doctor, demo):
     app.command()(command)
 app.add_typer(kb, name="kb")
+app.add_typer(mcp, name="mcp")
+app.add_typer(prompt, name="prompt")
 app.add_typer(journal, name="journal")
 app.add_typer(trace, name="trace")
 app.add_typer(data, name="data")

@@ -22,6 +22,7 @@ _ENGINE_FLAGS = {  # what only a language model has -> as it is asked for; bound
     "batch_invariant": "--batch-invariant",
     "log": "--log",
     "chat_template": "--chat-template",
+    "tool_format": "--tool-format",
     "timeline": "--timeline",
 }
 
@@ -39,6 +40,9 @@ def serve(
         typer.Option(
             "--chat-template", metavar="plain|FILE", help="For a model without a chat template, or instead of its own: a Jinja file."
         ),
+    ] = None,
+    tool_format: Annotated[
+        str | None, typer.Option("--tool-format", metavar="NAME", help="How the model writes tool calls, if not as its template shows.")
     ] = None,
     kv_tokens: Annotated[int | None, typer.Option("--kv-tokens", min=1, help="Size of the key/value pool in tokens.")] = None,
     kv_bytes: Annotated[int | None, typer.Option("--kv-bytes", min=1, help="Size of the key/value pool in bytes, instead.")] = None,
@@ -103,6 +107,7 @@ def serve(
                 name=name or model,
                 embedder=embedder,
                 chat_template=chat_template,
+                tool_format=tool_format,
                 engine_options={
                     "kv_tokens": kv_tokens,
                     "kv_bytes": kv_bytes,
@@ -128,6 +133,7 @@ async def _serve(
     name: str,
     embedder: str | None,
     chat_template: str | None,
+    tool_format: str | None,
     engine_options: Mapping[str, Any],
     shows_timeline: bool,
     config: ServerConfig,
@@ -155,7 +161,7 @@ async def _serve(
     own_template = template_file(chat_template)
     note(f"loading {model}")
     if embedder is None and is_encoder(locate(model)):
-        given = {**engine_options, "chat_template": chat_template, "timeline": shows_timeline}
+        given = {**engine_options, "chat_template": chat_template, "tool_format": tool_format, "timeline": shows_timeline}
         if useless := [flag for name, flag in _ENGINE_FLAGS.items() if given[name]]:
             raise ConfigError(f"{model} is an encoder, which has no {' and no '.join(useless)}; leave that out")
         app = build_app(None, embedder=Encoder.load(locate(model)), embedder_name=name, config=config, api_keys=api_keys)
@@ -177,6 +183,7 @@ async def _serve(
             embedder=encoder,
             embedder_name=embedder or "",
             chat_template=None if own_template else chat_template,
+            tool_format=tool_format,
             config=config,
             api_keys=api_keys,
         )

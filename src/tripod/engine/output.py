@@ -11,6 +11,7 @@ from tripod.messages import FinishReason, Timings, TokenLogprob, Usage
 from tripod.text.detokenizer import Detokenizer
 from tripod.text.stop import StopStrings
 from tripod.text.tokenizer import Tokenizer
+from tripod.text.tool_format import special_marks
 from tripod.trace import Delta, Event, Finished
 
 _PROMPT_TAIL = 16  # tokens of the prompt that tell whether the answer opens a text or goes on inside one
@@ -47,7 +48,8 @@ class RequestOutput:
             for token_id in request.prompt_ids[-_PROMPT_TAIL:]:
                 self._detokenizer.push(token_id)
         else:  # a grammar reads the bytes of the output alone, as they are, so these are what is shown
-            self._detokenizer = Detokenizer(tokenizer, is_opening=False)
+            shown = special_marks(tokenizer).values() if request.sampling.grammar.kind == "tool_calls" else ()
+            self._detokenizer = Detokenizer(tokenizer, is_opening=False, shown_ids=frozenset(shown))
         self._stop = StopStrings(request.sampling.stop) if request.sampling.stop else None
         self._step_ids: list[int] = []
         self._num_pushed = 0

@@ -5,22 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from tripod.chat.wire.openai_replies import Made
-from tripod.chat.wire.sse import DONE, frame
+from tripod.chat.wire.openai_replies import ErrorBody, Made
 from tripod.messages import Usage
+from tripod.serving.apps import App
 from tripod.serving.connection import EventStream, unless_disconnected
 from tripod.serving.errors import error_body
-from tripod.serving.generation import Arrival, Choice, generate, total_usage
+from tripod.serving.generation import Arrival, Choice, Source, generate, total_usage
 from tripod.serving.visit import Visit
 from tripod.trace import Event, Finished
-
-if TYPE_CHECKING:
-    from tripod.engine.engine import Engine
 
 Body = dict[str, Any]
 
@@ -30,7 +27,9 @@ class Writer(Protocol):
 
     def chunk(self, choice: Choice, event: Event, made: Made | None) -> bytes | None: ...  # the next frame; None: nothing to send yet
 
-    def usage_chunk(self, usage: Usage) -> bytes: ...  # the last frame of a stream, where it was asked for
+    def end(self, usage: Usage) -> bytes: ...  # the last frames of a stream
+
+    def failed(self, error: ErrorBody) -> bytes: ...  # the last frame of one that cannot be finished
 
     def take(self, choice: Choice, event: Event) -> None: ...  # as `chunk`, for the whole
 
@@ -39,20 +38,19 @@ class Writer(Protocol):
 
 async def respond(
     request: Request,
-    engine: Engine,
+    source: Source,
     choices: Sequence[Choice],
     writer: Writer,
     *,
     num_choices: int,
     stream: bool,
-    include_usage: bool,
 ) -> Response:
     """Runs the choices and answers. `num_choices` is how many belong to one prompt."""
     visit = Visit.of(request)
-    account = _Account(visit, engine, len(choices), num_choices)
+    account = _Account(visit, source, len(choices), num_choices)
 
     async def whole() -> Response:
-        async with aclosing(generate(engine, choices, visit)) as events:
+        async with aclosing(generate(source, choices, visit)) as events:
             async for arrived in events:
                 for choice, event in arrived:
                     writer.take(choice, event)
@@ -61,10 +59,10 @@ async def respond(
         return JSONResponse(writer.whole(account.usage, account.made))
 
     async def streamed() -> Response:
-        events = generate(engine, choices, visit)
+        events = generate(source, choices, visit)
         # The status is sent with the first event, so what is refused before any work gets a status of its own.
         first = await anext(events)
-        frames = _frames(first, events, writer, account, include_usage=include_usage)
+        frames = _frames(first, events, writer, account)
         return EventStream(frames, send_timeout_s=visit.served.config.send_timeout_s)
 
     return await unless_disconnected(request, streamed if stream else whole)
@@ -73,9 +71,9 @@ async def respond(
 class _Account:
     """What an HTTP request cost, summed over its choices."""
 
-    def __init__(self, visit: Visit, engine: Engine, num_open: int, num_choices: int) -> None:
+    def __init__(self, visit: Visit, source: Source, num_open: int, num_choices: int) -> None:
         self.visit = visit
-        self._engine = engine
+        self._source = source
         self._num_open = num_open
         self._num_choices = num_choices
         self._finished: dict[int, Finished] = {}
@@ -109,12 +107,12 @@ class _Account:
             cached_tokens=self.usage.cached_tokens,
             cache_miss=next((event.cache_miss for event in finished if event.cache_miss is not None), None),
             step_ids=sorted({step_id for event in finished for step_id in event.step_ids}),
-            batch_invariant=self._engine.config.batch_invariant,
+            batch_invariant=not isinstance(self._source, App) and self._source.config.batch_invariant,
         )
 
     def _describe(self) -> None:
         self.visit.attributes |= {
-            "gen_ai.response.model": self._engine.name,
+            "gen_ai.response.model": self._source.name,
             "gen_ai.usage.input_tokens": self.usage.prompt_tokens,
             "gen_ai.usage.output_tokens": self.usage.completion_tokens,
             "gen_ai.response.finish_reasons": ",".join(event.finish_reason for event in self._in_order),
@@ -122,7 +120,7 @@ class _Account:
 
 
 async def _frames(
-    first: list[Arrival], rest: AsyncGenerator[list[Arrival], None], writer: Writer, account: _Account, *, include_usage: bool
+    first: list[Arrival], rest: AsyncGenerator[list[Arrival], None], writer: Writer, account: _Account
 ) -> AsyncGenerator[bytes, None]:
     """The stream of one response: frames, together where several are due. After a `yield` they have been handed to the socket."""
     visit = account.visit
@@ -141,9 +139,9 @@ async def _frames(
                     visit.sent(choice.index, event)
         except Exception as error:
             visit.error = error
-            yield frame(error_body(error).to_json())  # and no [DONE]: the answer is not complete
+            yield writer.failed(error_body(error))  # and no [DONE]: the answer is not complete
             return
-    yield writer.usage_chunk(account.usage) + DONE if include_usage else DONE
+    yield writer.end(account.usage)
 
 
 async def _chained(first: list[Arrival], rest: AsyncGenerator[list[Arrival], None]) -> AsyncGenerator[list[Arrival], None]:

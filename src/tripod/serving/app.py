@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ from tripod.chat.render import check_chat_template
 from tripod.chat.wire.openai_replies import ModelCard, ModelList, StepBody, StepList
 from tripod.errors import ConfigError, TripodError
 from tripod.serving.admission import Admission
+from tripod.serving.anthropic import count_tokens, messages
+from tripod.serving.app_calls import app_calls
+from tripod.serving.apps import Answering, App
 from tripod.serving.auth import ApiKeys
 from tripod.serving.chat_completions import chat_completions
 from tripod.serving.completions import completions
@@ -28,12 +32,16 @@ from tripod.serving.health import live, ready
 from tripod.serving.metrics import Metrics
 from tripod.serving.openapi import openapi
 from tripod.serving.progress import Progress
+from tripod.serving.responses import responses
 from tripod.serving.served import Served, TextEncoder
 from tripod.serving.tokenization import detokenize, tokenize
 from tripod.serving.visit import Front
+from tripod.text.tool_format import tool_format as find_tool_format
 
 if TYPE_CHECKING:
     from tripod.engine.engine import Engine
+
+_MAX_RUNNING_APPS = 64  # conversations at once where no engine says how many
 
 
 def build_app(
@@ -41,27 +49,32 @@ def build_app(
     *,
     embedder: TextEncoder | None = None,
     embedder_name: str = "embedder",
+    apps: Mapping[str, Answering] | None = None,
     chat_template: str | None = None,
+    tool_format: str | None = None,
     config: ServerConfig = ServerConfig(),
     api_keys: ApiKeys = ApiKeys(),
 ) -> Starlette:
     """An OpenAI-compatible application. It neither starts nor closes the engine.
 
     Args:
-        engine: answers /v1/completions and /v1/chat/completions under its own name.
+        engine: answers completions and conversations, whichever API they come by, under its own name.
         embedder: answers /v1/embeddings under `embedder_name`.
+        apps: answer conversations under their names: each a ChatModel, or a function of the prompt (see `App`).
         chat_template: None for the template beside the model; "plain" for models that have none.
+        tool_format: how the engine's model writes calls of tools; None for what its template shows.
         config: the bounds of the server.
         api_keys: who may ask; without any, everybody.
 
     Raises:
-        ConfigError: there is nothing to serve, or `chat_template` is unknown.
+        ConfigError: there is nothing to serve, two have one name, or `chat_template` or `tool_format` is unknown.
     """
-    if engine is None and embedder is None:
-        raise ConfigError("there is nothing to serve; give an engine, an embedder or both")
+    if engine is None and embedder is None and not apps:
+        raise ConfigError("there is nothing to serve; give an engine, an embedder or apps")
     check_chat_template(chat_template)
+    find_tool_format(tool_format, None)
     admission = Admission(
-        max_running=engine.config.max_num_requests if engine is not None else 1,
+        max_running=engine.config.max_num_requests if engine is not None else _MAX_RUNNING_APPS if apps else 1,
         max_waiting_requests=config.max_waiting_requests,
         max_waiting_tokens=config.max_waiting_tokens,
         tenant_share=config.tenant_share,
@@ -71,18 +84,26 @@ def build_app(
         engine=engine,
         encoder=embedder,
         encoder_name=embedder_name,
+        apps={name: App(name, answer) for name, answer in (apps or {}).items()},
         chat_template=chat_template,
+        tool_format=tool_format,
         config=config,
         api_keys=api_keys,
         metrics=Metrics(engine, admission),
         admission=admission,
         progress=Progress(engine, config.stall_timeout_s),
     )
+    if len(set(served.names)) < len(served.names):
+        raise ConfigError(f"two of what is served have one name: {', '.join(served.names)}; rename one")
     app = Starlette(
         routes=[
             Route("/v1/completions", completions, methods=["POST"]),
             Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+            Route("/v1/responses", responses, methods=["POST"]),
+            Route("/v1/messages", messages, methods=["POST"]),
+            Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
             Route("/v1/embeddings", embeddings, methods=["POST"]),
+            Route("/apps/{app:path}", app_calls, methods=["POST"]),
             Route("/v1/models", models),
             Route("/v1/models/{model:path}", model),
             Route("/health", ready),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import Request
 
-from tripod.chat.wire.openai import WireBody
+from tripod.chat.wire.body import WireBody
 from tripod.errors import RequestError
 from tripod.serving.errors import BodyTooLargeError, ReadTimeoutError
 

@@ -9,19 +9,28 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tripod.chat.render import prompt_ids
 from tripod.chat.wire.openai import ChatBody
-from tripod.chat.wire.openai_replies import ChatChoice, ChatChunk, ChatCompletion, ChatLogprobs, ChunkChoice, Made, ReplyMessage
+from tripod.chat.wire.openai_replies import (
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatLogprobs,
+    ChunkChoice,
+    ErrorBody,
+    FunctionReply,
+    Made,
+    ReplyMessage,
+    ToolCallReply,
+)
 from tripod.chat.wire.openai_replies import Usage as UsageBody
-from tripod.chat.wire.sse import ChunkTemplate, frame
-from tripod.errors import ConfigError, RequestError
-from tripod.messages import TokenLogprob, Usage
+from tripod.chat.wire.sse import DONE, ChunkTemplate, frame
+from tripod.messages import Message, Usage
 from tripod.serving.answers import Body, respond
+from tripod.serving.asking import choices_for
 from tripod.serving.bodies import read_body
-from tripod.serving.generation import Choice, choices_of
-from tripod.serving.served import admit, check_grammar, timed
+from tripod.serving.generation import Choice
 from tripod.serving.visit import Visit
-from tripod.trace import Delta, Event, Finished
+from tripod.trace import Delta, Event, Finished, ToolCallDelta, folded
 
 
 async def chat_completions(request: Request) -> Response:
@@ -29,41 +38,31 @@ async def chat_completions(request: Request) -> Response:
     visit = Visit.of(request)
     served = visit.served
     body = await read_body(request, ChatBody, served.config)
-    engine = served.engine_for(body.model)
-    sampling = body.to_sampling()
-    messages = body.to_messages()
-    num_characters = sum(len(message.text) for message in messages)
-    engine.check_length(num_characters)
-    admit(visit, body, [num_characters])
-    await check_grammar(engine, sampling, body.grammar_field)
-    try:
-        ids = await timed(visit, num_characters, prompt_ids, messages, engine.tokenizer, served.chat_template)
-    except ConfigError as error:  # whoever started the server can repair it; whoever asks can use the other endpoint
-        raise RequestError(f"{error}; or POST to /v1/completions", param="messages") from error
+    source = served.source_for(body.model)
+    choices = await choices_for(
+        visit,
+        body,
+        source,
+        body.to_prompt(),
+        body.to_sampling(),
+        is_single=body.parallel_tool_calls is False,
+        grammar_field=body.grammar_field,
+    )
     writer = ChatWriter(
-        model=engine.name,
-        choices=[_Written() for _ in range(body.num_choices)],
+        model=source.name,
+        choices=[_Written() for _ in choices],
         wants_logprobs=bool(body.logprobs),
         include_usage=body.include_usage,
     )
-    return await respond(
-        request,
-        engine,
-        choices_of([ids], sampling, body.num_choices),
-        writer,
-        num_choices=body.num_choices,
-        stream=bool(body.stream),
-        include_usage=body.include_usage,
-    )
+    return await respond(request, source, choices, writer, num_choices=body.num_choices, stream=bool(body.stream))
 
 
 @dataclass(slots=True)
 class _Written:
     """What was sent of one choice."""
 
-    texts: list[str] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    finish_reason: str | None = None
+    events: list[Event] = field(default_factory=list)
+    has_calls: bool = False
     is_begun: bool = False
 
 
@@ -85,25 +84,32 @@ class ChatWriter:
     def _push(self, choice: Choice, event: Event) -> ChunkChoice | str | None:
         """The next piece; its text where there is nothing else in it; None while there is nothing to send."""
         written = self.choices[choice.index]
+        written.events.append(event)
         delta = ReplyMessage()
         logprobs: ChatLogprobs | None = None
+        reason: str | None = None
         if not written.is_begun:
             delta.role = "assistant"
-            delta.content = ""
+            delta.content = None if isinstance(event, Delta) and (event.tool_calls or event.reasoning) else ""
         match event:
             case Delta():
-                if written.is_begun and not (event.text or event.logprobs):
+                is_plain = not (event.tool_calls or event.reasoning)
+                if written.is_begun and is_plain and not (event.text or event.logprobs):
                     return None
-                written.texts.append(event.text)
-                written.logprobs.extend(event.logprobs)
-                if written.is_begun and not self.wants_logprobs:
+                if written.is_begun and is_plain and not self.wants_logprobs:
                     return event.text
-                delta.content = event.text
+                if event.text or is_plain:
+                    delta.content = event.text
+                if event.reasoning:
+                    delta.reasoning_content = event.reasoning
+                if event.tool_calls:
+                    written.has_calls = True
+                    delta.tool_calls = [_call_piece(piece) for piece in event.tool_calls]
                 logprobs = ChatLogprobs.of(event.logprobs) if self.wants_logprobs else None
             case Finished():
-                written.finish_reason = event.finish_reason
+                reason = finish_word(event, has_calls=written.has_calls)
         written.is_begun = True
-        return ChunkChoice(index=choice.index, delta=delta, logprobs=logprobs, finish_reason=written.finish_reason)
+        return ChunkChoice(index=choice.index, delta=delta, logprobs=logprobs, finish_reason=reason)
 
     def chunk(self, choice: Choice, event: Event, made: Made | None) -> bytes | None:
         piece = self._push(choice, event)
@@ -127,19 +133,26 @@ class ChatWriter:
             )
         return template
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        return frame(self._chunk([], usage, None))
+    def end(self, usage: Usage) -> bytes:
+        return frame(self._chunk([], usage, None)) + DONE if self.include_usage else DONE
+
+    def failed(self, error: ErrorBody) -> bytes:
+        return frame(error.to_json())
 
     def whole(self, usage: Usage, made: Made) -> Body:
-        choices = [
-            ChatChoice(
-                index=index,
-                message=ReplyMessage(role="assistant", content="".join(written.texts), refusal=None),
-                logprobs=ChatLogprobs.of(written.logprobs) if self.wants_logprobs else None,
-                finish_reason=written.finish_reason,
+        choices = []
+        for index, written in enumerate(self.choices):
+            reply = folded(written.events)
+            finished = written.events[-1]
+            assert isinstance(finished, Finished)
+            choices.append(
+                ChatChoice(
+                    index=index,
+                    message=_message(reply.message),
+                    logprobs=ChatLogprobs.of(reply.logprobs) if self.wants_logprobs else None,
+                    finish_reason=finish_word(finished, has_calls=bool(reply.tool_calls)),
+                )
             )
-            for index, written in enumerate(self.choices)
-        ]
         return ChatCompletion(
             id=self.id,
             object="chat.completion",
@@ -157,3 +170,27 @@ class ChatWriter:
         if made is not None:
             body.tripod = made
         return body.to_json()
+
+
+def _message(message: Message) -> ReplyMessage:
+    body = ReplyMessage(role="assistant", content=message.text if message.text or not message.tool_calls else None, refusal=None)
+    if message.reasoning:
+        body.reasoning_content = message.reasoning
+    if message.tool_calls:
+        body.tool_calls = [
+            ToolCallReply(id=call.id, type="function", function=FunctionReply(name=call.name, arguments=call.arguments))
+            for call in message.tool_calls
+        ]
+    return body
+
+
+def _call_piece(piece: ToolCallDelta) -> ToolCallReply:
+    if piece.name:
+        function = FunctionReply(name=piece.name, arguments=piece.arguments)
+        return ToolCallReply(index=piece.index, id=piece.id, type="function", function=function)
+    return ToolCallReply(index=piece.index, function=FunctionReply(arguments=piece.arguments))
+
+
+def finish_word(finished: Finished, *, has_calls: bool) -> str:
+    """The OpenAI API's word for why an answer ended."""
+    return "tool_calls" if has_calls and finished.finish_reason == "stop" else finished.finish_reason

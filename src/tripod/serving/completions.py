@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tripod.chat.wire.openai import CompletionBody
-from tripod.chat.wire.openai_replies import Completion, CompletionChoice, CompletionLogprobs, Made, completion_logprobs
+from tripod.chat.wire.openai_replies import Completion, CompletionChoice, CompletionLogprobs, ErrorBody, Made, completion_logprobs
 from tripod.chat.wire.openai_replies import Usage as UsageBody
-from tripod.chat.wire.sse import ChunkTemplate, frame
+from tripod.chat.wire.sse import DONE, ChunkTemplate, frame
 from tripod.messages import TokenLogprob, Usage
 from tripod.serving.answers import Body, respond
 from tripod.serving.bodies import read_body
@@ -52,7 +52,6 @@ async def completions(request: Request) -> Response:
         writer,
         num_choices=body.num_choices,
         stream=bool(body.stream),
-        include_usage=body.include_usage,
     )
 
 
@@ -180,8 +179,11 @@ class CompletionWriter:
             )
         return template.frame(piece.text)
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        return frame(self._body([], usage, None))
+    def end(self, usage: Usage) -> bytes:
+        return frame(self._body([], usage, None)) + DONE if self.include_usage else DONE
+
+    def failed(self, error: ErrorBody) -> bytes:
+        return frame(error.to_json())
 
     def whole(self, usage: Usage, made: Made) -> Body:
         return self._body([pieces.whole(index) for index, pieces in enumerate(self.pieces)], usage, made)

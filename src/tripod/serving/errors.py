@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from tripod.chat.wire.anthropic import AnthropicError, AnthropicErrorBody
 from tripod.chat.wire.openai_replies import ErrorBody, ErrorDetail
 from tripod.errors import DeadlineError, ModelTimeoutError, NotFoundError, OverloadedError, RequestError, TripodError
 
@@ -86,7 +88,24 @@ def error_status(error: Exception) -> int:
             return 500
 
 
-def error_response(error: Exception) -> JSONResponse:
+def anthropic_error(body: ErrorBody) -> AnthropicErrorBody:
+    """The same error in the words of Anthropic's API."""
+    kind = _ANTHROPIC.get(str(body.error.code)) or _ANTHROPIC.get(str(body.error.type), str(body.error.type))
+    return AnthropicErrorBody(type="error", error=AnthropicError(type=kind, message=body.error.message))
+
+
+_ANTHROPIC = {  # our code or type -> its type
+    "invalid_api_key": "authentication_error",
+    "model_not_found": "not_found_error",
+    "not_found": "not_found_error",
+    "request_too_large": "request_too_large",
+    "shutting_down": "overloaded_error",
+    "server_error": "api_error",
+}
+
+
+def error_response(error: Exception, path: str) -> JSONResponse:
+    """`path` is that of the request, because APIs differ in the shape of their errors."""
     headers = {}
     match error:
         case OverloadedError():
@@ -95,13 +114,17 @@ def error_response(error: Exception) -> JSONResponse:
             headers["WWW-Authenticate"] = "Bearer"
         case ReadTimeoutError() | BodyTooLargeError():
             headers["Connection"] = "close"  # the rest of the body will not be read
-    return JSONResponse(error_body(error).to_json(), status_code=error_status(error), headers=headers)
+    return JSONResponse(_shaped(error_body(error), path), status_code=error_status(error), headers=headers)
+
+
+def _shaped(body: ErrorBody, path: str) -> dict[str, Any]:
+    return (anthropic_error(body) if path.startswith("/v1/messages") else body).to_json()
 
 
 async def on_error(request: Request, error: Exception) -> JSONResponse:
     """Whatever an endpoint raised, as a response."""
     request.scope["tripod.visit"].error = error
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:
@@ -115,4 +138,5 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
             message, code = f"{request.method} is not allowed on {request.url.path}; use {allowed}", "method_not_allowed"
         case _:
             message, code = error.detail, "http_error"
-    return JSONResponse(_body(message, "invalid_request_error", None, code).to_json(), status_code=error.status_code, headers=error.headers)
+    body = _shaped(_body(message, "invalid_request_error", None, code), request.url.path)
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)

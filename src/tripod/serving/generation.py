@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from tripod.chat.closing import closing
 from tripod.errors import EngineError
 from tripod.messages import Usage
+from tripod.prompts import Prompt
 from tripod.sampling import SamplingParams
+from tripod.serving.apps import App
 from tripod.serving.errors import SlowReaderError
 from tripod.trace import Event, Finished
 
@@ -20,19 +22,35 @@ if TYPE_CHECKING:
     from tripod.serving.visit import Visit
 
 
+def _as_it_is(events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    return events
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """One answer to produce. `index` is its place in the response."""
 
     index: int
-    prompt_ids: tuple[int, ...]
+    prompt: tuple[int, ...] | Prompt  # token ids for an engine, messages for an app
     sampling: SamplingParams
+    read: Callable[[AsyncIterator[Event]], AsyncIterator[Event]] = _as_it_is  # finds reasoning and calls in what comes
 
 
-def choices_of(prompts: Sequence[Sequence[int]], sampling: SamplingParams, num_choices: int) -> list[Choice]:
+def choices_of(
+    prompts: Sequence[Sequence[int] | Prompt],
+    sampling: SamplingParams,
+    num_choices: int,
+    *,
+    read: Callable[[AsyncIterator[Event]], AsyncIterator[Event]] = _as_it_is,
+) -> list[Choice]:
     """`num_choices` answers to each prompt, in the order of the API. Answers to one prompt draw from seed, seed + 1, ..."""
     return [
-        Choice(index=i * num_choices + j, prompt_ids=tuple(prompt), sampling=_with_seed(sampling, j))
+        Choice(
+            index=i * num_choices + j,
+            prompt=prompt if isinstance(prompt, Prompt) else tuple(prompt),
+            sampling=_with_seed(sampling, j),
+            read=read,
+        )
         for i, prompt in enumerate(prompts)
         for j in range(num_choices)
     ]
@@ -52,9 +70,18 @@ def total_usage(finished: Sequence[Finished], num_choices: int) -> Usage:
 
 
 Arrival: TypeAlias = tuple[Choice, Event]
+Source: TypeAlias = "Engine | App"  # who answers
 
 
-async def generate(engine: Engine, choices: Sequence[Choice], visit: Visit) -> AsyncGenerator[list[Arrival], None]:
+def _stream(source: Source, choice: Choice, visit: Visit, timeout_s: float | None) -> AsyncIterator[Event]:
+    if isinstance(choice.prompt, Prompt):
+        assert isinstance(source, App)
+        return source.stream(choice.prompt, choice.sampling)
+    assert not isinstance(source, App)
+    return source.stream(choice.prompt, choice.sampling, priority=visit.priority, tenant=visit.tenant, timeout_s=timeout_s)
+
+
+async def generate(source: Source, choices: Sequence[Choice], visit: Visit) -> AsyncGenerator[list[Arrival], None]:
     """The events of all choices as they come, those together that came while the last were taken.
 
     Closing it aborts what still runs; the first error ends all.
@@ -72,8 +99,7 @@ async def generate(engine: Engine, choices: Sequence[Choice], visit: Visit) -> A
     if timeout_s is not None and timeout_s <= 0.0:
         raise visit.deadline_error()
     streams = [  # all are checked before one is begun
-        engine.stream(choice.prompt_ids, choice.sampling, priority=visit.priority, tenant=visit.tenant, timeout_s=timeout_s)
-        for choice in choices
+        choice.read(_stream(source, choice, visit, timeout_s)) for choice in choices
     ]
     arrivals: asyncio.Queue[Arrival | Exception] = asyncio.Queue()
     asked_s = time.monotonic()
@@ -83,7 +109,11 @@ async def generate(engine: Engine, choices: Sequence[Choice], visit: Visit) -> A
         try:
             async with closing(stream) as events:
                 async for event in events:
-                    if not has_begun and visit.ticket is not None and (isinstance(event, Finished) or event.token_ids):
+                    if (
+                        not has_begun
+                        and visit.ticket is not None
+                        and (isinstance(event, Finished) or event.token_ids or isinstance(source, App))
+                    ):
                         has_begun = True
                         served.admission.start(visit.ticket)
                     arrivals.put_nowait((choice, event))

@@ -8,6 +8,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import tripod
+from tripod.chat.wire.anthropic import AnthropicErrorBody, CountBody, MessageReply, MessagesBody, TokenCount
+from tripod.chat.wire.apps import AppBody, AppReply
 from tripod.chat.wire.openai import ChatBody, CompletionBody, DetokenizeBody, EmbeddingBody, TokenizeBody
 from tripod.chat.wire.openai_replies import (
     ChatCompletion,
@@ -21,6 +23,7 @@ from tripod.chat.wire.openai_replies import (
     StepList,
     Tokens,
 )
+from tripod.chat.wire.responses import ResponseBody, ResponseReply
 
 _READ: Literal["validation"] = "validation"
 _WRITTEN: Literal["serialization"] = "serialization"
@@ -28,6 +31,10 @@ _WRITTEN: Literal["serialization"] = "serialization"
 _POSTS: dict[str, tuple[type[BaseModel], type[BaseModel], str, bool]] = {  # body, reply, summary, whether it can stream
     "/v1/completions": (CompletionBody, Completion, "Continue one or more prompts", True),
     "/v1/chat/completions": (ChatBody, ChatCompletion, "Answer a conversation", True),
+    "/v1/responses": (ResponseBody, ResponseReply, "Answer a conversation (the newer of OpenAI's APIs; nothing is stored)", True),
+    "/v1/messages": (MessagesBody, MessageReply, "Answer a conversation (Anthropic's API)", True),
+    "/v1/messages/count_tokens": (CountBody, TokenCount, "The number of tokens of a conversation with its tools", False),
+    "/apps/{app}": (AppBody, AppReply, "Ask an application", True),
     "/v1/embeddings": (EmbeddingBody, EmbeddingList, "Embed one or more texts", False),
     "/tokenize": (TokenizeBody, Tokens, "The token ids of a prompt or a conversation", False),
     "/detokenize": (DetokenizeBody, Detokenized, "The text of token ids", False),
@@ -74,6 +81,12 @@ _HEADERS = [
     },
 ]
 
+_APP = {"name": "app", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+
+
+def _error_of(path: str) -> type[BaseModel]:
+    return AnthropicErrorBody if path.startswith("/v1/messages") else ErrorBody
+
 
 def openapi(*, needs_key: bool = False) -> dict[str, Any]:
     """The document, as JSON values."""
@@ -84,6 +97,7 @@ def openapi(*, needs_key: bool = False) -> dict[str, Any]:
         ModelCard,
         Health,
         ErrorBody,
+        AnthropicErrorBody,
     ]
     references, definitions = models_json_schema(
         [*((body, _READ) for body in bodies), *((reply, _WRITTEN) for reply in replies)],
@@ -100,11 +114,11 @@ def openapi(*, needs_key: bool = False) -> dict[str, Any]:
         path: {
             "post": {
                 "summary": summary,
-                "parameters": _HEADERS,
+                "parameters": [*_HEADERS, _APP] if "{app}" in path else _HEADERS,
                 "requestBody": {"required": True, "content": {"application/json": {"schema": references[body, _READ]}}},
                 "responses": {
                     "200": answer("The answer; with stream=true, server-sent events" if streams else "The answer", reply, streams=streams),
-                    **{status: answer(text, ErrorBody) for status, text in _POST_ERRORS.items()},
+                    **{status: answer(text, _error_of(path)) for status, text in _POST_ERRORS.items()},
                 },
             }
         }

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 
+from tripod.chat.asked import Asked
 from tripod.chat.wire.structured import in_field
 from tripod.errors import RequestError
 from tripod.sampling import SamplingParams
 from tripod.serving.admission import Admission
+from tripod.serving.apps import App
 from tripod.serving.auth import ApiKeys
 from tripod.serving.config import ServerConfig
 from tripod.serving.errors import UnknownModelError
@@ -27,12 +29,12 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-    from tripod.chat.wire.openai import ChatBody, CompletionBody
     from tripod.engine.engine import Engine
     from tripod.serving.visit import Visit
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Tokens = TypeVar("Tokens", bound=Sequence[int] | Asked)
 
 _LONG_TEXT = 1024  # characters; a longer text is tokenized off the event loop, where it would hold up the others
 _TELLING_TEXT = 256  # characters; of a shorter one, the tokens are mostly those of its template
@@ -69,7 +71,9 @@ class Served:
     engine: Engine | None
     encoder: TextEncoder | None
     encoder_name: str
+    apps: Mapping[str, App]
     chat_template: str | None  # "plain", or None: the one beside the model
+    tool_format: str | None  # a name of TOOL_FORMATS, or None: what the template shows
     config: ServerConfig
     api_keys: ApiKeys
     metrics: Metrics
@@ -96,7 +100,12 @@ class Served:
         return [
             *([self.engine.name] if self.engine is not None else []),
             *([self.encoder_name] if self.encoder is not None else []),
+            *self.apps,
         ]
+
+    def source_for(self, model: str) -> Engine | App:
+        """Who answers the conversation, by the name in the request; errors as for `engine_for`."""
+        return self.apps.get(model) or self.engine_for(model)
 
     def engine_for(self, model: str) -> Engine:
         """The engine that the request names.
@@ -109,6 +118,8 @@ class Served:
             return self.engine
         if self.encoder is not None and model == self.encoder_name:
             raise RequestError(f"{model!r} is an encoder: it embeds text and writes none; POST to /v1/embeddings", param="model")
+        if model in self.apps:
+            raise RequestError(f"{model!r} is an application: it answers conversations; POST to /v1/chat/completions", param="model")
         raise self.unknown(model)
 
     def unknown(self, model: str) -> UnknownModelError:
@@ -117,7 +128,26 @@ class Served:
         )
 
 
-def admit(visit: Visit, body: ChatBody | CompletionBody, prompts: Sequence[int | list[int]]) -> None:
+class Asker(Protocol):
+    """What a request says of itself, whichever API it speaks."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def user(self) -> str | None: ...
+
+    @property
+    def timeout(self) -> float | None: ...  # seconds
+
+    @property
+    def priority(self) -> int | None: ...
+
+    @property
+    def num_choices(self) -> int: ...
+
+
+def admit(visit: Visit, body: Asker, prompts: Sequence[int | list[int]]) -> None:
     """Let a request for text in.
 
     Args:
@@ -159,9 +189,7 @@ async def tokenize(engine: Engine, prompts: Sequence[str | list[int]], visit: Vi
     return ids
 
 
-async def timed(
-    visit: Visit, num_characters: int, function: Callable[P, Sequence[int]], *args: P.args, **kwargs: P.kwargs
-) -> Sequence[int]:
+async def timed(visit: Visit, num_characters: int, function: Callable[P, Tokens], *args: P.args, **kwargs: P.kwargs) -> Tokens:
     """The token ids that the function makes of so many characters, here, or off the event loop where there are many.
 
     Raises:
@@ -177,7 +205,7 @@ async def timed(
     visit.tokenize_s += took_s
     visit.served.metrics.tokenize.observe(took_s)
     if num_characters >= _TELLING_TEXT:
-        visit.served.tokens_per_character.note(len(ids) / num_characters)
+        visit.served.tokens_per_character.note((len(ids.ids) if isinstance(ids, Asked) else len(ids)) / num_characters)
     return ids
 
 

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tripod.chat.render import prompt_ids
-from tripod.chat.wire.openai import DetokenizeBody, TokenizeBody
+from tripod.chat.wire.openai import DetokenizeBody, TokenizeBody, to_messages
 from tripod.chat.wire.openai_replies import Detokenized, Tokens
 from tripod.errors import ConfigError, RequestError
 from tripod.serving.bodies import read_body
@@ -29,7 +29,7 @@ async def tokenize(request: Request) -> Response:
         is_special = body.add_special_tokens is not False
         ids = await timed(visit, len(body.prompt), engine.tokenizer.encode, body.prompt, add_special_tokens=is_special)
     else:
-        messages = tuple(message.to_message(f"messages[{i}]") for i, message in enumerate(body.messages or ()))
+        messages = to_messages(body.messages or ())
         num_characters = sum(len(message.text) for message in messages)
         engine.check_length(num_characters)
         try:

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from tripod.serving.telemetry import RequestSpan
 
 _MAX_TENANT = 64  # characters of a name that a client gives itself
-_WORK = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/tokenize", "/detokenize"})  # what needs a place
+_WORK = frozenset(  # what needs a place
+    {
+        *("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"),
+        *("/v1/embeddings", "/tokenize", "/detokenize"),
+    }
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -123,7 +128,7 @@ class Front:
         arrived_s = scope.get("tripod.arrived_s") or time.monotonic()
         headers = Headers(scope=scope)
         keys = self._served.api_keys
-        key_tenant = keys.tenant(headers.get("authorization")) if keys.digests else None
+        key_tenant = keys.tenant(_authorization(headers)) if keys.digests else None
         visit = Visit(
             served=self._served,
             arrived_s=arrived_s,
@@ -142,23 +147,29 @@ class Front:
 
         try:
             if key_tenant is None and keys.guards(scope["path"]):
-                await error_response(UnauthorizedError())(scope, receive, noting_status)
+                await error_response(UnauthorizedError(), scope["path"])(scope, receive, noting_status)
                 return
             try:
                 visit.timeout_s = _timeout(headers.get("x-request-timeout"))
             except RequestError as error:
-                await error_response(error)(scope, receive, noting_status)
+                await error_response(error, scope["path"])(scope, receive, noting_status)
                 return
-            if scope["method"] == "POST" and scope["path"] in _WORK:
+            if scope["method"] == "POST" and (scope["path"] in _WORK or scope["path"].startswith("/apps/")):
                 try:
                     visit.enter()
                 except OverloadedError as error:  # told from here: routing and reading would cost more than the refusal
                     visit.error = error
-                    await error_response(error)(scope, receive, noting_status)
+                    await error_response(error, scope["path"])(scope, receive, noting_status)
                     return
             await self._app(scope, receive, noting_status)
         finally:
             visit.close()
+
+
+def _authorization(headers: Headers) -> str | None:
+    """Anthropic's clients send their key in a header of its own."""
+    key = headers.get("x-api-key")
+    return headers.get("authorization") or (f"Bearer {key}" if key else None)
 
 
 def _timeout(text: str | None) -> float | None:

@@ -174,6 +174,8 @@ def _as_mapping(message: Message) -> dict[str, Any]:
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _arguments(call.arguments)}}
             for call in message.tool_calls
         ]
+    if message.reasoning:
+        mapping["reasoning_content"] = message.reasoning
     if message.tool_call_id is not None:
         mapping["tool_call_id"] = message.tool_call_id
     return mapping

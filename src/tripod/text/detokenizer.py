@@ -31,10 +31,13 @@ class Detokenizer:
     make the bytes valid, or at the flush.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, is_opening: bool = True) -> None:
-        """`is_opening=False`: the tokens go on inside a text, and the law holds for their bytes instead of `decode`."""
+    def __init__(self, tokenizer: Tokenizer, *, is_opening: bool = True, shown_ids: frozenset[int] = frozenset()) -> None:
+        """`is_opening=False`: the tokens go on inside a text, and the law holds for their bytes instead of `decode`.
+
+        `shown_ids` are special tokens that are shown all the same.
+        """
         self._tokenizer = tokenizer
-        self._special_ids = tokenizer.special_ids
+        self._special_ids = tokenizer.special_ids - shown_ids
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._is_opening = is_opening
 

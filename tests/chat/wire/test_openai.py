@@ -58,7 +58,7 @@ def test_the_server_reads_the_values_that_the_client_wrote(sampling: SamplingPar
     sent = json.dumps(ChatBody.of(conversation, sampling, model="m", stream=True).to_json()).encode()
     body = ChatBody.parse(sent)
     assert body.to_sampling() == sampling
-    assert list(body.to_messages()) == conversation
+    assert [message.to_message("") for message in body.messages] == conversation
     assert body.model == "m"
     assert body.stream
     assert body.include_usage
@@ -74,7 +74,13 @@ def test_absent_and_null_mean_the_defaults_of_the_api() -> None:
 
 def test_a_developer_message_is_a_system_message() -> None:
     body = ChatBody.parse(b'{"model": "m", "messages": [{"role": "developer", "content": "Be brief."}]}')
-    assert body.to_messages() == (Message("system", "Be brief."),)
+    assert body.to_prompt().messages == (Message("system", "Be brief."),)
+
+
+def test_a_name_says_who_of_several_people_speaks() -> None:
+    turns = [{"role": "user", "content": "Hi", "name": "Ann"}, {"role": "assistant", "content": "Hi Ann.", "name": "bot"}]
+    body = ChatBody.parse(json.dumps({"model": "m", "messages": turns}).encode())
+    assert [message.text for message in body.to_prompt().messages] == ["Ann: Hi", "Hi Ann."]
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,17 @@ A field that we do not honour is refused by name; a field that changes nothing a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, WrapValidator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, WrapValidator
 from pydantic_core import PydanticCustomError
 
+from tripod.chat.wire.body import Unsupported, WireBody, request_error
 from tripod.chat.wire.structured import ResponseFormat, Structured, StructuredOutputs
+from tripod.chat.wire.tools import MAX_TOOLS, ToolBody, ToolChoice, check_results, tool_choice, tool_specs
 from tripod.errors import RequestError
 from tripod.messages import Message, ToolCall
+from tripod.prompts import Prompt
 from tripod.sampling import SamplingParams
 
 T = TypeVar("T")
@@ -23,14 +26,7 @@ _MAX_CHOICES = 128  # the limit of the OpenAI API for `n`
 _MAX_STOPS = 64  # the OpenAI API takes 4
 _MAX_LOGPROBS = 20  # the limit of the OpenAI API for `top_logprobs`
 _MAX_INPUTS = 2048  # prompts or texts in one request
-_MAX_ERRORS = 1000  # in one body, to name the first: pydantic describes them all, a kilobyte each
 _INT64 = 2**63
-
-
-def _refuse(value: object) -> None:
-    """Accepts only what asks for nothing: null, false, an empty list."""
-    if value:
-        raise PydanticCustomError("unsupported", "is not supported by this server; leave it out")
 
 
 def _stops(value: object) -> object:
@@ -81,30 +77,8 @@ def _content(value: object) -> object:
     return value
 
 
-Unsupported = Annotated[None, BeforeValidator(_refuse)]
+TokenBias = Annotated[dict[int, Annotated[float, Field(ge=-100.0, le=100.0)]], BeforeValidator(_token_bias)]
 Inputs = Annotated[str | list[str | list[int]] | list[int], WrapValidator(lambda value, _: _inputs(value))]
-
-
-class WireBody(BaseModel):
-    """Strict: "0.5" is not a number; an unknown field is an error, not a typo that nobody sees; NaN is not JSON."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    @classmethod
-    def parse(cls, body: bytes) -> Self:
-        """Reads a request.
-
-        Raises:
-            RequestError: it is not JSON, not an object, or a field is wrong; `param` names the field.
-        """
-        try:
-            return cls.model_validate_json(body)
-        except ValidationError as error:
-            raise _request_error(error) from error
-
-    def to_json(self) -> dict[str, Any]:
-        """What the client sends: only the fields that were set."""
-        return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
 
 class StreamOptions(WireBody):
@@ -123,7 +97,7 @@ class _Generation(WireBody, Structured):
     top_p: float | None = Field(default=1.0, gt=0.0, le=1.0)
     presence_penalty: float | None = Field(default=0.0, ge=-2.0, le=2.0)
     frequency_penalty: float | None = Field(default=0.0, ge=-2.0, le=2.0)
-    logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100.0, le=100.0)]] | None, BeforeValidator(_token_bias)] = None
+    logit_bias: TokenBias | None = None
     stop: Annotated[list[Annotated[str, Field(min_length=1)]] | None, BeforeValidator(_stops)] = None
     seed: int | None = Field(default=None, ge=-_INT64, lt=_INT64)
     # Beyond the OpenAI API, named as in vLLM.
@@ -243,7 +217,9 @@ class MessageBody(WireBody):
     content: Content | None = None
     tool_calls: Annotated[list[ToolCallBody], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
-    name: Unsupported = None
+    name: str | None = None
+    reasoning_content: str | None = None  # beyond the OpenAI API, under both names by which replies have it
+    reasoning: str | None = None
     refusal: Unsupported = None
     annotations: Unsupported = None
     audio: Unsupported = None
@@ -271,8 +247,22 @@ class MessageBody(WireBody):
         if (self.role == "tool") != (self.tool_call_id is not None):
             raise RequestError(f"{place}.tool_call_id belongs to a message of role 'tool', and to no other", param=f"{place}.tool_call_id")
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
+        if self.name and self.role not in ("assistant", "tool"):  # several people speak in one role: the text says who
+            text = f"{self.name}: {text}"
         calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in self.tool_calls or ())
-        return Message("system" if self.role == "developer" else self.role, text, calls, self.tool_call_id)
+        role = "system" if self.role == "developer" else self.role
+        return Message(role, text, calls, self.tool_call_id, reasoning=self.reasoning_content or self.reasoning or "")
+
+
+def to_messages(bodies: Sequence[MessageBody]) -> tuple[Message, ...]:
+    """The turns of a conversation.
+
+    Raises:
+        RequestError: one of them contradicts itself, or answers a call that nobody made.
+    """
+    messages = tuple(body.to_message(f"messages[{i}]") for i, body in enumerate(bodies))
+    check_results(messages, "messages[{}].tool_call_id")
+    return messages
 
 
 class ChatBody(_Generation):
@@ -284,8 +274,8 @@ class ChatBody(_Generation):
     logprobs: bool | None = False
     top_logprobs: int | None = Field(default=None, ge=0, le=_MAX_LOGPROBS)
     modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
-    tools: Unsupported = None
-    tool_choice: Literal["none", "auto"] | None = None  # without tools both mean: answer
+    tools: Annotated[list[ToolBody], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     functions: Unsupported = None
     function_call: Unsupported = None
@@ -310,8 +300,15 @@ class ChatBody(_Generation):
             raise RequestError("max_tokens and max_completion_tokens differ; send one of them", param="max_completion_tokens")
         return self._sampling(max_tokens=min(given, default=None), logprobs=_or(self.top_logprobs, 0) if self.logprobs else None)
 
-    def to_messages(self) -> tuple[Message, ...]:
-        return tuple(message.to_message(f"messages[{i}]") for i, message in enumerate(self.messages))
+    def to_prompt(self) -> Prompt:
+        """The conversation and the tools.
+
+        Raises:
+            RequestError: a message or a tool contradicts itself or another.
+        """
+        messages = to_messages(self.messages)
+        tools = tool_specs([(tool.function.name, tool.function.description, tool.function.parameters) for tool in self.tools or ()])
+        return Prompt.of(messages, tools=tools, tool_choice=tool_choice(self.tool_choice))
 
     @classmethod
     def of(cls, messages: Sequence[Message], sampling: SamplingParams, *, model: str, stream: bool) -> ChatBody:
@@ -357,7 +354,7 @@ class ChatBody(_Generation):
                 **fields,
             )
         except ValidationError as error:
-            raise _request_error(error) from error
+            raise request_error(error) from error
 
 
 class EmbeddingBody(WireBody):
@@ -412,32 +409,3 @@ _EXTENSIONS = ("top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos
 def _or(value: T | None, default: T) -> T:
     """The API treats null as absent."""
     return default if value is None else value
-
-
-def _request_error(errors: ValidationError) -> RequestError:
-    """Pydantic's first complaint, in the words of the API. The message has the whole path, `param` the field's name."""
-    if errors.error_count() > _MAX_ERRORS:
-        return RequestError(f"the body is wrong in {errors.error_count()} places, too many to name one; compare it with /openapi.json")
-    error = errors.errors(include_url=False)[0]
-    path = ""
-    param = None
-    for place in error["loc"]:
-        if isinstance(place, int):
-            path += f"[{place}]"
-        elif place.isidentifier():  # the others name a branch of a union, such as "list[str]"
-            path += f".{place}" if path else place
-            param = path
-    match error["type"]:
-        case "json_invalid":
-            return RequestError(f"the body is not valid JSON: {error['ctx']['error']}")
-        case "model_type" if not path:
-            return RequestError('the body must be a JSON object, such as {"model": "..."}')
-        case "missing":
-            return RequestError(f"{path} is missing", param=param)
-        case "extra_forbidden":
-            return RequestError(f"{path} is not a parameter that this server knows; remove it or check its spelling", param=param)
-        case "unsupported" | "shape" | "token_id" | "too_many":
-            return RequestError(f"{path} {error['msg']}", param=param)
-        case _:
-            given = repr(error["input"])
-            return RequestError(f"{path}: {error['msg']}, given {given[:100]}", param=param)

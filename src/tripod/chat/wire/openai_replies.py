@@ -7,19 +7,14 @@ sends those and no others. The client forgives what other servers leave out or a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict, Field
 
-from tripod.messages import FinishReason, TokenLogprob
+from tripod.chat.wire.body import ReplyBody as _Reply
+from tripod.messages import FinishReason, Message, TokenLogprob, ToolCall
 from tripod.messages import Usage as UsageValue
-
-
-class _Reply(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    def to_json(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude_unset=True)
+from tripod.trace import Delta, ToolCallDelta
 
 
 class PromptTokensDetails(_Reply):
@@ -71,7 +66,7 @@ class ChatTokenLogprob(_Reply):
     token: str
     logprob: float
     bytes: list[int] | None = None
-    top_logprobs: list[TopLogprob] = []
+    top_logprobs: list[TopLogprob] = Field(default_factory=list)
 
 
 class ChatLogprobs(_Reply):
@@ -103,12 +98,50 @@ class ChatLogprobs(_Reply):
         )
 
 
+class FunctionReply(_Reply):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ToolCallReply(_Reply):
+    """A tool call, or in a stream a piece of one."""
+
+    index: int | None = None  # in a stream only
+    id: str | None = None
+    type: str | None = None
+    function: FunctionReply = FunctionReply()
+
+
 class ReplyMessage(_Reply):
+    """What a model said, or in a stream a piece of it."""
+
     model_config = ConfigDict(extra="allow")
 
     role: str | None = None
     content: str | None = None
     refusal: str | None = None
+    tool_calls: list[ToolCallReply] | None = None
+    reasoning_content: str | None = None  # beyond the OpenAI API, as DeepSeek, vLLM and llama.cpp name it
+    reasoning: str | None = None  # the same, as OpenRouter, Groq and newer vLLM do
+
+    def to_message(self) -> Message:
+        calls = tuple(ToolCall(c.id or "", c.function.name or "", c.function.arguments or "") for c in self.tool_calls or ())
+        return Message("assistant", self._text, calls, reasoning=self._reasoning)
+
+    def to_delta(self, logprobs: tuple[TokenLogprob, ...]) -> Delta:
+        pieces = tuple(
+            ToolCallDelta(index=c.index or 0, id=c.id or "", name=c.function.name or "", arguments=c.function.arguments or "")
+            for c in self.tool_calls or ()
+        )
+        return Delta(text=self._text, reasoning=self._reasoning, tool_calls=pieces, logprobs=logprobs)
+
+    @property
+    def _text(self) -> str:
+        return self.content or self.refusal or ""
+
+    @property
+    def _reasoning(self) -> str:
+        return self.reasoning_content or self.reasoning or ""
 
 
 class ChatChoice(_Reply):
@@ -142,7 +175,7 @@ class ChatChunk(_Reply):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int = 0
     model: str = ""
-    choices: list[ChunkChoice] = []
+    choices: list[ChunkChoice] = Field(default_factory=list)
     usage: Usage | None = None
     tripod: Made | None = None  # in the chunk that ends the last choice
 

@@ -18,6 +18,11 @@ def frame(body: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(body, allow_nan=False, separators=(",", ":")).encode() + b"\n\n"
 
 
+def named_frame(body: dict[str, Any]) -> bytes:
+    """One event whose name is its `type`, as the newer APIs have it."""
+    return f"event: {body['type']}\n".encode() + frame(body)
+
+
 class ChunkTemplate:
     """Frames that differ in one text: what `frame` would write, without making a body for each token."""
 

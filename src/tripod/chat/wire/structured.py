@@ -115,6 +115,8 @@ class StructuredOutputs(_Strict):
                 return cls(grammar=grammar.source)
             case "choice":
                 return cls(choice=list(grammar.texts))
+            case "tool_calls":
+                raise RequestError("rules for tool calls are no grammar to send; give the prompt its tools", param="grammar")
 
 
 class Structured(_Strict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,15 +14,18 @@ from tripod.engine.grammar.matcher import Matcher
 from tripod.engine.grammar.negation import escaped
 from tripod.engine.grammar.refusal import UnsupportedSchemaError, first_paragraph, refusal_of
 from tripod.engine.grammar.spelling import Spelling
+from tripod.engine.grammar.tool_calls import lark
 from tripod.errors import EngineError, MissingExtraError, RequestError
 from tripod.sampling import Grammar
 from tripod.text.tokenizer import Tokenizer
+from tripod.text.tool_format import CallRules
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 _NUM_KEPT = 256  # compiled grammars
 _NUM_THREADS = 2  # that compile; the others wait, and no step does
+_STRICT = {"lenient": False, "coerce_one_of": False}
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"  # between the tokens of JSON; without a bound, a model can write blanks until it is cut
 # What one mask may cost, about 10 ms, and one matcher hold, about 100 MB; a grammar that needs more is ended by an error.
 _STEP_LEXER_FUEL, _STEP_MAX_ITEMS, _MAX_LEXER_STATES = 100_000, 50_000, 50_000
@@ -98,7 +102,9 @@ class GrammarCompiler:
             step_lexer_fuel=_STEP_LEXER_FUEL, step_max_items=_STEP_MAX_ITEMS, max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False
         )
         if grammar.kind == "json_schema":
-            matcher = self._compile_schema(grammar, limits)
+            _, matcher = self._compile_schema(grammar.schema, _layout(grammar.is_compact), limits)
+        elif grammar.kind == "tool_calls":
+            matcher = self._compile_calls(CallRules.of(grammar), limits)
         else:
             matcher = self._compile_other(grammar, limits)
         first = matcher.deep_copy()
@@ -117,21 +123,45 @@ class GrammarCompiler:
             raise RequestError(f"the {grammar.kind} cannot be used: {first_paragraph(matcher.get_error())}", param="grammar")
         return matcher
 
-    def _compile_schema(self, grammar: Grammar, limits: LLParserLimits) -> LLMatcher:
+    def _compile_calls(self, rules: CallRules, limits: LLParserLimits) -> LLMatcher:
         from llguidance import LLMatcher
 
-        schema = grammar.schema
+        assert self._spelling is not None
+        schemas = {name: self._spoken(f"the tool {name!r}", schema, limits) for name, schema in rules.tools.items()}
+        text = None if rules.text is None else self._spoken("the text beside the tools", rules.text, limits)
+        source = LLMatcher.grammar_from_lark(lark(rules, schemas, text, self._tokenizer))
+        matcher = LLMatcher(self._spelling, source, log_level=0, limits=limits)
+        if matcher.is_error():
+            raise RequestError(f"the tools cannot be used together: {first_paragraph(matcher.get_error())}", param="grammar")
+        return matcher
+
+    def _spoken(self, what: str, schema: Any, limits: LLParserLimits) -> Any:
+        """A schema that can stand inside another grammar, spelled as models are trained to: `{"a": 1, "b": [2, 3]}`."""
+        layout = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+        try:
+            enforced, _ = self._compile_schema(schema, layout, limits)
+        except UnsupportedSchemaError as error:
+            raise UnsupportedSchemaError(error.keyword, f"{what}: {error}") from error
+        except RequestError as error:
+            raise RequestError(f"{what}: {error}", param=error.param) from error
+        return {**(enforced if isinstance(enforced, dict) else {}), "x-guidance": {**_STRICT, **layout}}
+
+    def _compile_schema(self, schema: Any, layout: Mapping[str, Any], limits: LLParserLimits) -> tuple[Any, LLMatcher]:
+        """The schema as it can be enforced, and a matcher for it."""
+        from llguidance import LLMatcher
+
         assert self._spelling is not None
         try:
             check_schema(schema)
-            matcher = LLMatcher(self._spelling, _schema_grammar(rewrite(schema), grammar), log_level=0, limits=limits)
+            enforced = rewrite(schema)
+            matcher = LLMatcher(self._spelling, _schema_grammar(enforced, layout), log_level=0, limits=limits)
             error = refusal_of(matcher.get_error())
             if error is not None and error.keyword == "oneOf":
                 try:
-                    expanded = rewrite(schema, expand_one_of=True)
+                    enforced = rewrite(schema, expand_one_of=True)
                 except UnsupportedSchemaError as reason:
                     raise error from reason
-                matcher = LLMatcher(self._spelling, _schema_grammar(expanded, grammar), log_level=0, limits=limits)
+                matcher = LLMatcher(self._spelling, _schema_grammar(enforced, layout), log_level=0, limits=limits)
                 error = refusal_of(matcher.get_error())
         except MissingExtraError as missing:
             raise RequestError(str(missing), param="grammar") from missing
@@ -141,7 +171,7 @@ class GrammarCompiler:
             raise RequestError(f"the JSON schema cannot be used: {str(wrong)[:200]}", param="grammar") from wrong
         if error is not None:
             raise error
-        return matcher
+        return enforced, matcher
 
 
 def _to_llguidance(grammar: Grammar) -> str:
@@ -149,7 +179,7 @@ def _to_llguidance(grammar: Grammar) -> str:
 
     match grammar.kind:
         case "json_object":
-            return _schema_grammar({"type": "object"}, grammar)
+            return _schema_grammar({"type": "object"}, _layout(grammar.is_compact))
         case "regex":
             return LLMatcher.grammar_from_regex(grammar.source)
         case "choice":
@@ -164,20 +194,16 @@ def _to_llguidance(grammar: Grammar) -> str:
             raise AssertionError(grammar.kind)
 
 
-def _schema_grammar(schema: Any, grammar: Grammar) -> str:
+def _layout(is_compact: bool) -> dict[str, Any]:
+    """Where blanks may stand in a JSON text."""
+    blanks = {} if is_compact else {"whitespace_pattern": _WHITESPACE}
+    return {"whitespace_flexible": not is_compact, **blanks, "item_separator": ",", "key_separator": ":"}
+
+
+def _schema_grammar(schema: Any, layout: Mapping[str, Any]) -> str:
     from llguidance import LLMatcher
 
     if isinstance(schema, bool):  # which llguidance does not take at the root
         schema = {} if schema else {"enum": []}
     # Overrides win over "x-guidance" in the schema, which could ask to skip what cannot be enforced.
-    return LLMatcher.grammar_from_json_schema(
-        schema,
-        overrides={
-            "lenient": False,
-            "coerce_one_of": False,
-            "whitespace_flexible": not grammar.is_compact,
-            **({} if grammar.is_compact else {"whitespace_pattern": _WHITESPACE}),
-            "item_separator": ",",
-            "key_separator": ":",
-        },
-    )
+    return LLMatcher.grammar_from_json_schema(schema, overrides=cast(Any, {**_STRICT, **layout}))

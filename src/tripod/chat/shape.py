@@ -1,0 +1,111 @@
+"""What a value must look like, as a JSON schema for a model and as a check of what it wrote."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+from pydantic import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from tripod.errors import ConfigError
+
+T = TypeVar("T")
+
+_VALUE = "value"  # the only property of an object around a value that is none
+
+
+class WrongValueError(ValueError):
+    """A text is not a value of the type; the message says where and why, in words for the model that wrote it."""
+
+
+class Shape(Generic[T]):
+    """A dataclass, TypedDict, pydantic model or any other type that JSON can hold: what servers call structured output.
+
+    Servers take only objects at the top, with all properties required and no others. So a type that is no object stands inside one,
+    under "value", and a model says also what has a default.
+
+    Raises:
+        ConfigError: no JSON schema can be made of the type.
+    """
+
+    def __init__(self, returns: type[T]) -> None:
+        self.returns = returns
+        self.name = getattr(returns, "__name__", str(returns))
+        try:
+            self._adapter: TypeAdapter[T] = TypeAdapter(returns)
+            schema = self._adapter.json_schema()
+        except (PydanticUserError, PydanticSchemaGenerationError, PydanticUndefinedAnnotation) as error:
+            raise ConfigError(
+                f"{self.name} cannot be written as a JSON schema: {str(error).splitlines()[0]} "
+                "(dataclasses, TypedDicts, pydantic models and what they are made of can)"
+            ) from error
+        self._is_wrapped = not _is_object(schema)
+        if self._is_wrapped:
+            definitions = schema.pop("$defs", None)
+            schema = {"type": "object", "properties": {_VALUE: schema}, **({"$defs": definitions} if definitions else {})}
+        self.schema: dict[str, Any] = _closed(schema)
+
+    def read(self, text: str) -> T:
+        """The value that a text holds.
+
+        Raises:
+            WrongValueError: it holds none.
+        """
+        try:
+            if not self._is_wrapped:
+                return self._adapter.validate_json(text)
+            return self._adapter.validate_python(self._unwrapped(from_json(text)))
+        except ValidationError as error:
+            raise WrongValueError(described(error)) from error
+        except ValueError as error:
+            raise WrongValueError(f"it is not valid JSON: {error}") from error
+
+    def write(self, value: T) -> str:
+        """The value as JSON."""
+        return self._adapter.dump_json(value).decode()
+
+    def begun(self, text: str) -> Any:
+        """What the beginning of a text holds so far, as plain JSON values; None where it is too short to tell."""
+        try:
+            value = from_json(text, allow_partial="trailing-strings")
+        except ValueError:
+            return None
+        return value.get(_VALUE) if self._is_wrapped and isinstance(value, dict) else value
+
+    def _unwrapped(self, value: Any) -> Any:
+        if not isinstance(value, dict) or set(value) != {_VALUE}:
+            raise WrongValueError(f"it must be an object with the one property {_VALUE!r}")
+        return value[_VALUE]
+
+
+def described(error: ValidationError) -> str:
+    """The first complaints, one a line, in words that a model can act on."""
+    lines = []
+    for complaint in error.errors(include_url=False, include_context=False)[:5]:
+        place = ".".join(map(str, complaint["loc"])) or "the whole"
+        lines.append(f"{place}: {complaint['msg']} (given {repr(complaint['input'])[:80]})")
+    return "\n".join(lines)
+
+
+def _is_object(schema: dict[str, Any]) -> bool:
+    while "$ref" in schema:  # of a type that holds itself
+        schema = schema["$defs"][schema["$ref"].removeprefix("#/$defs/")] | {"$defs": schema["$defs"]}
+    return schema.get("type") == "object" and "properties" in schema
+
+
+def _closed(schema: Any) -> Any:
+    """Without titles and defaults; each object with named properties requires all of them, and allows no others."""
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in ("properties", "$defs"):  # the keys below are names, not keywords
+            closed[key] = {name: _closed(inner) for name, inner in value.items()}
+        elif key not in ("title", "default"):
+            closed[key] = value if key in ("enum", "const", "examples") else _closed(value)
+    if "properties" in closed:
+        closed["required"] = list(closed["properties"])
+        closed["additionalProperties"] = False
+    return closed

@@ -1,0 +1,95 @@
+"""An application under a model's name: whoever speaks to models over HTTP can speak to an `ask`, an agent or a flow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from pydantic_core import to_jsonable_python
+
+from tripod.chat.closing import closing
+from tripod.errors import EngineError, TripodError
+from tripod.messages import Reply, Usage
+from tripod.prompts import Prompt
+from tripod.protocols import ChatModel
+from tripod.sampling import SamplingParams
+from tripod.trace import Delta, Event, Finished, unfolded
+
+Answering: TypeAlias = ChatModel | Callable[[Prompt], Awaitable[object] | AsyncIterator[object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result(Finished):
+    """The end of an answer that was more than a text, such as one with citations."""
+
+    value: Any  # as JSON
+
+
+class App:
+    """Answers prompts by a ChatModel, or by a function of the prompt.
+
+    The function is a coroutine, whose result is the answer, or an async generator of its pieces. A text stands for itself, an event for
+    what it says; of anything else the `text` is taken, with its `usage`, or it is written as JSON.
+    """
+
+    def __init__(self, name: str, answer: Answering) -> None:
+        self.name = name
+        self._answer = answer
+
+    async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncGenerator[Event, None]:
+        """The answer as events. `sampling` is for models; a function decides itself.
+
+        Raises:
+            EngineError: the application failed in a way of its own; what Tripod raises goes through as it is.
+        """
+        try:
+            async with closing(self._stream(prompt, sampling)) as events:
+                async for event in events:
+                    yield event
+        except TripodError:
+            raise
+        except Exception as error:  # any program may stand here
+            raise EngineError(f"the application {self.name!r} failed") from error
+
+    async def _stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncGenerator[Event, None]:
+        if not callable(self._answer):
+            async with closing(self._answer.stream(prompt, sampling)) as events:
+                async for event in events:
+                    yield event
+            return
+        answer = self._answer(prompt)
+        usage = Usage()
+        if isinstance(answer, AsyncIterator):
+            async with closing(answer) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Finished):
+                        yield piece
+                        return
+                    usage += _usage(piece)
+                    yield piece if isinstance(piece, Delta) else Delta(text=_text(piece))
+        else:
+            result = await answer
+            if isinstance(result, Reply):
+                for event in unfolded(result):
+                    yield event
+                return
+            yield Delta(text=_text(result))
+            yield Result(finish_reason="stop", usage=_usage(result), model=self.name, value=_json(result))
+            return
+        yield Finished(finish_reason="stop", usage=usage, model=self.name)
+
+
+def _usage(value: object) -> Usage:
+    usage = getattr(value, "usage", None)
+    return usage if isinstance(usage, Usage) else Usage()
+
+
+def _text(value: object) -> str:
+    text = value if isinstance(value, str) else getattr(value, "text", None)
+    return text if isinstance(text, str) else json.dumps(_json(value), ensure_ascii=False)
+
+
+def _json(value: object) -> Any:
+    return to_jsonable_python(value, fallback=str)
