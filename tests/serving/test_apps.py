@@ -29,6 +29,12 @@ class Found:
     usage: Usage = field(default_factory=lambda: Usage(prompt_tokens=3, completion_tokens=2))
 
 
+@dataclass(frozen=True)
+class Place:
+    text: str
+    places: list[str]
+
+
 async def found(prompt: Prompt) -> Found:
     return Found(f"Asked: {prompt.messages[-1].text}", ("a.md", "b.md"))
 
@@ -139,6 +145,25 @@ def test_what_is_not_there_or_not_asked_is_refused(http: httpx.Client) -> None:
     completion = http.post("/v1/completions", json={"model": "found", "prompt": "Hi"})
     assert completion.status_code == 400
     assert "is an application" in completion.json()["error"]["message"]
+
+
+def test_an_agent_answers_with_its_own_tools_and_its_typed_result() -> None:
+    def double(number: int) -> int:
+        """Twice the number."""
+        return 2 * number
+
+    words = ScriptedModel([ToolCall("1", "double", '{"number": 21}'), "It is 42."])
+    typed = ScriptedModel([ToolCall("1", "answer", '{"text": "42", "places": []}')])
+    apps: Any = {"words": tripod.Agent(words, [double]), "typed": tripod.Agent(typed, returns=Place)}
+    with (
+        live_server(build_app(None, apps=apps)) as server,
+        openai.OpenAI(base_url=server.url, api_key="unused", max_retries=0) as client,
+    ):
+        choice = ask(client, "words").choices[0]
+        body = httpx.post(f"{server.root}/apps/typed", json={"input": "Hi"}, trust_env=False, timeout=60.0).json()
+    assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == ("It is 42.", None, "stop")
+    assert words.prompts[1].messages[-1].text == "42"  # what the tool gave
+    assert body["result"] == {"text": "42", "places": []}
 
 
 def test_names_must_differ() -> None:
