@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from tripod.models.gpt_neox import GPTNeoX
-    from tripod.models.llama import Llama
+    from tripod.models.architectures import Decoder
 
 checkpoint = typer.Typer(help="Bring checkpoints in and take them out: Hugging Face and GPT-NeoX formats.", no_args_is_help=True)
 
@@ -50,7 +49,7 @@ def import_command(
 
     folder = Path(source)
     if is_neox_checkpoint(folder):
-        model: GPTNeoX | Llama = read_neox_checkpoint(folder, configs=configs or ())
+        model: Decoder = read_neox_checkpoint(folder, configs=configs or ())
     else:
         model, folder = _load(source)
     _refuse_occupied(out)
@@ -92,7 +91,7 @@ def export_command(
     _tell(target, model)
 
 
-def _load(source: str) -> tuple[GPTNeoX | Llama, Path]:
+def _load(source: str) -> tuple[Decoder, Path]:
     from tripod.models.load import load_language_model
     from tripod.models.locate import locate
 
@@ -118,7 +117,7 @@ def _copy_tokenizer(folder: Path, out: Path) -> None:
         note(f"{folder} has no tokenizer; put one beside the weights (--tokenizer FOLDER), or it can only be given token ids")
 
 
-def _tell(out: Path, model: GPTNeoX | Llama) -> None:
+def _tell(out: Path, model: Decoder) -> None:
     from tripod.cli.terminal import stdout
 
     num_parameters = sum(tensor.numel() for tensor in model.state_dict().values())

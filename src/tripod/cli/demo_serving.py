@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tripod.engine.engine import Engine, EngineConfig
-    from tripod.models.gpt_neox import GPTNeoX
-    from tripod.models.llama import Llama
+    from tripod.models.architectures import Decoder
 
 PROMPT = "The same request gives the same tokens, whoever else is asking. "
 TRAINED_PROMPT = "Return the same string as the function, whoever else is asking. "  # nearer to what act 2 trains on
@@ -34,7 +33,7 @@ class _Subject:
     """What is served."""
 
     folder: Path
-    model: Llama | GPTNeoX
+    model: Decoder
     prompt: str
     bias: Mapping[int, float]  # of tokens that are not to come
 

@@ -11,8 +11,7 @@ from torch import nn
 from tripod.engine.engine_config import EngineConfig
 from tripod.engine.execution.kv_cache import DEFAULT_MEMORY_SHARE, KVCacheSpec, free_bytes
 from tripod.errors import ConfigError
-from tripod.models.gpt_neox import GPTNeoX
-from tripod.models.llama import Llama
+from tripod.models.architectures import Decoder
 from tripod.models.load import empty_language_model
 from tripod.ops.linear import weight_bytes
 from tripod.ops.linear_formats import LinearFormat
@@ -88,7 +87,7 @@ def plan_engine(folder: Path, config: EngineConfig = EngineConfig(), *, free: in
     )
 
 
-def _weight_bytes(model: GPTNeoX | Llama, weight_format: LinearFormat) -> int:
+def _weight_bytes(model: Decoder, weight_format: LinearFormat) -> int:
     head = model.embedding if model.head is None else model.head
     packed = weight_bytes(head.weight.shape[0], head.weight.shape[1], weight_format)
     kept = model.embedding.weight.numel() * 4
@@ -102,7 +101,7 @@ def _weight_bytes(model: GPTNeoX | Llama, weight_format: LinearFormat) -> int:
     return packed + kept
 
 
-def _workspace_bytes(model: GPTNeoX | Llama, config: EngineConfig) -> int:
+def _workspace_bytes(model: Decoder, config: EngineConfig) -> int:
     """The widest tensors that live at once in float32: a block's rows three times over, and logits with the sampler's copies."""
     width = max(module.out_features + module.in_features for module in model.blocks.modules() if isinstance(module, nn.Linear))
     logits = config.max_num_requests * model.config.vocab_size

@@ -30,32 +30,31 @@ MODEL_TYPES = {  # model_type in config.json -> the architecture that transforme
     "qwen3": "Qwen3ForCausalLM",
 }
 
-NAMES = NameTable(
-    {
-        "embedding.weight": "model.embed_tokens.weight",
-        "blocks.{}.attention_norm.weight": "model.layers.{}.input_layernorm.weight",
-        "blocks.{}.attention.query.weight": "model.layers.{}.self_attn.q_proj.weight",
-        "blocks.{}.attention.query.bias": "model.layers.{}.self_attn.q_proj.bias",
-        "blocks.{}.attention.key.weight": "model.layers.{}.self_attn.k_proj.weight",
-        "blocks.{}.attention.key.bias": "model.layers.{}.self_attn.k_proj.bias",
-        "blocks.{}.attention.value.weight": "model.layers.{}.self_attn.v_proj.weight",
-        "blocks.{}.attention.value.bias": "model.layers.{}.self_attn.v_proj.bias",
-        "blocks.{}.attention.query_norm.weight": "model.layers.{}.self_attn.q_norm.weight",
-        "blocks.{}.attention.key_norm.weight": "model.layers.{}.self_attn.k_norm.weight",
-        "blocks.{}.attention.output.weight": "model.layers.{}.self_attn.o_proj.weight",
-        "blocks.{}.attention.output.bias": "model.layers.{}.self_attn.o_proj.bias",
-        "blocks.{}.mlp_norm.weight": "model.layers.{}.post_attention_layernorm.weight",
-        "blocks.{}.mlp.gate.weight": "model.layers.{}.mlp.gate_proj.weight",
-        "blocks.{}.mlp.gate.bias": "model.layers.{}.mlp.gate_proj.bias",
-        "blocks.{}.mlp.up.weight": "model.layers.{}.mlp.up_proj.weight",
-        "blocks.{}.mlp.up.bias": "model.layers.{}.mlp.up_proj.bias",
-        "blocks.{}.mlp.down.weight": "model.layers.{}.mlp.down_proj.weight",
-        "blocks.{}.mlp.down.bias": "model.layers.{}.mlp.down_proj.bias",
-        "norm.weight": "model.norm.weight",
-        "head.weight": "lm_head.weight",
-    },
-    ignorable=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"model\.rotary_emb\.inv_freq"),
-)
+PAIRS = {  # our name -> that in the Hugging Face layout
+    "embedding.weight": "model.embed_tokens.weight",
+    "blocks.{}.attention_norm.weight": "model.layers.{}.input_layernorm.weight",
+    "blocks.{}.attention.query.weight": "model.layers.{}.self_attn.q_proj.weight",
+    "blocks.{}.attention.query.bias": "model.layers.{}.self_attn.q_proj.bias",
+    "blocks.{}.attention.key.weight": "model.layers.{}.self_attn.k_proj.weight",
+    "blocks.{}.attention.key.bias": "model.layers.{}.self_attn.k_proj.bias",
+    "blocks.{}.attention.value.weight": "model.layers.{}.self_attn.v_proj.weight",
+    "blocks.{}.attention.value.bias": "model.layers.{}.self_attn.v_proj.bias",
+    "blocks.{}.attention.query_norm.weight": "model.layers.{}.self_attn.q_norm.weight",
+    "blocks.{}.attention.key_norm.weight": "model.layers.{}.self_attn.k_norm.weight",
+    "blocks.{}.attention.output.weight": "model.layers.{}.self_attn.o_proj.weight",
+    "blocks.{}.attention.output.bias": "model.layers.{}.self_attn.o_proj.bias",
+    "blocks.{}.mlp_norm.weight": "model.layers.{}.post_attention_layernorm.weight",
+    "blocks.{}.mlp.gate.weight": "model.layers.{}.mlp.gate_proj.weight",
+    "blocks.{}.mlp.gate.bias": "model.layers.{}.mlp.gate_proj.bias",
+    "blocks.{}.mlp.up.weight": "model.layers.{}.mlp.up_proj.weight",
+    "blocks.{}.mlp.up.bias": "model.layers.{}.mlp.up_proj.bias",
+    "blocks.{}.mlp.down.weight": "model.layers.{}.mlp.down_proj.weight",
+    "blocks.{}.mlp.down.bias": "model.layers.{}.mlp.down_proj.bias",
+    "norm.weight": "model.norm.weight",
+    "head.weight": "lm_head.weight",
+}
+IGNORABLE = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"model\.rotary_emb\.inv_freq")
+NAMES = NameTable(PAIRS, IGNORABLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +81,8 @@ class LlamaConfig:
     output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False  # RMSNorm on each head of query and key, before the rotation
+    is_qk_norm_joint: bool = False  # that norm is over all heads at once (OLMoE)
+    qkv_clip: float | None = None  # query, key and value are kept within plus and minus this (OLMoE); None: as they are
     windows: tuple[int | None, ...] = ()  # by layer, the tokens that a query sees; () is all tokens in all layers
 
     def __post_init__(self) -> None:
@@ -94,6 +95,8 @@ class LlamaConfig:
             )
         if self.rope.rotary_dim > self.head_dim:
             raise ConfigError(f"rotary_dim={self.rope.rotary_dim} is larger than head_dim={self.head_dim}")
+        if self.is_qk_norm_joint and not self.qk_norm:
+            raise ConfigError("is_qk_norm_joint=True says how qk_norm works, and qk_norm is False; set both")
         if self.windows and len(self.windows) != self.num_layers:
             raise ConfigError(f"windows has {len(self.windows)} entries; give one for each of the {self.num_layers} layers, or none")
 
@@ -196,36 +199,46 @@ class RMSNorm(nn.Module):
 class LlamaAttention(nn.Module):
     """Grouped-query attention; query and key are rotated, and in Qwen3 normalised before."""
 
-    def __init__(self, config: LlamaConfig, layer: int) -> None:
+    def __init__(self, config: LlamaConfig, layer: int, *, scale: float | None = None) -> None:
+        """scale: factor on the dot products; None: 1 / sqrt(K)."""
         super().__init__()
         self.layer = layer
         self.head_dim = config.head_dim
-        self.scale = config.head_dim**-0.5
+        self.scale = config.head_dim**-0.5 if scale is None else scale
         self.window = config.windows[layer] if config.windows else None
         query_size, key_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.query = nn.Linear(config.hidden_size, query_size, bias=config.qkv_bias)
         self.key = nn.Linear(config.hidden_size, key_size, bias=config.qkv_bias)
         self.value = nn.Linear(config.hidden_size, key_size, bias=config.qkv_bias)
         self.output = nn.Linear(query_size, config.hidden_size, bias=config.output_bias)
-        self.query_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        is_joint = config.is_qk_norm_joint
+        self.query_norm = RMSNorm(query_size if is_joint else config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(key_size if is_joint else config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.is_norm_joint, self.clip = is_joint, config.qkv_clip
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:  # [..., D] -> [..., D]
-        query = rotate(self.query_norm(self.query(x).unflatten(-1, (-1, self.head_dim))), cos, sin)  # [..., H, K]
-        key = rotate(self.key_norm(self.key(x).unflatten(-1, (-1, self.head_dim))), cos, sin)  # [..., G, K]
-        value = self.value(x).unflatten(-1, (-1, self.head_dim))  # [..., G, K]
-        seen = attend(self.layer, query, key, value, scale=self.scale, window=self.window)
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        if self.is_norm_joint:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if self.clip is not None:
+            query, key, value = (part.clamp(-self.clip, self.clip) for part in (query, key, value))
+        query, key, value = (part.unflatten(-1, (-1, self.head_dim)) for part in (query, key, value))  # [..., H, K], [..., G, K] twice
+        if not self.is_norm_joint:
+            query, key = self.query_norm(query), self.key_norm(key)
+        seen = attend(self.layer, rotate(query, cos, sin), rotate(key, cos, sin), value, scale=self.scale, window=self.window)
         return self.output(seen.flatten(-2))  # type: ignore[no-any-return]
 
 
 class LlamaMLP(nn.Module):
     """SwiGLU: down(silu(gate x) * up x) (Shazeer 2020, arXiv:2002.05202)."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: LlamaConfig, size: int | None = None) -> None:
+        """size: F; None: that of the config."""
         super().__init__()
-        self.gate = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        size = config.intermediate_size if size is None else size
+        self.gate = nn.Linear(config.hidden_size, size, bias=config.mlp_bias)
+        self.up = nn.Linear(config.hidden_size, size, bias=config.mlp_bias)
+        self.down = nn.Linear(size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:  # [..., D] -> [..., D]
         return self.down(silu(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
@@ -234,12 +247,13 @@ class LlamaMLP(nn.Module):
 class LlamaBlock(nn.Module):
     """x + Attention(norm x), then x + MLP(norm x)."""
 
-    def __init__(self, config: LlamaConfig, layer: int) -> None:
+    def __init__(self, config: LlamaConfig, layer: int, mlp: nn.Module | None = None) -> None:
+        """mlp: None: a `LlamaMLP`."""
         super().__init__()
         self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.attention = LlamaAttention(config, layer)
         self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = LlamaMLP(config)
+        self.mlp = LlamaMLP(config) if mlp is None else mlp
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:  # [..., D] -> [..., D]
         x = x + self.attention(self.attention_norm(x), cos, sin, attend)

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tripod.errors import CheckpointError, ConfigError
-from tripod.models.architectures import ENCODERS, LANGUAGE_MODELS, Architecture, Model, architecture_of
+from tripod.models.architectures import ENCODERS, LANGUAGE_MODELS, Architecture, Decoder, Model, architecture_of
 from tripod.models.bert import Bert
 from tripod.models.checkpoint import read_config, read_tensors
-from tripod.models.gpt_neox import GPTNeoX
 from tripod.models.llama import Llama
 from tripod.models.llama2c import llama2c_config, load_llama2c
 from tripod.models.names import NameTable
@@ -27,7 +26,7 @@ def load_language_model(
     dtype: torch.dtype | None = torch.float32,
     device: torch.device | str = "cpu",
     keeps_linear_mapped: bool = False,
-) -> Llama | GPTNeoX:
+) -> Decoder:
     """Load a checkpoint in the Hugging Face layout, or a single llama2.c file, for inference: no tensor asks for gradients.
 
     Args:
@@ -42,7 +41,7 @@ def load_language_model(
     """
     if folder.is_file():
         return load_llama2c(folder, dtype=dtype or torch.float32).to(device)
-    return cast("Llama | GPTNeoX", _load(folder, LANGUAGE_MODELS, dtype, device, keeps_linear_mapped=keeps_linear_mapped))
+    return cast("Decoder", _load(folder, LANGUAGE_MODELS, dtype, device, keeps_linear_mapped=keeps_linear_mapped))
 
 
 def load_encoder(folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Bert:
@@ -50,7 +49,7 @@ def load_encoder(folder: Path, *, dtype: torch.dtype = torch.float32, device: to
     return cast("Bert", _load(folder, ENCODERS, dtype, device))
 
 
-def empty_language_model(folder: Path) -> Llama | GPTNeoX:
+def empty_language_model(folder: Path) -> Decoder:
     """A model without weights, on torch's meta device: its shapes are known from config.json, and no memory is taken.
 
     Args:
@@ -63,7 +62,7 @@ def empty_language_model(folder: Path) -> Llama | GPTNeoX:
     if folder.is_file():
         with torch.device("meta"), _WithoutInitialising():
             return Llama(llama2c_config(folder))
-    return cast("Llama | GPTNeoX", _empty(folder, LANGUAGE_MODELS)[1])
+    return cast("Decoder", _empty(folder, LANGUAGE_MODELS)[1])
 
 
 def load_cross_encoder(folder: Path, *, dtype: torch.dtype | None = None) -> tuple[Bert, nn.Linear, nn.Linear]:
@@ -102,7 +101,7 @@ def _empty(folder: Path, supported: tuple[str, ...]) -> tuple[Architecture, Mode
     if "quantization_config" in config:
         raise CheckpointError(f"{folder} is a quantized checkpoint ({config['quantization_config']!r:.120}); use the one it was made from")
     try:
-        architecture = architecture_of(config.get("model_type"), supported)
+        architecture = architecture_of(config, supported)
         with torch.device("meta"), _WithoutInitialising():
             return architecture, architecture.build(architecture.read_config(config))
     except ConfigError as error:  # which of several checkpoints it was
@@ -135,7 +134,7 @@ def _linear_weights(model: Model) -> set[str]:
 
 
 def match_tensors(model: Model, tensors: dict[str, Tensor], names: NameTable, *, source: Path) -> dict[str, Tensor]:
-    """Give the tensors of a checkpoint our names, and account for every one of them.
+    """Give the tensors of a checkpoint our names and layout, and account for every one of them.
 
     Raises:
         CheckpointError: naming all that are missing, unexpected or wrongly shaped, at once.
@@ -143,6 +142,7 @@ def match_tensors(model: Model, tensors: dict[str, Tensor], names: NameTable, *,
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found: dict[str, Tensor] = {}
     unexpected: list[str] = []
+    tensors = names.layout.gather(tensors)
     for theirs, tensor in tensors.items():
         ours = names.from_checkpoint(theirs)
         if ours in expected:

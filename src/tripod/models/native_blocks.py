@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tripod.models.gpt_neox import GPTNeoX, GPTNeoXBlock
-from tripod.models.llama import Llama, LlamaBlock, RMSNorm
+from tripod.models.llama import Llama, LlamaBlock, LlamaMLP, RMSNorm
 from tripod.models.pack import PackedModel, clone_sharing_tensors
 from tripod.models.packed_file import FreshPacker, Packer, keep, kept_path, open_kept
 from tripod.ops.attention import Attend
@@ -169,7 +169,7 @@ class NativeLlamaBlock(nn.Module):
 
     def __init__(self, block: LlamaBlock, weight_format: LinearFormat, packer: Packer) -> None:
         super().__init__()
-        attention, mlp = block.attention, block.mlp
+        attention, mlp = block.attention, cast(LlamaMLP, block.mlp)
         self.layer, self.head_dim, self.scale, self.window = attention.layer, attention.head_dim, attention.scale, attention.window
         self.num_kv_heads = attention.key.out_features // attention.head_dim
         self.num_heads = attention.query.out_features // attention.head_dim

@@ -8,9 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from tripod.models.gpt_neox import GPTNeoX
+from tripod.models.architectures import Decoder
 from tripod.models.language_model import LanguageModel, LanguageModelConfig
-from tripod.models.llama import Llama
 from tripod.ops.attention import Attend
 from tripod.ops.linear import PackedLinear, PackLinear
 
@@ -63,7 +62,7 @@ def clone_sharing_tensors(model: M) -> M:
 
 
 @torch.inference_mode()
-def pack(model: GPTNeoX | Llama, pack_linear: PackLinear) -> PackedModel:
+def pack(model: Decoder, pack_linear: PackLinear) -> PackedModel:
     """Pack every `nn.Linear` of a model, and its output matrix, be it its own or the embedding.
 
     The model itself stays as it is: the packed one shares its other tensors, so that the unpacked weights are freed with the last

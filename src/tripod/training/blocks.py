@@ -9,14 +9,13 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from tripod.models.gpt_neox import GPTNeoX
-from tripod.models.llama import Llama
+from tripod.models.architectures import Decoder
 from tripod.ops.kernels.cpu.build import find_compiler
 
 _log = logging.getLogger(__name__)
 
 
-def recompute_blocks(model: Llama | GPTNeoX) -> None:
+def recompute_blocks(model: Decoder) -> None:
     """Keep only what enters each block, and compute the rest again when its gradients are due (Chen et al. 2016, arXiv:1604.06174).
 
     Losses and gradients stay the same, bit for bit; a step takes about a third longer.
@@ -25,7 +24,7 @@ def recompute_blocks(model: Llama | GPTNeoX) -> None:
         _replace_forward(block, partial(checkpoint, block.forward, use_reentrant=False))
 
 
-def compile_blocks(model: Llama | GPTNeoX, device: torch.device, *, backend: str = "inductor") -> bool:
+def compile_blocks(model: Decoder, device: torch.device, *, backend: str = "inductor") -> bool:
     """Compile each block by torch.compile; says so, and leaves them, where the processor's code cannot be compiled.
 
     Returns:

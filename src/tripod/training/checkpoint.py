@@ -31,13 +31,10 @@ from torch import Tensor
 
 from tripod.durable import PARTIAL, durable_folder, write_flushed
 from tripod.errors import CheckpointError
-from tripod.models import gpt_neox, llama
+from tripod.models.architectures import Decoder, names_of
 from tripod.models.checkpoint import read_tensors
-from tripod.models.gpt_neox import GPTNeoX
-from tripod.models.llama import Llama
 from tripod.models.load import match_tensors
-from tripod.models.names import NameTable
-from tripod.models.save import save_checkpoint
+from tripod.models.save import file_tensors, save_checkpoint
 from tripod.training.loss_scale import LossScale
 from tripod.training.optimizer import AdamW
 
@@ -94,7 +91,7 @@ def steps_of_run(run: Path) -> tuple[int, ...]:
 
 def save_training_checkpoint(
     run: Path,
-    model: Llama | GPTNeoX,
+    model: Decoder,
     optimizer_state: Mapping[str, Tensor],
     position: Position,
     *,
@@ -109,9 +106,8 @@ def save_training_checkpoint(
     target = checkpoint_folder(run, position.step)
     if (target / MANIFEST).is_file():
         return target
-    names = _names(model)
-    weights = {names.to_checkpoint(name): tensor for name, tensor in model.state_dict().items()}
-    state = _translated(optimizer_state, names.to_checkpoint)
+    weights = file_tensors(model)
+    state = _translated(optimizer_state, names_of(model).to_checkpoint)
     state["step"] = torch.tensor(position.num_updates)
     with durable_folder(target) as partial:
         save_checkpoint(model, partial)
@@ -160,14 +156,14 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{path} cannot be read: {error}; use another checkpoint") from error
 
 
-def load_training_checkpoint(folder: Path, model: Llama | GPTNeoX, optimizer: AdamW) -> Manifest:
+def load_training_checkpoint(folder: Path, model: Decoder, optimizer: AdamW) -> Manifest:
     """Set weights and optimizer to the state of a checkpoint, after its tensors have shown that they are those that were written.
 
     Raises:
         CheckpointError: a file is absent or broken, tensors are not those of this model, or one is not what the manifest says.
     """
     manifest = read_manifest(folder)
-    names = _names(model)
+    names = names_of(model)
     weights = read_tensors(folder)
     try:
         state = safetensors.torch.load_file(folder / OPTIMIZER)
@@ -205,10 +201,6 @@ def versions() -> dict[str, str]:
 
 def _bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
-
-
-def _names(model: Llama | GPTNeoX) -> NameTable:
-    return llama.NAMES if isinstance(model, Llama) else gpt_neox.NAMES
 
 
 def _translated(state: Mapping[str, Tensor], translate: Any) -> dict[str, Tensor]:

@@ -22,8 +22,7 @@ from tripod.training.data.progress import Progress, no_progress
 from tripod.training.run import Run
 
 if TYPE_CHECKING:
-    from tripod.models.gpt_neox import GPTNeoX
-    from tripod.models.llama import Llama
+    from tripod.models.architectures import Decoder
     from tripod.text.tokenizer import Tokenizer
     from tripod.training.packing import Packing
 
@@ -225,7 +224,7 @@ def _losses(run: Run, step: int, probes: Mapping[str, Sequence[_Probe]]) -> dict
     return {metric: np.array([_loss(model, probe) for probe in of_metric]) for metric, of_metric in probes.items()}
 
 
-def _loss(model: Llama | GPTNeoX, probe: _Probe) -> float:
+def _loss(model: Decoder, probe: _Probe) -> float:
     import torch
 
     from tripod.training.gradients import mean_loss

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from tripod.models.gpt_neox import GPTNeoXConfig
+from tripod.models.architectures import DecoderConfig
 from tripod.models.initialize import num_parameters
-from tripod.models.llama import LlamaConfig
 
 
-def flops_per_token(config: GPTNeoXConfig | LlamaConfig, seq_length: int) -> int:
+def flops_per_token(config: DecoderConfig, seq_length: int) -> int:
     """Floating-point operations of forward and backward for one target (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
 
     6 for each parameter that is multiplied, which are all but the embedding's rows (a look-up), and 12 L H K T for scores and values

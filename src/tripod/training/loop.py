@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from tripod.errors import TrainingError, TripodError
-from tripod.models.gpt_neox import GPTNeoX
+from tripod.models.architectures import Decoder, build
 from tripod.models.initialize import initial_language_model
-from tripod.models.llama import Llama, LlamaConfig
 from tripod.text.load_tokenizer import load_tokenizer
 from tripod.text.tokenizer import check_fits
 from tripod.training.blocks import compile_blocks, recompute_blocks
@@ -367,10 +366,9 @@ class Trainer:
         )
 
 
-def _model_of(weights: dict[str, Tensor], recipe: Recipe) -> Llama | GPTNeoX:
+def _model_of(weights: dict[str, Tensor], recipe: Recipe) -> Decoder:
     """A plain model around tensors that are whole."""
-    config = recipe.model.config()
     with torch.device("meta"):
-        model = Llama(config) if isinstance(config, LlamaConfig) else GPTNeoX(config)
+        model = build(recipe.model.config())
     model.load_state_dict(weights, assign=True)
     return model

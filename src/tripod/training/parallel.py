@@ -19,8 +19,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tripod.errors import ConfigError
-from tripod.models.gpt_neox import GPTNeoX, GPTNeoXBlock
-from tripod.models.llama import Llama
+from tripod.models.architectures import Decoder
+from tripod.models.gpt_neox import GPTNeoXBlock
 from tripod.training.recipe import ParallelRecipe
 
 _Value = TypeVar("_Value")
@@ -133,7 +133,7 @@ def joined_processes(recipe: ParallelRecipe, device: torch.device) -> Iterator[P
         dist.destroy_process_group()
 
 
-def parallelize(model: Llama | GPTNeoX, processes: Processes) -> None:
+def parallelize(model: Decoder, processes: Processes) -> None:
     """Lay the parameters of a model, which are the same in all processes, out over them.
 
     Raises:
@@ -152,7 +152,7 @@ def parallelize(model: Llama | GPTNeoX, processes: Processes) -> None:
         register_fsdp_forward_method(model, "hidden")
 
 
-def _share_matrices(model: Llama | GPTNeoX, mesh: DeviceMesh) -> None:
+def _share_matrices(model: Decoder, mesh: DeviceMesh) -> None:
     """Megatron's layout (Shoeybi et al. 2019, arXiv:1909.08053): heads and feed-forward columns apart, their outputs summed.
 
     Embedding, norms and head are whole in each process.
