@@ -19,6 +19,7 @@ COUNTS = {  # printed numbers, and those that cannot be checked
     "term-frequency": (7 * 3 * 2, 0),
     "polypythias-maps": (9, 0),
     "pythia-scaling-law": (0, 0),
+    "routing": (0, 0),
 }
 
 
@@ -56,6 +57,12 @@ def test_a_card_is_a_page_with_its_numbers_and_its_picture(shared_data: Path, tm
     (tmp_path / "polypythias-maps.png").unlink()
     draw_card(CARDS["polypythias-maps"], tmp_path)  # from the table beside it, as the documentation's build does
     assert (tmp_path / "polypythias-maps.png").read_bytes() == drawn
+
+
+def test_what_was_published_as_a_picture_alone_has_its_figures_on_the_card(shared_data: Path) -> None:
+    page = replicate(CARDS["routing"], shared_data).page()
+    [olmoe] = [line for line in page.splitlines() if line.startswith("| OLMoE-1B-7B | all |")]
+    assert "97.7%" in olmoe
 
 
 def test_the_cards_in_the_documentation_are_what_the_files_give(shared_data: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tripod.analysis.study import new_figure
 from tripod.durable_files import atomic_file
@@ -21,6 +21,7 @@ from tripod.evaluation.table import Row, Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+T = TypeVar("T")
 Computed = float | str  # a number to round as the printed one is, or text
 Values = Mapping[tuple[str, str], Computed]  # by row and column
 
@@ -62,6 +63,15 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True)
+class Findings:
+    """A table that comes out of the published files, where the publication has a picture and no numbers to compare it with."""
+
+    title: str
+    compute: Callable[[Path], Table]  # cells as they are to be read
+    caption: str  # what the columns say
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     name: str
     title: str
@@ -69,12 +79,14 @@ class Card:
     parts: tuple[Part, ...]
     plot: Plot | None = None
     remarks: tuple[str, ...] = ()  # what else of the publication cannot be checked, and why
+    findings: Findings | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     card: Card
     cells: tuple[tuple[Cell, ...], ...]  # of each part
+    found: Table | None = None  # of the card's findings
 
     def count(self, mark: str) -> int:
         return sum(cell.mark == mark for part in self.cells for cell in part)
@@ -106,6 +118,11 @@ class Outcome:
         lines += ["```bash", f"tripod study published {card.name} --data ../shared/data --out docs/replications", "```", ""]
         if card.plot is not None:
             lines += [f"![{card.plot.caption}]({card.name}.png)", "", card.plot.caption, ""]
+        if card.findings is not None and self.found is not None:
+            columns = list(self.found.columns)
+            lines += [f"## {card.findings.title}", "", f"| {' | '.join(columns)} |", f"|---|---|{'---:|' * (len(columns) - 2)}"]
+            lines += [f"| {' | '.join(str(row[column]) for column in columns)} |" for row in self.found]
+            lines += ["", card.findings.caption, ""]
         for part, cells in zip(card.parts, self.cells, strict=True):
             columns = list(dict.fromkeys(cell.column for cell in cells))
             lines += [f"## {part.title}", "", f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
@@ -127,12 +144,16 @@ def replicate(card: Card, data: Path) -> Outcome:
 
     Args:
         card: see `tripod.analysis.replication_cards`.
-        data: the folder that holds `pythia-evals` and `pythia-term-frequency`.
+        data: the folder that holds `pythia-evals`, `pythia-term-frequency` and `olmoe-routing`.
 
     Raises:
         ConfigError: a file is not there.
     """
-    return Outcome(card, tuple(_cells(part, data) for part in card.parts))
+    return Outcome(
+        card,
+        tuple(_cells(part, data) for part in card.parts),
+        None if card.findings is None else _from_files(card.findings.compute, data),
+    )
 
 
 def write_card(outcome: Outcome, folder: Path, data: Path) -> None:
@@ -159,11 +180,15 @@ def draw_card(card: Card, folder: Path) -> None:
     figure.savefig(folder / f"{card.name}.png", dpi=110)
 
 
-def _cells(part: Part, data: Path) -> tuple[Cell, ...]:
+def _from_files(compute: Callable[[Path], T], data: Path) -> T:
     try:
-        values = part.compute(data)
+        return compute(data)
     except FileNotFoundError as error:
         raise ConfigError(f"{error.filename} is not there; give the folder with the published files (--data FOLDER)") from error
+
+
+def _cells(part: Part, data: Path) -> tuple[Cell, ...]:
+    values = _from_files(part.compute, data)
     text = resources.files("tripod.analysis").joinpath("printed", part.printed).read_text(encoding="utf-8")
     return tuple(_cell(line, values.get((line["row"], line["column"]))) for line in csv.DictReader(text.splitlines()))
 
