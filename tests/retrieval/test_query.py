@@ -46,3 +46,9 @@ def test_any_question_is_a_valid_expression_that_finds_its_own_words(question: s
 def test_a_question_of_too_many_words_is_refused_with_the_number() -> None:
     with pytest.raises(RequestError, match="1001 different words"):
         terms(" ".join(f"word{i}" for i in range(MAX_TERMS + 1)))
+
+
+@pytest.mark.timeout(20)  # minutes, if every mark is followed to the end
+@pytest.mark.parametrize("mark", ['"', "`", "“", "”"])
+def test_marks_without_end_take_no_time(mark: str) -> None:
+    assert terms(f"red {mark * 300_000}") == ["red"]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from tripod.protocols import Vectors
 
+_LOOK_UP = 100  # matches that are read in the time that it takes to look one passage up
 K1 = 1.2  # of FTS5's BM25, which has no setting for it
 # rowid: the passage's id. The third column is empty but for scripts without spaces; an empty column changes no score.
 SCHEMA = "CREATE VIRTUAL TABLE words USING fts5 (section, text, cjk, tokenize = 'porter unicode61');"
@@ -37,20 +38,22 @@ def matches(connection: sqlite3.Connection, terms: Sequence[str]) -> tuple[NDArr
 
 
 def best_matches(
-    connection: sqlite3.Connection, terms: Sequence[str], number: int, among: str, parameters: Sequence[object]
+    connection: sqlite3.Connection, terms: Sequence[str], number: int, among: str = "", parameters: Sequence[object] = ()
 ) -> dict[int, float]:
-    """The ids and scores of so many best matches among the ids that a query gives, best first."""
+    """The ids and scores of so many best matches, best first; of all, or among the ids that a query gives."""
+    # The plus keeps SQLite from looking each of the ids up in turn, which asks the whole question anew as often as there are passages.
     rows = connection.execute(
-        f"SELECT rowid, -rank FROM words WHERE words MATCH ? AND rowid IN ({among}) ORDER BY rank LIMIT ?",
+        f"SELECT rowid, -rank FROM words WHERE words MATCH ? {among and f'AND +rowid IN ({among})'} ORDER BY rank LIMIT ?",
         (expression(terms), *parameters, number),
     )
     return dict(rows.fetchall())
 
 
-def scores_of(connection: sqlite3.Connection, terms: Sequence[str], ids: Sequence[int]) -> dict[int, float]:
+def scores_of(connection: sqlite3.Connection, terms: Sequence[str], ids: Sequence[int], num_passages: int) -> dict[int, float]:
     """The scores of those among the ids that match."""
+    rowid = "rowid" if _LOOK_UP * len(ids) < num_passages else "+rowid"  # look each of them up, or read all matches
     rows = connection.execute(
-        "SELECT rowid, -bm25(words) FROM words WHERE words MATCH ? AND rowid IN (SELECT value FROM json_each(?))",
+        f"SELECT rowid, -bm25(words) FROM words WHERE words MATCH ? AND {rowid} IN (SELECT value FROM json_each(?))",
         (expression(terms), json.dumps(list(ids))),
     )
     return dict(rows.fetchall())
