@@ -50,18 +50,18 @@ def approximate_search(
     cosine: dict[int, float] = {}
     few = _few_that_pass(connection, only)
     if few is not None:
-        bm25 = fts5.scores_of(connection, terms, few, num_passages) if terms else {}
+        bm25 = fts5.scores_of(connection, terms, few) if terms else {}
         cosine = _cosines(connection, fresh.form, vector, few) if vector is not None else {}
     else:
         if terms:
-            bm25 = fts5.best_matches(connection, terms, depth, *_passages_that(only))
+            bm25 = fts5.best_matches(connection, terms, 4 * k if vector is None else depth, num_passages, *_passages_that(only))
         if vector is not None:
             cosine = _nearest(connection, ann, fresh, vector, depth if terms else k, only)
         if terms and vector is not None:
             named_by_words = [passage_id for passage_id in bm25 if passage_id not in cosine]
             named_by_meaning = [passage_id for passage_id in cosine if passage_id not in bm25]
             cosine |= _cosines(connection, fresh.form, vector, named_by_words)
-            bm25 |= fts5.scores_of(connection, terms, named_by_meaning, num_passages)
+            bm25 |= fts5.scores_of(connection, terms, named_by_meaning)
     if vector is None or not terms:
         return _in_order(connection, bm25 if vector is None else cosine, k)
     candidates = list(cosine)
