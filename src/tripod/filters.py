@@ -15,8 +15,8 @@ What they mean:
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -31,6 +31,8 @@ Value: TypeAlias = Scalar | date  # a `datetime` is a date
 
 ORDERS: Mapping[str, Callable[[float, float], bool]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
 MAX_DEPTH = 50  # of conditions within conditions
+MAX_CONDITIONS = 500  # SQLite nests an expression 1000 deep at most, and a chain of "and" is as deep as it is long
+_TOO_DEEP = f"where is nested more than {MAX_DEPTH} deep; write it flatter"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?", re.ASCII)
 
@@ -39,10 +41,10 @@ class _Combinable:
     __slots__ = ()
 
     def __and__(self, other: Filter) -> And:
-        return And((cast("Filter", self), other))
+        return And((*_parts(self, And), *_parts(other, And)))
 
     def __or__(self, other: Filter) -> Or:
-        return Or((cast("Filter", self), other))
+        return Or((*_parts(self, Or), *_parts(other, Or)))
 
     def __invert__(self) -> Not:
         return Not(cast("Filter", self))
@@ -107,6 +109,11 @@ Filter: TypeAlias = OneOf | Ordered | Contains | Exists | And | Or | Not
 Where: TypeAlias = Filter | Mapping[str, object]  # a filter, or one as JSON: see `parse`
 
 
+def _parts(of: object, kind: type[And | Or]) -> tuple[Filter, ...]:
+    """What stands on one side of an operator; a chain of one operator is one condition with many parts."""
+    return of.parts if isinstance(of, kind) else (cast("Filter", of),)
+
+
 class F:
     """A field to compare: `F("year") >= 2020`. Raises RequestError where a value cannot be compared so."""
 
@@ -152,11 +159,25 @@ def parse(where: Where) -> Filter:
     list of filters, or `not` with one.
 
     Raises:
-        RequestError: an operator that is not known, a value that metadata cannot hold or that cannot be ordered, or an empty list.
+        RequestError: an operator that is not known, a value that metadata cannot hold or that cannot be ordered, an empty list, or
+            more than a store could be asked.
     """
-    if not isinstance(where, Mapping):
-        return where
-    return _parse(where, 0)
+    wanted = _parse(where, 0)
+    pending, num_conditions = [(wanted, 0)], 0
+    while pending:
+        part, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            raise RequestError(_TOO_DEEP, param="where")
+        inner = part.parts if isinstance(part, And | Or) else (part.part,) if isinstance(part, Not) else ()
+        pending += [(one, depth + 1) for one in inner]
+        num_conditions += not inner
+    if num_conditions > MAX_CONDITIONS:
+        raise RequestError(
+            f"where has {num_conditions} conditions, and at most {MAX_CONDITIONS} can be asked at once; ask for several values of a field "
+            "with a list",
+            param="where",
+        )
+    return wanted
 
 
 def matches(wanted: Filter, source: str, metadata: Metadata) -> bool:
@@ -207,7 +228,7 @@ def _parse(where: object, depth: int) -> Filter:
             return where
         raise RequestError(f"where={where!r} is not a mapping of fields to values, such as {{'year': {{'>=': 2020}}}}", param="where")
     if depth > MAX_DEPTH:
-        raise RequestError(f"where is nested more than {MAX_DEPTH} deep; write it flatter", param="where")
+        raise RequestError(_TOO_DEEP, param="where")
     parts: list[Filter] = []
     for name, wanted in where.items():
         if not isinstance(name, str):
@@ -245,7 +266,7 @@ def _compare(field: str, operator: object, value: object) -> Filter:
             equal = _equal(field, values)
             return Not(equal) if operator in ("!=", "not in") else equal
         case "<" | "<=" | ">" | ">=":
-            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            if isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value):
                 return Ordered(field, operator, value)
             time = instant(_iso(value))
             if time is None:
@@ -278,12 +299,17 @@ def _equal(field: str, values: Sequence[object]) -> Filter:
             time = instant(_iso(value))
             assert time is not None
             times.append(And((Ordered(field, ">=", time, is_time=True), Ordered(field, "<=", time, is_time=True))))
-        elif isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        elif isinstance(value, str) or (isinstance(value, int | float) and _is_finite(value)):
             scalars += [value] if not isinstance(value, str) or _is_text(value) else []
         else:
             raise RequestError(f"where[{field!r}]: {value!r} is not a text, a finite number, a bool or a date", param="where")
     equal = OneOf(field, tuple(scalars))
     return Or((equal, *times)) if times else equal
+
+
+def _is_finite(value: float) -> bool:
+    """Whether it is a number that a store can hold: an int may be larger than any float."""
+    return abs(value) <= sys.float_info.max
 
 
 def _iso(value: object) -> object:

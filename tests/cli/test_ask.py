@@ -55,6 +55,18 @@ def test_a_question_that_is_not_answered_is_abstained_from(tripod: Command, hand
     assert (outcome.code, answer["kind"], answer["citations"]) == (0, "abstained", [])
 
 
+def test_a_filter_chooses_among_the_documents(tripod: Command, handbook: Path) -> None:
+    for command in ("search", "ask"):
+        for where, expected in (({"format": "markdown"}, "storage.md"), ({"source": {"contains": "dome"}}, "dome.py")):
+            outcome = tripod(command, handbook, "When does the dome close, and when is an exposure deleted?", "--where", json.dumps(where))
+            sources = {name for name in ("dome.py", "storage.md", "telescope.rst") if name in outcome.out}
+            assert (outcome.code, sources) == (0, {expected}), outcome
+        for where, reason in (("format=markdown", "is no JSON"), ('{"year": {"~": 1}}', "is no operator"), ("3", "is not a mapping")):
+            outcome = tripod(command, handbook, "dome", "--where", where)
+            assert (outcome.code, outcome.out) == (2, "")
+            assert reason in " ".join(outcome.err.split())
+
+
 @pytest.mark.with_embedder
 def test_an_index_is_made_kept_and_searched(tripod: Command, handbook: Path, tmp_path: Path) -> None:
     kb = tmp_path / "kb.db"

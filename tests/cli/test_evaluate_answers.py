@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def test_answers_are_judged_kept_and_drawn(tmp_path: Path, capsys: pytest.Captur
     assert run("eval", "answers", HANDBOOK, cases, "--out", tmp_path / "a.json", "--html", tmp_path / "a.html") == 0
     shown = capsys.readouterr().out
     assert "answers: 2 cases" in shown
-    assert "right                1.000 [1.000, 1.000]" in shown
+    assert re.search(r"^  right +1\.000 \[1\.000, 1\.000\]$", shown, re.MULTILINE)
+    assert len({line.index("[") for line in shown.splitlines() if "[" in line}) == 1  # one column
     assert "<svg" in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
@@ -57,3 +59,10 @@ def test_a_worse_retrieval_fails_against_its_baseline(tmp_path: Path, capsys: py
 def test_a_file_that_holds_no_cases_is_a_mistake_of_the_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("eval", "answers", HANDBOOK, written(tmp_path / "cases.jsonl", [{"query": "a"}])) == 2
     assert "expected a text" in capsys.readouterr().err
+
+
+def test_an_index_on_a_server_is_named_by_its_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("psycopg", reason="run: pip install 'tripod[postgres]'")
+    cases = written(tmp_path / "cases.jsonl", ANSWERS)
+    assert run("eval", "answers", "postgresql://nobody@127.0.0.1:1/none", cases) != 0  # nothing listens there
+    assert "postgresql://nobody@127.0.0.1:1/none cannot be opened" in " ".join(capsys.readouterr().err.split())

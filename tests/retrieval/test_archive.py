@@ -71,12 +71,17 @@ def test_a_file_that_is_no_archive_or_is_cut_short_is_named(docs: Path, tmp_path
         (tmp_path / "broken.gz").write_bytes(archive.read_bytes()[:-30])
         with pytest.raises(StoreError, match="damaged after"):
             await import_archive(tmp_path / "broken.gz", target)
+        (tmp_path / "turned.gz").write_bytes(b"".join((archive.read_bytes()[:60], b"\xff" * 8, archive.read_bytes()[68:])))
+        with pytest.raises(StoreError, match=r"no exported index|damaged after 0"):  # deflate's own error, which is no OSError
+            await import_archive(tmp_path / "turned.gz", target)
+        (tmp_path / "bare.gz").write_bytes(gzip.compress(b'{"tripod_index": 1}\n'))
         (tmp_path / "newer.gz").write_bytes(gzip.compress(b'{"tripod_index": 99}\n'))
         (tmp_path / "other.gz").write_bytes(gzip.compress(b"[1, 2]\n"))
         (tmp_path / "plain.gz").write_bytes(b"notes")
         for name, message in {
             "newer.gz": "format 99",
             "other.gz": "no exported index",
+            "bare.gz": "no exported index",
             "plain.gz": "no exported",
             "no.gz": "no file",
         }.items():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager, closing
 from pathlib import Path
@@ -15,8 +17,9 @@ import pytest
 import tripod
 from tripod.documents import Document, Passage, SourceState
 from tripod.errors import StoreError
+from tripod.filters import Where
 from tripod.protocols import Store
-from tripod.retrieval import sqlite_schema
+from tripod.retrieval import ann_search, fts5, sqlite_schema
 from tripod.retrieval.passage_table import PassageTable
 from tripod.retrieval.sqlite_store import SqliteStore
 from tripod.retrieval.vector_format import VectorFormat
@@ -161,6 +164,35 @@ def test_many_vectors_are_searched_approximately_and_nearly_as_well(path: Path) 
         without = await store.search(None, queries[0], k=50, where={"source": {"!=": exact[0][0].source}})
         assert len(without) == 50
         assert exact[0][0].source not in {passage.source for passage in without}
+
+    with_store(path, use, ann_threshold=1000)
+
+
+def test_an_approximate_search_asks_its_words_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("usearch", reason="run: pip install 'tripod[ann]'")
+    monkeypatch.setattr(ann_search, "_SMALL_SHARE", 100)  # so that 3,000 passages are many
+    vectors = random_vectors(3000)
+
+    async def use(store: SqliteStore) -> None:
+        await put(store, "s", vectors, text="a stone among rivers and trees")
+        await store.settle()
+        with closing(sqlite3.connect(path)) as connection:
+            alone = await quickest(lambda: asyncio.sleep(0, len(fts5.matches(connection, ["stone", "rivers", "trees"])[0])), 3000)
+        for vector in (None, vectors[7]):
+            for where in (None, {"name": "s"}):
+                both = await quickest(lambda vector=vector, where=where: found(store, vector, where), 5)  # type: ignore[misc]
+                assert both < 30 * alone  # hundreds of times as long where the words are asked for anew for each passage
+
+    async def found(store: SqliteStore, vector: Vectors | None, where: Where | None) -> int:
+        return len(await store.search("stone rivers trees", vector, k=5, where=where))
+
+    async def quickest(search: Callable[[], Coroutine[Any, Any, int]], expected: int) -> float:
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            assert await search() == expected
+            times.append(time.perf_counter() - started)
+        return min(times)
 
     with_store(path, use, ann_threshold=1000)
 

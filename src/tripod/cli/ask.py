@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tripod.cli.search import Where, parse_where
+
 _SPANS = 2  # stretches of a sentence that are shown, the rarest first
 
 if TYPE_CHECKING:
+    from tripod.filters import Filter
     from tripod.rag.answer import Answer
     from tripod.rag.provenance import SentenceOrigin
     from tripod.training.ngrams.provenance import Provenance
@@ -24,6 +27,7 @@ def ask(
         typer.Option("--model", "-m", help="Let a model write the answer: a folder, run@stepN, org/name[@revision], or http://host/v1."),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many passages to read.")] = 6,
+    where: Where = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of the model's answer.")] = 512,
     chat_template: Annotated[
         str | None,
@@ -45,7 +49,7 @@ def ask(
     from tripod.cli.terminal import print_json
 
     provenance = _provenance(model) if with_provenance else None
-    answer = tripod.run(_ask(documents, question, model, k, max_tokens, chat_template, provenance))
+    answer = tripod.run(_ask(documents, question, model, k, parse_where(where), max_tokens, chat_template, provenance))
     if as_json:
         print_json(answer_json(answer, provenance))
     else:
@@ -68,6 +72,7 @@ async def _ask(
     question: str,
     model: str | None,
     k: int,
+    where: Filter | None,
     max_tokens: int,
     chat_template: str | None,
     provenance: Provenance | None,
@@ -77,9 +82,9 @@ async def _ask(
 
     async with open_index(documents) as index:
         if model is None:
-            return await tripod.ask(question, index, k=k)
+            return await tripod.ask(question, index, k=k, where=where)
         async with tripod.Model(model, chat_template=chat_template) as opened:
-            return await tripod.ask(question, index, model=opened, k=k, max_tokens=max_tokens, provenance=provenance)
+            return await tripod.ask(question, index, model=opened, k=k, where=where, max_tokens=max_tokens, provenance=provenance)
 
 
 def print_answer(answer: Answer) -> None:

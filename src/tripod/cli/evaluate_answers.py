@@ -12,7 +12,7 @@ from tripod.cli.search import Mode
 if TYPE_CHECKING:
     from tripod.evaluation.report import Report
 
-Documents = Annotated[Path, typer.Argument(metavar="FOLDER|KB.DB", help="A folder of documents, or an index made by 'tripod index'.")]
+Documents = Annotated[str, typer.Argument(metavar="FOLDER|KB.DB|URL", help="A folder of documents, or an index made by 'tripod index'.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="REPORT.JSON", help="Keep the report; a later run can take it as its baseline.")]
 Html = Annotated[Path | None, typer.Option("--html", metavar="REPORT.HTML", help="Write a page with plots.")]
 Baseline = Annotated[
@@ -46,6 +46,7 @@ def answers(
     import tripod
     from tripod.cli.open_index import open_index
     from tripod.evaluation.answers import evaluate_answers, load_answer_cases
+    from tripod.retrieval.open_store import printable
 
     loaded = load_answer_cases(cases)[:limit]
 
@@ -56,7 +57,7 @@ def answers(
             index = await opened.enter_async_context(open_index(documents))
             writer = await opened.enter_async_context(tripod.Model(model, chat_template=chat_template)) if model else None
             critic = await opened.enter_async_context(tripod.Model(judge)) if judge else None
-            settings = {"documents": str(documents), "cases": str(cases), "model": model or "", "judge": judge or "", "k": k}
+            settings = {"documents": printable(documents), "cases": str(cases), "model": model or "", "judge": judge or "", "k": k}
             return await evaluate_answers(
                 loaded,
                 lambda question: tripod.ask(question, index, model=writer, k=k, max_tokens=max_tokens),
@@ -84,6 +85,7 @@ def retrieval(
     from tripod.cli.open_index import open_index
     from tripod.cli.terminal import note
     from tripod.evaluation.retrieval import evaluate_retrieval, load_retrieval_cases
+    from tripod.retrieval.open_store import printable
 
     loaded = load_retrieval_cases(cases)[:limit]
 
@@ -96,7 +98,7 @@ def retrieval(
                 lambda query: index.search(query, k=_PASSAGES_A_SOURCE * k, mode=mode.value),
                 k=k,
                 at_once=at_once,
-                settings={"documents": str(documents), "cases": str(cases), "mode": mode.value, "k": k},
+                settings={"documents": printable(documents), "cases": str(cases), "mode": mode.value, "k": k},
             )
 
     _give(tripod.run(run()), out, html, baseline)

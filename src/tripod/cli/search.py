@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,13 @@ import typer
 
 if TYPE_CHECKING:
     from tripod.documents import Passage
+    from tripod.filters import Filter
+
+
+Where = Annotated[
+    str | None,
+    typer.Option("--where", metavar="JSON", help='Only sources whose metadata is so: \'{"format": "pdf"}\', \'{"year": {">=": 2020}}\'.'),
+]
 
 
 class Mode(StrEnum):
@@ -18,10 +26,11 @@ class Mode(StrEnum):
 
 
 def search(
-    index: Annotated[str, typer.Argument(metavar="KB.DB|URL", help="An index made by 'tripod index', or a folder.")],
+    index: Annotated[str, typer.Argument(metavar="FOLDER|KB.DB|URL", help="A folder of documents, or an index made by 'tripod index'.")],
     query: Annotated[str, typer.Argument(help="Words or a question.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many passages.")] = 10,
     mode: Annotated[Mode, typer.Option("--mode", help="Words, vectors, or both.")] = Mode.hybrid,
+    where: Where = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of {source, start, end, text, score}.")] = False,
 ) -> None:
     """Search an index. Offsets are half-open character ranges into the source's text."""
@@ -29,7 +38,7 @@ def search(
     from tripod.cli.terminal import note, print_json, stdout
     from tripod.rag.answer import place
 
-    passages, mode_note = tripod.run(_search(index, query, k, mode))
+    passages, mode_note = tripod.run(_search(index, query, k, mode, parse_where(where)))
     if mode_note:
         note(f"note: {mode_note}")
     if as_json:
@@ -52,8 +61,26 @@ def search(
         note("nothing was found")
 
 
-async def _search(index: str, query: str, k: int, mode: Mode) -> tuple[list[Passage], str | None]:
+async def _search(index: str, query: str, k: int, mode: Mode, where: Filter | None) -> tuple[list[Passage], str | None]:
     from tripod.cli.open_index import open_index
 
     async with open_index(index) as opened:
-        return await opened.search(query, k=k, mode=mode.value), opened.mode_note
+        return await opened.search(query, k=k, mode=mode.value, where=where), opened.mode_note
+
+
+def parse_where(given: str | None) -> Filter | None:
+    """The filter that an option holds.
+
+    Raises:
+        RequestError: it is no JSON, or no filter.
+    """
+    from tripod.errors import RequestError
+    from tripod.filters import parse
+
+    if given is None:
+        return None
+    try:
+        return parse(json.loads(given))
+    except (ValueError, RecursionError) as error:
+        example = '{"format": "pdf"}'
+        raise RequestError(f"--where={given!r} is no JSON ({error}); give an object such as '{example}'", param="where") from None

@@ -15,6 +15,7 @@ from tripod.errors import DatasetError
 from tripod.evaluation.intervals import Interval, bootstrap
 
 SEED = 20260101  # of the resamples: the same values always give the same interval
+_COLUMN = 25  # characters: the longest name of a metric
 _FORMAT = "tripod-report-1"
 
 
@@ -122,8 +123,8 @@ class Report:
             interval = self.interval(metric)
             num_known = sum(value is not None for value in values)
             shown = "not defined for any case" if interval is None else f"{interval}"
-            lines.append(f"  {metric:<20} {shown}" + (f"  ({num_known} cases)" if 0 < num_known < len(values) else ""))
-        lines += [f"  {name:<20} {interval}" for name, interval in self.statistics.items()]
+            lines.append(f"  {metric:<{_COLUMN}} {shown}" + (f"  ({num_known} cases)" if 0 < num_known < len(values) else ""))
+        lines += [f"  {name:<{_COLUMN}} {interval}" for name, interval in self.statistics.items()]
         return "\n".join(lines)
 
 
@@ -179,7 +180,7 @@ class Comparison:
         return tuple(metric for metric, difference in self.differences.items() if difference.is_worse)
 
     def __str__(self) -> str:
-        lines = [f"  {metric:<20} {difference}" for metric, difference in self.differences.items()]
+        lines = [f"  {metric:<{_COLUMN}} {difference}" for metric, difference in self.differences.items()]
         if self.num_new or self.num_gone:
             lines.append(f"  {self.num_new} cases are new and {self.num_gone} are gone; they are not compared")
         return "\n".join(lines)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tripod.documents import Passage
 from tripod.errors import CitationError, ConfigError
+from tripod.filters import Where
 from tripod.protocols import ChatModel
 from tripod.rag.answer import Answer, Citation
 from tripod.rag.confidence import Calibration, answerability, signals
@@ -36,6 +37,7 @@ async def ask(
     *,
     model: ChatModel | str | None = None,
     k: int = 6,
+    where: Where | None = None,
     min_confidence: float | None = None,
     max_tokens: int = 512,
     writing: Writing | None = None,
@@ -55,6 +57,7 @@ async def ask(
         index: an open index.
         model: a chat model, an address for `tripod.Model` (opened and closed here), or None.
         k: how many passages to read.
+        where: only of sources whose metadata is so, as in `Index.search`.
         min_confidence: 0 to 1. None: the calibration's threshold, or one that was chosen on held-out questions, see
             benchmarks/abstention.py; 0 never abstains on its account.
         max_tokens: of an answer that a model writes. Prompt and answer together must fit the model.
@@ -69,6 +72,7 @@ async def ask(
     Raises:
         CitationError: the model cites a passage that it was not given or quotes what is not there; the message holds its text.
         ConfigError: the question is empty, or `k` is not positive.
+        RequestError: a filter that cannot be.
     """
     if provenance is not None and writing is None:
         writing = Writing(max_tokens=max_tokens, is_constructed=False)
@@ -77,6 +81,7 @@ async def ask(
         index,
         model=model,
         k=k,
+        where=where,
         min_confidence=min_confidence,
         max_tokens=max_tokens,
         writing=writing,
@@ -96,6 +101,7 @@ async def stream_answer(
     *,
     model: ChatModel | str | None = None,
     k: int = 6,
+    where: Where | None = None,
     min_confidence: float | None = None,
     max_tokens: int = 512,
     writing: Writing | None = None,
@@ -119,7 +125,7 @@ async def stream_answer(
             model = await opened.enter_async_context(Model(model))
         recorder = Recorder()
         with recorder.span("retrieve", k=k, question=question) as attributes:
-            passages = _worth_reading(await index.search(question, k=_DEPTH * k), k)
+            passages = _worth_reading(await index.search(question, k=_DEPTH * k, where=where), k)
             attributes["passages"] = [passage.id for passage in passages]
         with recorder.span("extract") as attributes:
             found = await _extract(question, passages, index)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,7 @@ from tripod.protocols import Store
 
 _FORMAT = 1
 _LEVEL = 6  # of gzip
+_DAMAGE = (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError)  # what reading a damaged file raises
 
 
 async def export_archive(store: Store, path: Path, *, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
@@ -66,9 +68,10 @@ def read_header(path: Path) -> StoreStats:
         with gzip.open(path) as archive:
             header = json.loads(archive.readline())
         version = header["tripod_index"]
+        makers = {name: header[name] for name in ("vectors", "pipeline", "embedder")} if version == _FORMAT else {}
     except FileNotFoundError:
         raise StoreError(f"there is no file {path}") from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except _DAMAGE as error:
         raise StoreError(f"{path} is no exported index: {error}; make one with `tripod kb export`") from None
     if version != _FORMAT:
         raise StoreError(f"{path} has format {version}, and this Tripod reads {_FORMAT}; upgrade it")
@@ -79,9 +82,7 @@ def read_header(path: Path) -> StoreStats:
         num_unembedded=0,
         num_bytes=path.stat().st_size,
         dim=0,
-        vectors=header["vectors"],
-        pipeline=header["pipeline"],
-        embedder=header["embedder"],
+        **makers,
     )
 
 
@@ -107,7 +108,7 @@ async def import_archive(path: Path, store: Store, *, progress: Callable[[int], 
             try:
                 line = await anyio.to_thread.run_sync(archive.readline)
                 stored = _from_json(json.loads(line)) if line else None
-            except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            except _DAMAGE as error:
                 raise StoreError(f"{path} is damaged after {num_sources} sources: {error}; those are imported") from None
             if stored is None:
                 break

@@ -6,6 +6,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from tripod.protocols import Vectors
 
+_SCORED_SHARE = 0.05  # of all passages: as many are scored at first
 K1 = 1.2  # of FTS5's BM25, which has no setting for it
 # rowid: the passage's id. The third column is empty but for scripts without spaces; an empty column changes no score.
 SCHEMA = "CREATE VIRTUAL TABLE words USING fts5 (section, text, cjk, tokenize = 'porter unicode61');"
@@ -37,11 +39,31 @@ def matches(connection: sqlite3.Connection, terms: Sequence[str]) -> tuple[NDArr
 
 
 def best_matches(
-    connection: sqlite3.Connection, terms: Sequence[str], number: int, among: str, parameters: Sequence[object]
+    connection: sqlite3.Connection, terms: Sequence[str], number: int, num_passages: int, among: str = "", parameters: Sequence[object] = ()
 ) -> dict[int, float]:
-    """The ids and scores of so many best matches among the ids that a query gives, best first."""
+    """The ids and scores of so many best matches; of all, or among the ids that a query gives.
+
+    A passage with none of the rarer terms is not scored where even all of the frequent ones, repeated without end, would not bring it
+    among the best: scoring is what takes time.
+    """
+    counts = {term: num_matches_of(connection, term) for term in terms}
+    by_rarity = sorted(terms, key=lambda term: counts[term])
+    totals = list(accumulate(counts[term] for term in by_rarity))
+    num_rare = max(1, sum(total <= _SCORED_SHARE * num_passages for total in totals))
+    rare, frequent = by_rarity[:num_rare], by_rarity[num_rare:]
+    if frequent:
+        holds_rare = f"SELECT rowid FROM words WHERE words MATCH ? {among and f'AND +rowid IN ({among})'}"
+        found = _best(connection, terms, number, holds_rare, (expression(rare), *parameters))
+        if len(found) == number and min(found.values()) >= bound([counts[term] for term in frequent], num_passages):
+            return found
+    return _best(connection, terms, number, among, parameters)
+
+
+def _best(connection: sqlite3.Connection, terms: Sequence[str], number: int, among: str, parameters: Sequence[object]) -> dict[int, float]:
+    # The plus keeps SQLite from looking each of the ids up in turn, which asks for the words anew as often as there are passages.
     rows = connection.execute(
-        f"SELECT rowid, -rank FROM words WHERE words MATCH ? AND rowid IN ({among}) ORDER BY rank LIMIT ?",
+        f"SELECT rowid, -bm25(words) AS score FROM words WHERE words MATCH ? {among and f'AND +rowid IN ({among})'} "
+        "ORDER BY score DESC LIMIT ?",
         (expression(terms), *parameters, number),
     )
     return dict(rows.fetchall())
@@ -50,7 +72,7 @@ def best_matches(
 def scores_of(connection: sqlite3.Connection, terms: Sequence[str], ids: Sequence[int]) -> dict[int, float]:
     """The scores of those among the ids that match."""
     rows = connection.execute(
-        "SELECT rowid, -bm25(words) FROM words WHERE words MATCH ? AND rowid IN (SELECT value FROM json_each(?))",
+        "SELECT rowid, -bm25(words) FROM words WHERE words MATCH ? AND +rowid IN (SELECT value FROM json_each(?))",
         (expression(terms), json.dumps(list(ids))),
     )
     return dict(rows.fetchall())
@@ -65,13 +87,20 @@ def num_matches(connection: sqlite3.Connection, word: str) -> int:
     return int(number)
 
 
+def num_matches_of(connection: sqlite3.Connection, term: str) -> int:
+    """How many passages hold a term of a question."""
+    [number] = connection.execute("SELECT count(*) FROM words WHERE words MATCH ?", (expression([term]),)).fetchone()
+    return int(number)
+
+
 def bm25_bound(connection: sqlite3.Connection, terms: Sequence[str], num_passages: int) -> float:
     """What BM25 would give to a passage that repeated every term without end."""
-    bound = 0.0
-    for term in terms:
-        [number] = connection.execute("SELECT count(*) FROM words WHERE words MATCH ?", (expression([term]),)).fetchone()
-        bound += idf(num_passages, number) * (K1 + 1)
-    return bound
+    return bound([num_matches_of(connection, term) for term in terms], num_passages)
+
+
+def bound(num_matches: Sequence[int], num_passages: int) -> float:
+    """The same, of terms that so many passages hold."""
+    return sum((K1 + 1) * idf(num_passages, number) for number in num_matches)
 
 
 def idf(num_passages: int, num_matches: int) -> float:

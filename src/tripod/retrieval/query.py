@@ -8,7 +8,7 @@ from tripod.errors import RequestError
 from tripod.retrieval.cjk import asked
 
 _WORD = re.compile(r"\w+")
-_MENTIONED = re.compile(r"`([^`]+)`|\"([^\"]+)\"|“([^”]+)”")
+_MENTIONED = re.compile(r"`([^`]+)`|\"([^\"]+)\"|“([^“”]+)”")
 MAX_TERMS = 1000  # distinct words; SQLite refuses expressions of several thousand
 
 # Words that join (Lucene's English list) and words that ask, which describe nothing that could stand in an answer. Without

@@ -12,7 +12,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -33,7 +32,7 @@ from tripod.retrieval.sqlite_check import find_damage
 from tripod.retrieval.sqlite_file import SqliteFile, meta, transaction, vectors_of
 from tripod.retrieval.sqlite_rows import insert_source, read_document, read_passage, read_source, read_sources, read_stats
 from tripod.retrieval.sqlite_where import condition
-from tripod.retrieval.vector_format import VectorFormat, decode
+from tripod.retrieval.vector_format import VectorFormat
 
 if TYPE_CHECKING:
     from tripod.protocols import Vectors
@@ -72,7 +71,7 @@ class SqliteStore:
         # too whose caller asyncio has cancelled, which leaves it at work.
         self._reading, self._writing = anyio.CapacityLimiter(1), anyio.CapacityLimiter(1)
         self._reader_lock, self._writer_lock = threading.Lock(), threading.Lock()
-        self._ann_threshold = ann_threshold
+        self.ann_threshold = ann_threshold
         self._ann: AnnIndex | None = None
         self._table: PassageTable | None = None  # of all passages, or of those that the approximate index does not know
         self._seen_change = 0  # the last of `changes` that the table knows
@@ -111,7 +110,7 @@ class SqliteStore:
 
     async def settle(self) -> None:
         """Bring the approximate index up to date, once there are many vectors. Readers and writers go on meanwhile."""
-        if await self._read(lambda reader: ann.needs_update(reader, self.path, self._ann_threshold), False):
+        if await self._read(lambda reader: ann.needs_update(reader, self.path, self.ann_threshold), False):
             await anyio.to_thread.run_sync(self._build_ann, limiter=self._writing)
 
     async def check(self) -> list[str]:
@@ -165,7 +164,7 @@ class SqliteStore:
             if "embedder" not in made_by:
                 vector = None  # or have filled it without any
         if self._ann is not None:
-            found = approximate_search(reader, self._ann, table, partial(decode, form=table.form), wanted, vector, k, only)
+            found = approximate_search(reader, self._ann, table, wanted, vector, k, only)
         elif table.num_passages == 0:
             found = []
         else:
@@ -178,7 +177,10 @@ class SqliteStore:
 
     def _load_table(self, reader: sqlite3.Connection) -> PassageTable:
         """The passages as they are now. Of a table that was loaded before, only what changed since is read."""
-        [oldest, newest] = reader.execute("SELECT coalesce(min(number), 1), coalesce(max(number), 0) FROM changes").fetchone()
+        # Two queries: of one with both, SQLite would read every row.
+        [oldest, newest] = reader.execute(
+            "SELECT coalesce((SELECT min(number) FROM changes), 1), coalesce((SELECT max(number) FROM changes), 0)"
+        ).fetchone()
         made_by = meta(reader)
         sidecar = ann.sidecar_of(made_by)
         if sidecar != (self._ann.sidecar if self._ann is not None else None):

@@ -14,7 +14,7 @@ import numpy as np
 
 from tripod.documents import Document, Line, Metadata, Page, Passage, Scalar, Section, SourceState
 from tripod.errors import RequestError, StoreError
-from tripod.filters import F, Filter, Where, matches, parse
+from tripod.filters import MAX_CONDITIONS, F, Filter, Where, matches, parse
 from tripod.protocols import Store
 
 if TYPE_CHECKING:
@@ -249,6 +249,15 @@ class StoreContract:
                 expected = sorted(source for source, metadata in documents.items() if matches(wanted, source, metadata))
                 found = await store.search("stone", None, k=99, where=wanted)
                 assert sorted(passage.source for passage in found) == expected, wanted
+
+        self._run(look)
+
+    def test_as_many_conditions_as_are_allowed_can_be_asked(self) -> None:
+        async def look(store: Store) -> None:
+            await _put_all(store, "red stone", "grey stone")
+            many = [{"source": {"contains": str(i)}} for i in range(1, MAX_CONDITIONS + 1)]
+            for where, expected in (({"or": many}, "1"), ({"and": [{"not": one} for one in many]}, "0")):
+                assert [passage.source for passage in await store.search("stone", _unit(1, 0, 0), k=9, where=where)] == [expected]
 
         self._run(look)
 

@@ -56,7 +56,9 @@ class PythonSource:
             sections = list(_docstrings(found, places))
             if self.has_comments:
                 sections.extend(_comments(found, places))
-        except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError) as error:
+        except (RecursionError, MemoryError):  # the latter is how the parser says it
+            raise ConversionError("it cannot be parsed as Python: it is nested too deeply") from None
+        except (SyntaxError, ValueError, tokenize.TokenError) as error:
             raise ConversionError(f"it cannot be parsed as Python: {error}") from None
         sections.sort(key=lambda section: section.start)
         # Without any section all of the text would be indexed; an empty one says that there is nothing to read here.
