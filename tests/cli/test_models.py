@@ -91,6 +91,7 @@ def test_a_server_is_ready_when_health_says_so_stops_on_sigterm_and_what_it_did_
     import httpx
 
     log = tmp_path / "run.jsonl"
+    (tmp_path / "own_apps.py").write_text("async def shout(prompt):\n    return prompt.messages[-1].text.upper()\n")
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -114,9 +115,14 @@ def test_a_server_is_ready_when_health_says_so_stops_on_sigterm_and_what_it_did_
             "3",
             "--name",
             "our-model",
+            "--app",
+            "shout=own_apps:shout",
+            "--tool-format",
+            "llama",
             "--log",
             str(log),
         ],
+        cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -131,7 +137,8 @@ def test_a_server_is_ready_when_health_says_so_stops_on_sigterm_and_what_it_did_
                         break
                 except httpx.TransportError:
                     time.sleep(0.1)
-            assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["our-model"]
+            assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["our-model", "shout"]
+            assert client.post("/apps/shout", json={"input": "Hi"}).json()["text"] == "HI"
             body = {"model": "our-model", "prompt": "Once", "max_tokens": 4, "temperature": 0}
             answer = client.post("/v1/completions", json=body).json()
             assert answer["usage"]["completion_tokens"] == 4
@@ -191,6 +198,9 @@ def test_the_doctor_tells_paths_to_programs_too(tripod: Command, cache: Path) ->
 
 def test_options_of_a_language_model_are_refused_for_an_encoder(tripod: Command, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+    outcome = tripod("serve", tmp_path, "--port", "0", "--app", "own_apps:shout")
+    assert outcome.code == 2
+    assert "give NAME=MODULE:OBJECT, such as handbook=my_apps:handbook" in outcome.err
     outcome = tripod("serve", tmp_path, "--port", "0", "--weights", "int8", "--log", tmp_path / "run.jsonl")
     assert outcome.code == 2
     assert "is an encoder, which has no --weights and no --log; leave that out" in outcome.err

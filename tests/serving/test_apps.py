@@ -15,7 +15,7 @@ import tripod
 from tests.serving.live_server import LiveServer, live_server
 from tripod.chat.scripted import ScriptedModel
 from tripod.errors import ConfigError, RequestError
-from tripod.messages import ToolCall, Usage
+from tripod.messages import Message, ToolCall, Usage
 from tripod.prompts import Prompt
 from tripod.retrieval.index import Index
 from tripod.serving.app import build_app
@@ -27,6 +27,12 @@ class Found:
     text: str
     places: tuple[str, ...]
     usage: Usage = field(default_factory=lambda: Usage(prompt_tokens=3, completion_tokens=2))
+
+
+@dataclass(frozen=True)
+class Place:
+    text: str
+    places: list[str]
 
 
 async def found(prompt: Prompt) -> Found:
@@ -104,6 +110,23 @@ def test_a_models_calls_of_tools_go_through(client: openai.OpenAI) -> None:
     assert (choice.message.tool_calls[0].id, choice.message.tool_calls[0].function.name) == ("a1", "now")
 
 
+def test_reasoning_comes_apart_from_the_answer_and_goes_back_as_what_it_was() -> None:
+    model = ScriptedModel([Message("assistant", "Yes.", reasoning="Hm.")] * 3)
+    with (
+        live_server(build_app(None, apps={"thinker": model})) as server,
+        openai.OpenAI(base_url=server.url, api_key="unused", max_retries=0) as client,
+    ):
+        whole = ask(client, "thinker").choices[0].message
+        stream = client.chat.completions.create(model="thinker", messages=[{"role": "user", "content": "Hi"}], stream=True)
+        deltas = [chunk.choices[0].delta for chunk in stream]
+        turns: Any = [{"role": "user", "content": "Hi"}, whole.model_dump(), {"role": "user", "content": "Sure?"}]
+        client.chat.completions.create(model="thinker", messages=turns)
+    assert (whole.content, whole.reasoning_content) == ("Yes.", "Hm.")
+    assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas) == "Hm."
+    assert "".join(delta.content or "" for delta in deltas) == "Yes."
+    assert model.prompts[2].messages[1] == Message("assistant", "Yes.", reasoning="Hm.")
+
+
 def test_its_own_path_gives_all_of_the_answer(http: httpx.Client) -> None:
     body = http.post("/apps/found", json={"input": "Hi"}).json()
     assert body["text"] == "Asked: Hi"
@@ -139,6 +162,25 @@ def test_what_is_not_there_or_not_asked_is_refused(http: httpx.Client) -> None:
     completion = http.post("/v1/completions", json={"model": "found", "prompt": "Hi"})
     assert completion.status_code == 400
     assert "is an application" in completion.json()["error"]["message"]
+
+
+def test_an_agent_answers_with_its_own_tools_and_its_typed_result() -> None:
+    def double(number: int) -> int:
+        """Twice the number."""
+        return 2 * number
+
+    words = ScriptedModel([ToolCall("1", "double", '{"number": 21}'), "It is 42."])
+    typed = ScriptedModel([ToolCall("1", "answer", '{"text": "42", "places": []}')])
+    apps: Any = {"words": tripod.Agent(words, [double]), "typed": tripod.Agent(typed, returns=Place)}
+    with (
+        live_server(build_app(None, apps=apps)) as server,
+        openai.OpenAI(base_url=server.url, api_key="unused", max_retries=0) as client,
+    ):
+        choice = ask(client, "words").choices[0]
+        body = httpx.post(f"{server.root}/apps/typed", json={"input": "Hi"}, trust_env=False, timeout=60.0).json()
+    assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == ("It is 42.", None, "stop")
+    assert words.prompts[1].messages[-1].text == "42"  # what the tool gave
+    assert body["result"] == {"text": "42", "places": []}
 
 
 def test_names_must_differ() -> None:

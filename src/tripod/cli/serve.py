@@ -41,6 +41,10 @@ def serve(
             "--chat-template", metavar="plain|FILE", help="For a model without a chat template, or instead of its own: a Jinja file."
         ),
     ] = None,
+    app: Annotated[
+        list[str] | None,
+        typer.Option("--app", metavar="NAME=MODULE:OBJECT", help="An agent, a chat model or a function of a prompt, beside MODEL."),
+    ] = None,
     tool_format: Annotated[
         str | None, typer.Option("--tool-format", metavar="NAME", help="How the model writes tool calls, if not as its template shows.")
     ] = None,
@@ -108,6 +112,7 @@ def serve(
                 embedder=embedder,
                 chat_template=chat_template,
                 tool_format=tool_format,
+                apps=dict(map(_app, app or ())),
                 engine_options={
                     "kv_tokens": kv_tokens,
                     "kv_bytes": kv_bytes,
@@ -134,6 +139,7 @@ async def _serve(
     embedder: str | None,
     chat_template: str | None,
     tool_format: str | None,
+    apps: Mapping[str, Any],
     engine_options: Mapping[str, Any],
     shows_timeline: bool,
     config: ServerConfig,
@@ -164,7 +170,7 @@ async def _serve(
         given = {**engine_options, "chat_template": chat_template, "tool_format": tool_format, "timeline": shows_timeline}
         if useless := [flag for name, flag in _ENGINE_FLAGS.items() if given[name]]:
             raise ConfigError(f"{model} is an encoder, which has no {' and no '.join(useless)}; leave that out")
-        app = build_app(None, embedder=Encoder.load(locate(model)), embedder_name=name, config=config, api_keys=api_keys)
+        app = build_app(None, embedder=Encoder.load(locate(model)), embedder_name=name, apps=apps, config=config, api_keys=api_keys)
         note(f"serving the encoder {model} at http://{host}:{port}/v1 (Ctrl-C ends)")
         await serve_app(app, listener, drain_s=drain_s, grace_s=grace_s)
         return
@@ -184,11 +190,23 @@ async def _serve(
             embedder_name=embedder or "",
             chat_template=None if own_template else chat_template,
             tool_format=tool_format,
+            apps=apps,
             config=config,
             api_keys=api_keys,
         )
         note(f"serving {model} at http://{host}:{port}/v1 (Ctrl-C ends)")
         await serve_app(app, listener, drain_s=drain_s, grace_s=grace_s)
+
+
+def _app(option: str) -> tuple[str, Any]:
+    """What `--app NAME=MODULE:OBJECT` names."""
+    from tripod.cli.imported import imported
+    from tripod.errors import ConfigError
+
+    name, equals, address = option.partition("=")
+    if not (name and equals):
+        raise ConfigError(f"--app {option} names no application; give NAME=MODULE:OBJECT, such as handbook=my_apps:handbook")
+    return name, imported(address)
 
 
 def is_encoder(path: Path) -> bool:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from pydantic_core import to_jsonable_python
 
+from tripod.agents.agent import Agent
+from tripod.agents.run import Result as RunResult
 from tripod.chat.closing import closing
 from tripod.errors import EngineError, TripodError
 from tripod.messages import Reply, Usage
@@ -17,7 +20,7 @@ from tripod.protocols import ChatModel
 from tripod.sampling import SamplingParams
 from tripod.trace import Delta, Event, Finished, unfolded
 
-Answering: TypeAlias = ChatModel | Callable[[Prompt], Awaitable[object] | AsyncIterator[object]]
+Answering: TypeAlias = ChatModel | Agent[Any] | Callable[[Prompt], Awaitable[object] | AsyncIterator[object]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,15 +31,16 @@ class Result(Finished):
 
 
 class App:
-    """Answers prompts by a ChatModel, or by a function of the prompt.
+    """Answers prompts by a ChatModel, an agent, or a function of the prompt.
 
     The function is a coroutine, whose result is the answer, or an async generator of its pieces. A text stands for itself, an event for
-    what it says; of anything else the `text` is taken, with its `usage`, or it is written as JSON.
+    what it says; of anything else the `text` is taken, with its `usage`, or it is written as JSON. What an agent asks of its tools, the
+    client does not see: they are the agent's own.
     """
 
     def __init__(self, name: str, answer: Answering) -> None:
         self.name = name
-        self._answer = answer
+        self._answer = partial(_run, answer) if isinstance(answer, Agent) else answer
 
     async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncGenerator[Event, None]:
         """The answer as events. `sampling` is for models; a function decides itself.
@@ -79,6 +83,19 @@ class App:
             yield Result(finish_reason="stop", usage=_usage(result), model=self.name, value=_json(result))
             return
         yield Finished(finish_reason="stop", usage=usage, model=self.name)
+
+
+async def _run(agent: Agent[Any], prompt: Prompt) -> AsyncGenerator[Event, None]:
+    """A run of an agent as the answer of a model."""
+    *history, question = prompt.messages
+    async with closing(agent.stream(question, history=history)) as events:
+        async for event in events:
+            if isinstance(event, Delta):
+                yield Delta(text=event.text, reasoning=event.reasoning, token_ids=event.token_ids)
+            elif isinstance(event, RunResult):
+                if not isinstance(event.value, str):  # a text was said already
+                    yield Delta(text=_text(event.value))
+                yield Result(finish_reason="stop", usage=event.usage, model=agent.name, value=_json(event.value))
 
 
 def _usage(value: object) -> Usage:

@@ -9,11 +9,10 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import Field, Tag
 
-from tripod.chat.wire.body import ReplyBody, Unsupported, WireBody
-from tripod.chat.wire.openai import TokenBias
+from tripod.chat.wire.body import BY_SHAPE, BY_TYPE, ReplyBody, Unsupported, WireBody, only
+from tripod.chat.wire.openai import OneAnswer
 from tripod.chat.wire.openai_replies import Made
 from tripod.chat.wire.tools import MAX_TOOLS, check_results, tool_specs
 from tripod.errors import RequestError
@@ -23,31 +22,6 @@ from tripod.prompts import Prompt
 from tripod.sampling import Grammar, SamplingParams
 
 _INT64 = 2**63
-_KINDS = ("text", "tool_use", "tool_result", "thinking")
-
-
-def _block(value: object) -> object:
-    """Images, documents and what a vendor's own tools return are refused where they stand."""
-    kind = value.get("type") if isinstance(value, dict) else None
-    if isinstance(value, dict) and kind not in _KINDS:
-        known = ", ".join(_KINDS)
-        raise PydanticCustomError("unsupported", "is of type {kind}; this server takes {known}", {"kind": repr(kind)[:100], "known": known})
-    return value
-
-
-def _kind(value: Any) -> str:
-    return f"<{value.get('type') if isinstance(value, dict) else getattr(value, 'type', None)}>"
-
-
-def _is_list(value: Any) -> str:
-    return "<blocks>" if isinstance(value, list) else "<text>"
-
-
-def _custom(value: object) -> object:
-    kind = value.get("type") if isinstance(value, dict) else None
-    if kind not in (None, "custom"):
-        raise PydanticCustomError("unsupported", "is a tool of type {kind}; this server takes your own", {"kind": repr(kind)[:100]})
-    return value
 
 
 class CacheControl(WireBody):
@@ -80,8 +54,7 @@ class ThinkingBlock(WireBody):
 
 
 Text = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[Annotated[TextBlock, BeforeValidator(_block)]], Field(fail_fast=True), Tag("<blocks>")],
-    Discriminator(_is_list),
+    Annotated[str, Tag("<text>")] | Annotated[list[Annotated[TextBlock, only("text")]], Field(fail_fast=True), Tag("<list>")], BY_SHAPE
 ]
 
 
@@ -98,16 +71,14 @@ Block = Annotated[
     | Annotated[ToolUseBlock, Tag("<tool_use>")]
     | Annotated[ToolResultBlock, Tag("<tool_result>")]
     | Annotated[ThinkingBlock, Tag("<thinking>")],
-    Discriminator(_kind),
-    BeforeValidator(_block),
+    BY_TYPE,
+    only("text", "tool_use", "tool_result", "thinking"),
 ]
 
 
 class TurnBody(WireBody):
     role: Literal["user", "assistant"]
-    content: Annotated[
-        Annotated[str, Tag("<text>")] | Annotated[list[Block], Field(fail_fast=True), Tag("<blocks>")], Discriminator(_is_list)
-    ]
+    content: Annotated[Annotated[str, Tag("<text>")] | Annotated[list[Block], Field(fail_fast=True), Tag("<list>")], BY_SHAPE]
 
     def to_messages(self, place: str) -> list[Message]:
         """Results of tools become turns of their own, before the text. `place` names this turn in errors."""
@@ -133,6 +104,9 @@ class AnthropicTool(WireBody):
     input_schema: dict[str, Any]
     strict: bool | None = None  # arguments are always held to the schema, or it is refused
     cache_control: CacheControl | None = None
+
+
+_IS_CUSTOM = only("custom", default="custom", what="is a tool of type")
 
 
 class AnthropicToolChoice(WireBody):
@@ -169,7 +143,7 @@ class CountBody(WireBody):
     model: str
     messages: list[TurnBody] = Field(min_length=1, fail_fast=True)
     system: Text | None = None
-    tools: Annotated[list[Annotated[AnthropicTool, BeforeValidator(_custom)]], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tools: Annotated[list[Annotated[AnthropicTool, _IS_CUSTOM]], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: AnthropicToolChoice | None = None
     thinking: Thinking | None = None
     cache_control: CacheControl | None = None
@@ -197,12 +171,11 @@ class CountBody(WireBody):
         return self.tool_choice is not None and bool(self.tool_choice.disable_parallel_tool_use)
 
 
-class MessagesBody(CountBody):
+class MessagesBody(CountBody, OneAnswer):
     """POST /v1/messages."""
 
     max_tokens: int = Field(ge=1, lt=_INT64)
     stop_sequences: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=64)] | None = None
-    stream: bool | None = False
     temperature: float | None = Field(default=1.0, ge=0.0, le=1.0)
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
     top_k: int | None = Field(default=None, ge=0, lt=_INT64)
@@ -212,19 +185,10 @@ class MessagesBody(CountBody):
     mcp_servers: Unsupported = None
     context_management: Unsupported = None
     output_config: OutputConfig | None = None
-    # Beyond the API, as in our other endpoints.
-    seed: int | None = Field(default=None, ge=-_INT64, lt=_INT64)
-    logit_bias: TokenBias | None = None
-    priority: int | None = Field(default=0, ge=-_INT64, lt=_INT64)
-    timeout: float | None = Field(default=None, gt=0.0, le=1e9)
 
     @property
     def user(self) -> str | None:
         return self.metadata.user_id if self.metadata is not None else None
-
-    @property
-    def num_choices(self) -> int:
-        return 1
 
     def to_sampling(self) -> SamplingParams:
         form = self.output_config.format if self.output_config is not None else None

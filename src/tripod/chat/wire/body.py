@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, ValidationError
 from pydantic_core import PydanticCustomError
 
 from tripod.errors import RequestError
@@ -19,6 +19,31 @@ def _refuse(value: object) -> None:
 
 
 Unsupported = Annotated[None, BeforeValidator(_refuse)]
+
+
+def only(*kinds: str, default: str = "", what: str = "is of type") -> BeforeValidator:
+    """Refuses an object where it stands, by its `type`, unless it is one of these; `default` is the type of one that names none."""
+
+    def check(value: object) -> object:
+        if isinstance(value, dict) and (kind := value.get("type", default)) not in kinds:
+            values = {"what": what, "kind": repr(kind)[:100], "kinds": ", ".join(kinds)}
+            raise PydanticCustomError("unsupported", "{what} {kind}; this server takes {kinds}", values)
+        return value
+
+    return BeforeValidator(check)
+
+
+def _shape(value: object) -> str:
+    return "<list>" if isinstance(value, list) else "<object>" if isinstance(value, dict | BaseModel) else "<text>"
+
+
+def _type(value: Any) -> str:
+    return f"<{value.get('type', 'message') if isinstance(value, dict) else getattr(value, 'type', None)}>"
+
+
+# Which branch of a union a value belongs to. Tags that are no identifiers stay out of the paths in our errors.
+BY_SHAPE = Discriminator(_shape, custom_error_type="shape", custom_error_message="has a shape that this API does not know")
+BY_TYPE = Discriminator(_type, custom_error_type="shape", custom_error_message="must be an object with a type")
 
 
 class WireBody(BaseModel):

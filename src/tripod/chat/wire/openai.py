@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, WrapValidator
+from pydantic import BeforeValidator, Field, Tag, ValidationError, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from tripod.chat.wire.body import Unsupported, WireBody, request_error
+from tripod.chat.wire.body import BY_SHAPE, Unsupported, WireBody, request_error
 from tripod.chat.wire.structured import ResponseFormat, Structured, StructuredOutputs
 from tripod.chat.wire.tools import MAX_TOOLS, ToolBody, ToolChoice, check_results, tool_choice, tool_specs
 from tripod.errors import RequestError
@@ -84,6 +84,21 @@ Inputs = Annotated[str | list[str | list[int]] | list[int], WrapValidator(lambda
 class StreamOptions(WireBody):
     include_usage: bool = False
     include_obfuscation: bool = False  # asks for padding against traffic analysis, which only the vendor's servers add
+
+
+class OneAnswer(WireBody):
+    """Of the newer APIs: one answer to a request, and what we add to them as to the older."""
+
+    model: str
+    stream: bool | None = False
+    seed: int | None = Field(default=None, ge=-_INT64, lt=_INT64)
+    logit_bias: TokenBias | None = None
+    priority: int | None = Field(default=0, ge=-_INT64, lt=_INT64)
+    timeout: float | None = Field(default=None, gt=0.0, le=1e9)
+
+    @property
+    def num_choices(self) -> int:
+        return 1
 
 
 class _Generation(WireBody, Structured):
@@ -202,11 +217,8 @@ class TextPart(WireBody):
     text: str
 
 
-# Tags that are no identifiers stay out of the paths in our errors.
 Content = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Field(fail_fast=True), Tag("<parts>")],
-    Discriminator(lambda value: "<parts>" if isinstance(value, list) else "<text>"),
-    BeforeValidator(_content),
+    Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Field(fail_fast=True), Tag("<list>")], BY_SHAPE, BeforeValidator(_content)
 ]
 
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import Field, Tag
 
-from tripod.chat.wire.body import ReplyBody, Unsupported, WireBody
-from tripod.chat.wire.openai import TokenBias
+from tripod.chat.wire.body import BY_SHAPE, BY_TYPE, ReplyBody, Unsupported, WireBody, only
+from tripod.chat.wire.openai import OneAnswer
 from tripod.chat.wire.openai_replies import ErrorDetail, Made
 from tripod.chat.wire.structured import JsonSchemaFormat, ResponseFormat
-from tripod.chat.wire.tools import MAX_TOOLS, FunctionName, check_results, is_function, tool_specs
+from tripod.chat.wire.tools import IS_FUNCTION, MAX_TOOLS, FunctionName, check_results, tool_specs
 from tripod.errors import RequestError
 from tripod.messages import Message, ToolCall
 from tripod.messages import Usage as UsageValue
@@ -22,28 +21,6 @@ from tripod.prompts import Prompt
 from tripod.sampling import Grammar, SamplingParams
 
 _INT64 = 2**63
-_ITEMS = ("message", "function_call", "function_call_output", "reasoning")
-_TEXTS = ("input_text", "output_text")
-
-
-def _typed(*known: str) -> BeforeValidator:
-    """What else there is is refused by its type."""
-
-    def check(value: object) -> object:
-        kind = value.get("type", known[0]) if isinstance(value, dict) else None
-        if isinstance(value, dict) and kind not in known:
-            raise PydanticCustomError(
-                "unsupported",
-                "is of type {kind}; this server takes {known}",
-                {"kind": repr(kind)[:100], "known": ", ".join(known)},
-            )
-        return value
-
-    return BeforeValidator(check)
-
-
-def _is_list(value: Any) -> str:
-    return "<parts>" if isinstance(value, list) else "<text>"
 
 
 class TextPart(WireBody):
@@ -53,10 +30,8 @@ class TextPart(WireBody):
     logprobs: Unsupported = None
 
 
-Content = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[Annotated[TextPart, _typed(*_TEXTS)]], Field(fail_fast=True), Tag("<parts>")],
-    Discriminator(_is_list),
-]
+_Parts = list[Annotated[TextPart, only("input_text", "output_text")]]
+Content = Annotated[Annotated[str, Tag("<text>")] | Annotated[_Parts, Field(fail_fast=True), Tag("<list>")], BY_SHAPE]
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
@@ -100,17 +75,13 @@ class ReasoningItem(WireBody):
     status: Status | None = None
 
 
-def _item_tag(value: Any) -> str:
-    return f"<{value.get('type', 'message') if isinstance(value, dict) else getattr(value, 'type', None)}>"
-
-
 Item = Annotated[
     Annotated[MessageItem, Tag("<message>")]
     | Annotated[CallItem, Tag("<function_call>")]
     | Annotated[ResultItem, Tag("<function_call_output>")]
     | Annotated[ReasoningItem, Tag("<reasoning>")],
-    Discriminator(_item_tag),
-    _typed(*_ITEMS),
+    BY_TYPE,
+    only("message", "function_call", "function_call_output", "reasoning", default="message"),
 ]
 
 
@@ -127,9 +98,7 @@ class NamedFunction(FunctionName):
 
 
 ResponseToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("<word>")] | Annotated[NamedFunction, Tag("<named>")],
-    Discriminator(lambda value: "<named>" if isinstance(value, dict | NamedFunction) else "<word>"),
-    BeforeValidator(is_function),
+    Annotated[Literal["none", "auto", "required"], Tag("<text>")] | Annotated[NamedFunction, Tag("<object>")], BY_SHAPE, IS_FUNCTION
 ]
 
 
@@ -152,21 +121,15 @@ class TextConfig(WireBody):
     verbosity: Unsupported = None
 
 
-class ResponseBody(WireBody):
+class ResponseBody(OneAnswer):
     """POST /v1/responses."""
 
-    model: str
-    input: Annotated[
-        Annotated[str, Tag("<text>")] | Annotated[list[Item], Field(min_length=1, fail_fast=True), Tag("<parts>")], Discriminator(_is_list)
-    ]
+    input: Annotated[Annotated[str, Tag("<text>")] | Annotated[list[Item], Field(min_length=1, fail_fast=True), Tag("<list>")], BY_SHAPE]
     instructions: str | None = None
     max_output_tokens: int | None = Field(default=None, ge=1, lt=_INT64)
     temperature: float | None = Field(default=1.0, ge=0.0, le=2.0)
     top_p: float | None = Field(default=1.0, gt=0.0, le=1.0)
-    stream: bool | None = False
-    tools: Annotated[list[Annotated[_ResponseTool, BeforeValidator(is_function)]], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = (
-        None
-    )
+    tools: Annotated[list[Annotated[_ResponseTool, IS_FUNCTION]], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: ResponseToolChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
@@ -187,15 +150,6 @@ class ResponseBody(WireBody):
     max_tool_calls: Unsupported = None
     top_logprobs: Unsupported = None
     context_management: Unsupported = None
-    # Beyond the API, as in our other endpoints.
-    seed: int | None = Field(default=None, ge=-_INT64, lt=_INT64)
-    logit_bias: TokenBias | None = None
-    priority: int | None = Field(default=0, ge=-_INT64, lt=_INT64)
-    timeout: float | None = Field(default=None, gt=0.0, le=1e9)
-
-    @property
-    def num_choices(self) -> int:
-        return 1
 
     @property
     def chosen_tool(self) -> str:

@@ -6,10 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import Tag
 
-from tripod.chat.wire.body import WireBody
+from tripod.chat.wire.body import BY_SHAPE, WireBody, only
 from tripod.errors import RequestError
 from tripod.messages import Message, ToolSpec
 
@@ -18,12 +17,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # the OpenAI API knows no dots
 _WORDS = ("none", "auto", "required")  # of `tool_choice`
 
 
-def is_function(value: object) -> object:
-    """Tools that a vendor runs on its own machines, and such without a schema, are refused by their type."""
-    kind = value.get("type") if isinstance(value, dict) else None
-    if isinstance(kind, str) and kind != "function":
-        raise PydanticCustomError("unsupported", "is a tool of type {kind}; this server takes functions", {"kind": repr(kind)[:100]})
-    return value
+IS_FUNCTION = only("function", default="function", what="is a tool of type")  # others run on their vendor's machines
 
 
 class FunctionSpec(WireBody):
@@ -49,11 +43,9 @@ class NamedTool(WireBody):
     function: FunctionName
 
 
-ToolBody = Annotated[_ToolBody, BeforeValidator(is_function)]
-ToolChoice = Annotated[  # tags that are no identifiers stay out of the paths in our errors
-    Annotated[Literal["none", "auto", "required"], Tag("<word>")] | Annotated[NamedTool, Tag("<named>")],
-    Discriminator(lambda value: "<named>" if isinstance(value, dict | NamedTool) else "<word>"),
-    BeforeValidator(is_function),
+ToolBody = Annotated[_ToolBody, IS_FUNCTION]
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("<text>")] | Annotated[NamedTool, Tag("<object>")], BY_SHAPE, IS_FUNCTION
 ]
 
 
