@@ -719,7 +719,7 @@ def test_what_an_effect_calls_is_a_part_of_it(location: str) -> None:
         assert [one.path for one in await journal.history("x")] == ["both"]
 
     with_journal(location, use)
-    with pytest.raises(ConfigError, match=r"effect 'loose' takes \*\*options; a journal keeps arguments by name"):
+    with pytest.raises(ConfigError, match=r"effect 'loose' takes \*\*options: 'int'; a journal keeps arguments by name"):
 
         @effect
         async def loose(**options: int) -> None: ...

@@ -84,7 +84,8 @@ def test_it_reads_as_one_would_write_it() -> None:
         ("steps: {a: {call: load, shell: true}}", "step 'a' in YAML says 'shell', which means nothing"),
         ("steps: {a: {loop: load, until: eval, at_most: 2}}", "names 'eval', which is not allowed"),
         ("steps: {a: {limit: 3}}", "step 'a' says none of call, each"),
-        ("steps: {a: {call: load, limit: 3}}", "step 'a': "),
+        ("steps: {a: {call: load, limit: 3}}", "step 'a' in YAML says 'limit', which means nothing; it may say call, repeatable, takes"),
+        ("steps: {a: {loop: load, over: path}}", "step 'a': loop\\(\\) missing 2 required keyword-only arguments: 'until' and 'at_most'"),
         ("- load", "a flow in YAML is"),
     ],
 )

@@ -16,7 +16,7 @@ def hints_of(function: Any) -> dict[str, Any]:
     try:
         return get_type_hints(function)
     except (NameError, TypeError):
-        found = {}
+        found: dict[str, Any] = {}
         for name, hint in getattr(function, "__annotations__", {}).items():
             one = types.SimpleNamespace(__annotations__={name: hint})
             with suppress(NameError, TypeError):

@@ -10,9 +10,14 @@ from tripod.flows.effects import Effect
 from tripod.flows.flow import Flow
 from tripod.flows.step import Step, as_step, branch, each, loop, step
 
-_KINDS: Mapping[str, Any] = {"call": step, "each": each, "loop": loop, "branch": branch, "flow": step}
-_FUNCTIONS = {"call", "each", "loop", "branch", "until", "then", "otherwise", "flow"}  # words whose value is, or names, a function
-_OPTIONS = {"over", "limit", "at_most", "repeatable"}
+_KINDS: Mapping[str, tuple[Any, set[str]]] = {  # the word that tells what a step is, what makes it, and what may be said beside
+    "call": (step, set()),
+    "each": (each, {"over", "limit"}),
+    "loop": (loop, {"over", "until", "at_most"}),
+    "branch": (branch, {"then", "otherwise"}),
+    "flow": (step, set()),
+}
+_FUNCTIONS = {*_KINDS, "until", "then", "otherwise"}  # words whose value is, or names, a function
 
 
 def to_yaml(flow: Flow) -> str:
@@ -44,7 +49,7 @@ def _flow(flow: Flow) -> dict[str, Any]:
 def _step(made: Step) -> dict[str, Any]:
     form: dict[str, Any] = {}
     for word, part in made.parts.items():
-        form[word] = part if word in _OPTIONS else _flow(part) if isinstance(part, Flow) else _part(part)
+        form[word] = part if word not in _FUNCTIONS else _flow(part) if isinstance(part, Flow) else _part(part)
     if made.effect.repeatable:
         form["repeatable"] = True
     if made.takes:
@@ -70,14 +75,15 @@ def _read_flow(form: Any, allowed: Mapping[str, Any]) -> Flow:
 
 def _read_step(name: str | None, form: Any, allowed: Mapping[str, Any]) -> Step:
     what = f"step {name!r}" if name else "a part of a step"
-    _expect(form, _FUNCTIONS | _OPTIONS | {"takes"}, what)
-    kind = next((word for word in _KINDS if word in form), None)
+    kind = next((word for word in _KINDS if isinstance(form, Mapping) and word in form), None)
     if kind is None:
         raise ConfigError(f"{what} says none of {', '.join(_KINDS)}, so nothing tells what it does")
+    make, beside = _KINDS[kind]
+    _expect(form, {kind, "repeatable", "takes", *beside}, what)
     words = {word: _read_part(part, allowed) if word in _FUNCTIONS else part for word, part in form.items() if word != "takes"}
     repeatable = words.pop("repeatable", None)
     try:
-        made = _KINDS[kind](words.pop(kind), **words)
+        made = make(words.pop(kind), **words)
     except TypeError as error:
         raise ConfigError(f"{what}: {error}") from None
     return step(made, name=name, repeatable=repeatable, takes=form.get("takes"))
