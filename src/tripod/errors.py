@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class TripodError(Exception):
     """Whatever Tripod raises on purpose. The message says what was given, what was expected and what to do."""
@@ -58,7 +60,7 @@ class ToolError(TripodError):
 class AgentError(TripodError):
     """A run ended without an answer: its turns or its budget are used up, or the model keeps making mistakes. `run` has what was done."""
 
-    def __init__(self, message: str, *, run: object = None) -> None:
+    def __init__(self, message: str, *, run: Any = None) -> None:
         super().__init__(message)
         self.run = run
 

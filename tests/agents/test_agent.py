@@ -244,7 +244,7 @@ def test_a_model_that_calls_forever_is_stopped_and_what_was_done_is_kept() -> No
     with pytest.raises(AgentError, match="no answer after turns=4") as caught:
         run(Agent(model, [search], limits=Limits(turns=4)))
     assert len(model.prompts) == 4
-    assert len([span for span in caught.value.run.spans if span.name == "tool"]) == 4  # type: ignore[attr-defined]
+    assert len([span for span in caught.value.run.spans if span.name == "tool"]) == 4
 
 
 def test_plain_functions_are_tools_too() -> None:

@@ -11,9 +11,15 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
+from tests.serving.live_server import live_server
 from tripod.agents.agent import Agent
 from tripod.agents.tool import tool
+from tripod.chat.http import HttpChatModel
 from tripod.chat.scripted import ScriptedModel
 from tripod.messages import Reply, ToolCall
 from tripod.prompts import Prompt
@@ -164,3 +170,30 @@ def test_a_stream_left_early_stops_its_model(backend: str) -> None:
         assert model.num_running == 0
 
     anyio.run(leave, backend=backend)
+
+
+def test_a_cancelled_run_closes_its_connection_so_that_the_server_can_stop() -> None:
+    arrived, left = threading.Event(), threading.Event()
+
+    async def slow(request: Request) -> Response:
+        arrived.set()
+        while not await request.is_disconnected():
+            await anyio.sleep(0.005)
+        left.set()
+        return Response()
+
+    async def ready(_: Request) -> Response:
+        return Response()
+
+    async def cancel(url: str) -> None:
+        async with HttpChatModel(url, model="m") as model:
+            async with anyio.create_task_group() as group:
+                group.start_soon(Agent(model, [waits]), "go")
+                while not arrived.is_set():
+                    await anyio.sleep(0.005)
+                group.cancel_scope.cancel()
+            assert await anyio.to_thread.run_sync(left.wait, 5.0)  # while the client is still open
+
+    routes = [Route("/health", ready), Route("/v1/chat/completions", slow, methods=["POST"])]
+    with live_server(Starlette(routes=routes)) as server:
+        anyio.run(cancel, server.url)

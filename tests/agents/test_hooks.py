@@ -63,7 +63,7 @@ def test_a_budget_ends_the_run_before_the_next_request() -> None:
     model = ScriptedModel([SEARCH] * 50)
     with pytest.raises(AgentError, match=r"the budget of 200 tokens is used up: \d+ were needed so far") as caught:
         run(model, Budget(tokens=200))
-    spent = caught.value.run.usage.total_tokens  # type: ignore[attr-defined]
+    spent = caught.value.run.usage.total_tokens
     assert spent >= 200
     prompts = [len(str(prompt).split()) for prompt in model.prompts]
     assert sum(prompts[:-1]) < 200  # the last request was still within it

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import tripod
 from tests.engine.grammar.test_tool_calls import special_tokenizer
-from tests.serving.tiny import open_tiny, write_tiny
+from tests.serving.tiny import CONFIG, open_tiny, write_tiny
 from tripod.chat.asked import ask_engine
 from tripod.chat.local import LocalChatModel
-from tripod.engine.engine import EngineConfig
+from tripod.engine.engine import Engine, EngineConfig
 from tripod.errors import ConfigError, RequestError
 from tripod.messages import File, Message, Reply, ToolCall, ToolSpec, assistant, system, user
+from tripod.models.initialize import random_language_model
 from tripod.prompts import Prompt
 from tripod.sampling import Grammar, SamplingParams
 from tripod.text.byte_level import write_byte_tokenizer
@@ -22,7 +24,8 @@ from tripod.text.chat_template import ChatTemplate
 from tripod.text.hf_tokenizer import HfTokenizer
 from tripod.text.load_tokenizer import load_tokenizer
 from tripod.text.tokenizer import Tokenizer
-from tripod.text.tool_format import arguments_schema, tool_format
+from tripod.text.tool_format import arguments_schema, special_marks, tool_format
+from tripod.trace import fold
 
 NOW = ToolSpec("now", "The time.", {"type": "object", "properties": {"zone": {"type": "string"}}, "required": ["zone"]})
 CALL = ToolCall("abc123def", "now", '{"zone": "UTC"}')
@@ -149,10 +152,22 @@ def test_a_model_in_this_process_calls_tools(tmp_path: Path) -> None:
     assert reply.usage.completion_tokens == len(reply.token_ids)
 
 
-def test_special_marks_are_found_in_a_vocabulary_that_has_them(tmp_path: Path) -> None:
-    from tripod.text.tool_format import special_marks
+def test_marks_that_are_special_tokens_are_written_and_read_as_these(tmp_path: Path) -> None:
+    tokenizer = special_tokenizer(tmp_path)
+    assert special_marks(tokenizer) == {"[TOOL_CALLS]": 259, "[ARGS]": 260}
 
-    assert special_marks(special_tokenizer(tmp_path)) == {"[TOOL_CALLS]": 259, "[ARGS]": 260}
+    async def main() -> Reply:
+        model = random_language_model(replace(CONFIG, vocab_size=261, max_positions=2048), seed=3)
+        prompt = Prompt.of([user("When?")], tools=(NOW,), tool_choice="required")
+        sampling = SamplingParams(seed=1, logit_bias={ord('"'): 8.0, ord("}"): 8.0, 256: 8.0, 259: -100.0}, max_tokens=300)
+        asked = ask_engine(prompt, sampling, tokenizer, tool_format_name="mistral-args")
+        async with Engine(model, tokenizer, EngineConfig(), name="tiny") as engine:
+            return await fold(asked.read(engine.stream(asked.ids, asked.sampling)))
+
+    reply = tripod.run(main())
+    assert reply.token_ids[:5] == (259, *b"now", 260)
+    assert [call.name for call in reply.tool_calls] == ["now"]
+    assert list(json.loads(reply.tool_calls[0].arguments)) == ["zone"]
 
 
 def test_a_conversation_that_was_answered_in_words_keeps_its_words(tokenizer: Tokenizer) -> None:

@@ -18,16 +18,7 @@ from tripod.flows.durable import durable
 from tripod.flows.journal import Journal
 from tripod.flows.records import StepRecord, read_steps, write_step
 
-_FIELDS: dict[str, Any] = {
-    "position": 0,
-    "arguments": "{}",
-    "is_safe": True,
-    "error": None,
-    "num_attempts": 1,
-    "started_s": 0,
-    "ended_s": 0,
-}
-_STEP = StepRecord(path="", name="", state="done", result="", **_FIELDS)
+_STEP = StepRecord(path="", position=0, name="", arguments="{}", is_safe=True, state="done", started_s=0)
 
 
 @durable
@@ -57,7 +48,7 @@ class JournalSaver(BaseCheckpointSaver[str]):
         return await anext(aiter(self.alist(_config(*_told(config)), limit=1)), None)
 
     async def alist(
-        self, config: Any, *, filter: dict[str, Any] | None = None, before: Any = None, limit: int | None = None
+        self, config: Any, *, filter: Any = None, before: Any = None, limit: int | None = None
     ) -> AsyncIterator[CheckpointTuple]:
         where = config["configurable"] if config else {}
         threads = [where["thread_id"]] if config else [record.id for record in await self.journal.records()]

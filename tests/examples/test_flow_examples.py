@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +35,20 @@ def test_an_order_waits_for_a_person_and_goes_on_in_another_process(tmp_path: Pa
     assert told[0].startswith("charging 40 under ")
     assert told[1] == "done receipt for 40"
     assert order() == "done receipt for 40\n"
+
+
+def test_answers_are_evaluated_and_compared_with_an_earlier_report(tmp_path: Path) -> None:
+    tree = ast.parse((ROOT / "examples" / "evaluate_answers.py").read_text(encoding="utf-8"))
+    [found] = [node for node in tree.body if isinstance(node, ast.AsyncFunctionDef) and node.name == "evaluate"]
+    assert len(found.body) <= 4
+    lines = [
+        {"question": "How are pointing errors corrected?", "answers": ["a model of seven terms"]},
+        {"question": "Who won the football game?", "answers": []},
+    ]
+    (tmp_path / "cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    command = [sys.executable, str(ROOT / "examples" / "evaluate_answers.py"), str(HANDBOOK), "cases.jsonl"]
+    first = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100, cwd=tmp_path).stdout
+    assert first.startswith("answers: 2 cases\n")
+    assert "contains" in first
+    again = subprocess.run([*command, "report.json"], capture_output=True, text=True, check=True, timeout=100, cwd=tmp_path).stdout
+    assert len(again.splitlines()) > len(first.splitlines())

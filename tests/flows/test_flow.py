@@ -333,6 +333,27 @@ def test_a_step_that_breaks_its_promise_is_named() -> None:
         Flow(broken).run(path="a")
 
 
+def test_a_function_whose_inputs_are_not_known_is_refused() -> None:
+    def loose(*texts: str) -> str:
+        return "".join(texts)
+
+    def by_place(text: str, /) -> str:
+        return text
+
+    for function, why in ((loose, r"takes \*texts: 'str'; a flow must know"), (by_place, "by position only"), (dict, "tells no signature")):
+        with pytest.raises(ConfigError, match=why):
+            Flow(function)
+    with pytest.raises(ConfigError, match="3 is no function"):
+        Flow(3)  # type: ignore[arg-type]
+
+
+def test_arguments_go_by_name_where_the_places_of_a_signature_are_not_those_of_the_edges() -> None:
+    def mixed(a: int, idempotency_key: str = "", *, b: int, c: int = 7) -> list[object]:
+        return [a, idempotency_key, b, c]
+
+    assert Flow(mixed).run(a=1, b=2) == [1, "", 2, 7]
+
+
 def test_an_error_rises_as_itself_and_says_where() -> None:
     async def fail(word: Word) -> Count:
         raise KeyError(word.letters)

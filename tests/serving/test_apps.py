@@ -15,7 +15,7 @@ import tripod
 from tests.serving.live_server import LiveServer, live_server
 from tripod.chat.scripted import ScriptedModel
 from tripod.errors import ConfigError, RequestError
-from tripod.messages import ToolCall, Usage
+from tripod.messages import Message, ToolCall, Usage
 from tripod.prompts import Prompt
 from tripod.retrieval.index import Index
 from tripod.serving.app import build_app
@@ -108,6 +108,23 @@ def test_a_models_calls_of_tools_go_through(client: openai.OpenAI) -> None:
     choice = ask(client, "model").choices[0]
     assert choice.finish_reason == "tool_calls"
     assert (choice.message.tool_calls[0].id, choice.message.tool_calls[0].function.name) == ("a1", "now")
+
+
+def test_reasoning_comes_apart_from_the_answer_and_goes_back_as_what_it_was() -> None:
+    model = ScriptedModel([Message("assistant", "Yes.", reasoning="Hm.")] * 3)
+    with (
+        live_server(build_app(None, apps={"thinker": model})) as server,
+        openai.OpenAI(base_url=server.url, api_key="unused", max_retries=0) as client,
+    ):
+        whole = ask(client, "thinker").choices[0].message
+        stream = client.chat.completions.create(model="thinker", messages=[{"role": "user", "content": "Hi"}], stream=True)
+        deltas = [chunk.choices[0].delta for chunk in stream]
+        turns: Any = [{"role": "user", "content": "Hi"}, whole.model_dump(), {"role": "user", "content": "Sure?"}]
+        client.chat.completions.create(model="thinker", messages=turns)
+    assert (whole.content, whole.reasoning_content) == ("Yes.", "Hm.")
+    assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas) == "Hm."
+    assert "".join(delta.content or "" for delta in deltas) == "Yes."
+    assert model.prompts[2].messages[1] == Message("assistant", "Yes.", reasoning="Hm.")
 
 
 def test_its_own_path_gives_all_of_the_answer(http: httpx.Client) -> None:

@@ -100,5 +100,7 @@ def _block(piece: str | File) -> mcp_types.ContentBlock:
     data = b64encode(piece.data).decode()
     if piece.is_image:
         return mcp_types.ImageContent(data=data, mime_type=piece.media_type)
+    if piece.media_type.startswith("audio/"):
+        return mcp_types.AudioContent(data=data, mime_type=piece.media_type)
     uri = f"file:///{piece.name or 'file'}"
     return mcp_types.EmbeddedResource(resource=mcp_types.BlobResourceContents(uri=uri, blob=data, mime_type=piece.media_type))

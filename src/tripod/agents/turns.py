@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -84,7 +84,7 @@ def turns(run: Run[T]) -> Generator[Want, Any, T]:
         else:
             answers = [call for call in calls if call.name == ANSWER] if shape is not None else []
             others = tuple(call for call in calls if call not in answers and call.name not in handoffs)
-            results = {id(call): called for call, called in zip(others, (yield Call(others)) if others else (), strict=True)}
+            results: Iterator[Called] = iter((yield Call(others)) if others else ())
             value: list[T] = []
             for call in calls:  # one result each, in the order of the calls
                 if call.name in handoffs:
@@ -94,7 +94,7 @@ def turns(run: Run[T]) -> Generator[Want, Any, T]:
                     assert shape is not None
                     called = _answered(call, shape, value)
                 else:
-                    called = results[id(call)]
+                    called = next(results)
                 run.messages.append(called.message)
                 if called.is_failed:
                     complaint = called.message.text

@@ -28,7 +28,8 @@ class Journalled:
         return bool(getattr(self.inner, "constrains", False))
 
     async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
-        return await Effect(self._ask, "model", repeatable=True)(prompt, sampling)
+        ask: Effect[[Prompt, SamplingParams], Reply] = Effect(self._ask, "model", repeatable=True)
+        return await ask(prompt, sampling)
 
     async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncGenerator[Event, None]:
         for event in unfolded(await self.complete(prompt, sampling)):

@@ -47,10 +47,12 @@ def show(
     console.print(str(made), markup=False, highlight=False, soft_wrap=True)
     if model is None:
         return
-    from tripod.chat.render import PLAIN, prompt_ids, template_file
+    from tripod.chat.asked import ask_engine
+    from tripod.chat.render import PLAIN, template_file
+    from tripod.sampling import SamplingParams
 
     tokenizer = _tokenizer(model, template_file(chat_template))
-    ids = prompt_ids(made.messages, tokenizer, PLAIN if chat_template == PLAIN else None)
+    ids = ask_engine(made, SamplingParams(), tokenizer, chat_template=PLAIN if chat_template == PLAIN else None).ids
     if with_tokens:
         console.print("\n|" + "|".join(map(tokenizer.token_text, ids)) + "|", markup=False, highlight=False, soft_wrap=True)
     cost = f", {len(ids) * price / 1e6:.6f} at {price:g} for a million" if price is not None else ""

@@ -25,9 +25,6 @@ class Performer(Protocol):
 
     def unique(self, path: str) -> str: ...  # path, or path#2, path#3, ... where it was asked for before
 
-    @property
-    def is_parted(self) -> bool: ...  # whether it stopped, and nothing more may begin
-
 
 execution: ContextVar[Performer | None] = ContextVar("tripod_execution", default=None)
 scope: ContextVar[str] = ContextVar("tripod_scope", default="")

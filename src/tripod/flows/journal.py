@@ -133,13 +133,6 @@ class Journal:
             function=durable.name,
             arguments=arguments,
             fingerprint=durable.fingerprint,
-            state="ready",
-            result=None,
-            error=None,
-            owner=None,
-            lease_until_s=None,
-            wake_at_s=None,
-            forked_from=None,
             created_s=now_s,
             updated_s=now_s,
         )
@@ -267,11 +260,16 @@ class Journal:
             if before is not None and before not in paths:
                 raise ConfigError(f"execution {id!r} has no step {before!r}; it has {', '.join(paths) or 'none'}")
             now_s = self.clock()
-            fresh = {"state": "ready", "result": None, "error": None, "owner": None, "lease_until_s": None, "wake_at_s": None}
-            if not insert_execution(
-                execute,
-                replace(record, id=new_id, forked_from=id, created_s=now_s, updated_s=now_s, **fresh),  # type: ignore[arg-type]
-            ):
+            fresh = ExecutionRecord(
+                id=new_id,
+                function=record.function,
+                arguments=record.arguments,
+                fingerprint=record.fingerprint,
+                forked_from=id,
+                created_s=now_s,
+                updated_s=now_s,
+            )
+            if not insert_execution(execute, fresh):
                 raise ConfigError(f"there is an execution {new_id!r} already; give the fork another id")
             for step in steps[: paths.index(before) if before is not None else None]:
                 write_step(execute, new_id, step)

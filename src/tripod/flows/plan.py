@@ -75,10 +75,8 @@ def compile_plan(wiring: Wiring) -> Plan:
         may_be_absent = any(take.classes is not None or len(take.slots) > 1 or take.is_folded for take in takes)
         after_absent = any(not node.is_simple for node in nodes)
         function = step.effect.function
-        kinds = [one.kind for one in inspect.signature(function).parameters.values()]
-        by_position = (
-            all(kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for kind in kinds) and list(edges) == list(step.inputs)[: len(edges)]
-        )
+        first = list(inspect.signature(function).parameters.values())[: len(edges)]
+        by_position = [one.name for one in first] == list(edges) and all(one.kind is one.POSITIONAL_OR_KEYWORD for one in first)
         nodes.append(
             Node(
                 step=step,

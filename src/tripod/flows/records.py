@@ -21,13 +21,13 @@ class ExecutionRecord:
     function: str
     arguments: str  # JSON, by name
     fingerprint: str  # of the code that began it, or that it was last resumed with
-    state: State
-    result: str | None
-    error: str | None
-    owner: str | None  # the worker that runs it
-    lease_until_s: float | None  # when others may think that the worker is dead
-    wake_at_s: float | None
-    forked_from: str | None
+    state: State = "ready"
+    result: str | None = None
+    error: str | None = None
+    owner: str | None = None  # the worker that runs it
+    lease_until_s: float | None = None  # when others may think that the worker is dead
+    wake_at_s: float | None = None
+    forked_from: str | None = None
     created_s: float
     updated_s: float
 
@@ -42,11 +42,11 @@ class StepRecord:
     arguments: str
     is_safe: bool  # whether it may be called again when nobody knows whether it was: it is repeatable, or takes a key
     state: StepState
-    result: str | None
-    error: str | None
-    num_attempts: int
+    result: str | None = None
+    error: str | None = None
+    num_attempts: int = 1
     started_s: float
-    ended_s: float | None
+    ended_s: float | None = None
 
     @property
     def is_in_doubt(self) -> bool:

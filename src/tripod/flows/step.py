@@ -252,7 +252,11 @@ def _composite(function: Callable[..., Awaitable[Any]], name: str) -> Effect[...
 def _inputs(effect: Effect[..., Any]) -> dict[str, Input]:
     hints = hints_of(effect.signed)
     found = {}
-    for parameter in inspect.signature(effect.function).parameters.values():
+    try:
+        signature = inspect.signature(effect.function)
+    except ValueError:
+        raise ConfigError(f"step {effect.name!r} tells no signature, as some built-in functions do not; wrap it in a function") from None
+    for parameter in signature.parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ConfigError(f"step {effect.name!r} takes {parameter}; a flow must know its inputs: write a function that names them")
         if parameter.kind is parameter.POSITIONAL_ONLY:

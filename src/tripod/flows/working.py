@@ -183,11 +183,7 @@ class Working:
             arguments=arguments,
             is_safe=is_safe,
             state=state,
-            result=None,
-            error=None,
-            num_attempts=1,
             started_s=self._clock(),
-            ended_s=None,
         )
         self._steps[path] = record
         await self._keep(record)
