@@ -112,6 +112,7 @@ void finish(const Weights& weights, const Inputs& inputs, const Output& output, 
                 F16 up = finished(weights, inputs, panel + weights.panel_bytes(), own + kBlockRows * kStepBytes, row, vector);
                 if (bias != nullptr) up = add(up, load_row(Type::kF32, bias, kPanel + vector * kLanes, left));
                 y = mul(silu(y), up);
+                if (output.factor != nullptr) y = mul(y, load_row(Type::kF32, output.factor, row * output.stride + column, left));
             } else {
                 y = activate(kActivation, y);
             }
@@ -165,7 +166,7 @@ TRIPOD_API void tripod_linear(int32_t format, int32_t group, int64_t num_outputs
     void* const memory = is_ready ? nullptr : scratch(Scratch::kInput, layout.num_bytes);
     const Inputs inputs = is_ready ? Inputs{static_cast<const uint8_t*>(x), num_inputs * 4, nullptr, nullptr} : inputs_in(layout, memory);
     const Output output{bias,     static_cast<Activation>(activation), static_cast<Type>(out_type), residual, out, num_columns,
-                        num_columns};
+                        num_columns, nullptr};
     parallel([&](int thread, int count) {
         if (!is_ready) {
             const Range mine = share(rows, thread, count);
