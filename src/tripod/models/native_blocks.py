@@ -21,7 +21,7 @@ from tripod.models.expert_cache import ExpertCache
 from tripod.models.gpt_neox import GPTNeoX, GPTNeoXBlock
 from tripod.models.llama import LlamaBlock, LlamaMLP
 from tripod.models.native_attention import NativeLlamaAttention
-from tripod.models.native_parts import NativeGateUp, NativeLinear, NativeNorm, native
+from tripod.models.native_parts import ACTIVATIONS, NativeGateUp, NativeLinear, NativeNorm, native
 from tripod.models.native_sparse import NativeSparseBlock
 from tripod.models.openmoe import OpenMoEBlock
 from tripod.models.pack import PackedModel, clone_sharing_tensors
@@ -30,17 +30,9 @@ from tripod.ops.attention import Attend
 from tripod.ops.kernels.cpu.fused_layer import FusedLayer, StepRows
 from tripod.ops.kernels.cpu.pool_attention import PoolAttention
 from tripod.ops.kernels.cpu.rows import embedding, rotate
-from tripod.ops.linear_formats import LinearActivation, LinearFormat
+from tripod.ops.linear_formats import LinearFormat
 
 _log = logging.getLogger(__name__)
-
-_ACTIVATIONS: dict[str, LinearActivation] = {
-    "gelu": "gelu_erf",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "silu": "silu",
-}
 
 
 class NativeGPTNeoXBlock(nn.Module):
@@ -55,7 +47,7 @@ class NativeGPTNeoXBlock(nn.Module):
         self.query_key_value = native(attention.query_key_value, weight_format, packer)
         self.output = native(attention.output, weight_format, packer)
         self.up, self.down = native(mlp.up, weight_format, packer), native(mlp.down, weight_format, packer)
-        self.joined_activation = _ACTIVATIONS.get(hidden_act)
+        self.joined_activation = ACTIVATIONS.get(hidden_act)
         self.activation = mlp.activation
         self.num_bytes = sum(part.num_bytes for part in (self.query_key_value, self.output, self.up, self.down))
 
@@ -140,6 +132,7 @@ class NativeModel(PackedModel):
 
     def __init__(self, inner: Decoder, head: NativeLinear, num_bytes: int) -> None:
         super().__init__(inner, head, num_bytes, dtype=torch.float32)
+        self._native_head = head
         self._embedding, self._rope, self._norm = inner.embedding, inner.rope, cast(NativeNorm, inner.norm)
         fused = [cast("NativeBlock", block).fused() for block in inner.blocks]
         layers = [layer for layer in fused if layer is not None]
@@ -154,6 +147,10 @@ class NativeModel(PackedModel):
         for index, layer in enumerate(self._layers):
             layer(x, attend.pool, index, step)
         return self._norm.forward(x)
+
+    def greedy(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The most likely token of each row and its logit, [R] each: bit for bit those of `logits`, which are never written to memory."""
+        return self._native_head.argmax(hidden)
 
 
 @torch.inference_mode()

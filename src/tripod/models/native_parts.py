@@ -9,13 +9,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from tripod.errors import ConfigError
 from tripod.models.llama import RMSNorm
 from tripod.models.packed_file import Packer
 from tripod.ops.kernels.cpu.fused_layer import Dense, Norm
-from tripod.ops.kernels.cpu.linear import PackedWeight, gate_up, linear, pack_gate_up, pack_linear
+from tripod.ops.kernels.cpu.linear import PackedWeight, gate_up, linear, linear_argmax, pack_gate_up, pack_linear
 from tripod.ops.kernels.cpu.rows import layer_norm, rms_norm
 from tripod.ops.linear import INT4_GROUP
 from tripod.ops.linear_formats import LinearActivation, LinearFormat
+
+ACTIVATIONS: dict[str, LinearActivation] = {
+    "gelu": "gelu_erf",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "silu": "silu",
+}
 
 
 def take_linear(weights: Sequence[Tensor], weight_format: LinearFormat, packer: Packer) -> PackedWeight:
@@ -61,13 +70,22 @@ class NativeLinear:
         """The same as a part of a fused layer."""
         return Dense(self._packed, self._bias)
 
-    def __call__(self, x: Tensor, activation: LinearActivation | None = None, residual: Tensor | None = None) -> Tensor:
-        """activation(x W^T + bias) + residual: [..., K] -> [..., N]."""
-        return linear(x.contiguous(), self._packed, self._bias, activation, residual)
+    def __call__(
+        self, x: Tensor, activation: LinearActivation | None = None, residual: Tensor | None = None, *, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """activation(x W^T + bias) + residual: [..., K] -> [..., N], in `dtype`, or that of x."""
+        out = None if dtype is None else torch.empty((*x.shape[:-1], self._packed.shape[0]), dtype=dtype)
+        return linear(x.contiguous(), self._packed, self._bias, activation, residual, out=out)
 
     def add_to(self, stream: Tensor, x: Tensor) -> None:
         """stream += x W^T + bias, in place: [N, D] for x [N, K]."""
         linear(x, self._packed, self._bias, None, stream, out=stream)
+
+    def argmax(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The place of the largest of each row of x W^T, the first of equals, and the number itself: [R, K] -> [R], [R]."""
+        if self._bias is not None:
+            raise ConfigError("the largest is looked for in a product without a bias")
+        return linear_argmax(x.contiguous(), self._packed)
 
 
 class NativeNorm(nn.Module):
