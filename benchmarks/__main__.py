@@ -29,6 +29,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {  # program -> the collections that it r
     "benchmarks.kernels.attention": (),
     "benchmarks.training_speed": (),
     "benchmarks.flows": (),  # beside the frameworks that are installed; others with --python, see its head
+    "benchmarks.moe": (),
 }
 
 

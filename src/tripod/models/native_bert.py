@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tripod.models.bert import Bert, BertBlock, BertConfig
-from tripod.models.native_blocks import ACTIVATIONS, NativeLinear
+from tripod.models.native_parts import ACTIVATIONS, NativeLinear
 from tripod.models.packed_file import FreshPacker
 from tripod.ops.kernels.cpu import library
 from tripod.ops.kernels.cpu.paged_attention import BLOCK_SIZE, why_no_pool

@@ -27,6 +27,7 @@ class CudaRoute:
     """Chosen on a CUDA device where Triton is installed."""
 
     is_batch_invariant = False  # its matrix products are cuBLAS's
+    expert_cache = None
 
     def __init__(self, model: LanguageModel) -> None:
         self.kv_dtype = model.dtype

@@ -114,6 +114,7 @@ void finish(const Weights& weights, const Inputs& inputs, const Output& output, 
                 F16 up = finished(weights, inputs, panel + weights.panel_bytes(), own + kBlockRows * kStepBytes, row, vector);
                 if (bias != nullptr) up = add(up, load_row(Type::kF32, bias, kPanel + vector * kLanes, left));
                 y = mul(silu(y), up);
+                if (output.factor != nullptr) y = mul(y, load_row(Type::kF32, output.factor, row * output.stride + column, left));
             } else {
                 y = activate(kActivation, y);
             }
@@ -199,7 +200,7 @@ TRIPOD_API void tripod_linear(int32_t format, int32_t group, int64_t num_outputs
     const CallInputs call{weights, x, static_cast<Type>(x_type), rows};
     const Inputs inputs = call.inputs();
     const Output output{bias,     static_cast<Activation>(activation), static_cast<Type>(out_type), residual, out, num_columns,
-                        num_columns};
+                        num_columns, nullptr};
     parallel([&](int thread, int count) {
         call.convert(thread, count);
         linear_share(weights, inputs, output, rows, thread, count);
