@@ -38,6 +38,10 @@ STUDIES: Mapping[str, tuple[str, str]] = {  # by name: module:class, and what it
         "tripod.analysis.model_statistics:ModelStatistics",
         "How do weights and activations change over training, and where does the loss spike?",
     ),
+    "routing": (
+        "tripod.analysis.routing.study:RoutingStudy",
+        "Which experts of a sparse model take which tokens: by token id, position and domain, since when, how evenly, and what is dropped?",
+    ),
 }
 
 
