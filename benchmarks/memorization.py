@@ -35,8 +35,8 @@ def write_model(folder: Path) -> None:
     from tripod.models.initialize import random_language_model
     from tripod.models.save import save_checkpoint
     from tripod.text.byte_level import write_byte_tokenizer
+    from tripod.training.model_recipe import ModelRecipe
     from tripod.training.presets import PRESETS
-    from tripod.training.recipe import ModelRecipe
 
     recipe = ModelRecipe(**PRESETS["pythia-14m"]["model"])
     save_checkpoint(random_language_model(recipe.config(), seed=0), folder)

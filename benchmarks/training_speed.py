@@ -36,8 +36,9 @@ from tripod.training.fast_layers import with_fast_layers
 from tripod.training.flops import flops_per_token
 from tripod.training.gemm_peak import measure_gemm_peak
 from tripod.training.gradients import Precision, accumulate_gradients, compute_dtype, mixed_precision
+from tripod.training.model_recipe import ModelRecipe
 from tripod.training.optimizer import AdamW
-from tripod.training.recipe import ModelRecipe, OptimizerRecipe
+from tripod.training.recipe import OptimizerRecipe
 from tripod.training.recipe_file import recipe_from
 
 TOKENS = 2048  # of a step

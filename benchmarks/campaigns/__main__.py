@@ -21,6 +21,7 @@ from benchmarks.campaigns import (
     structured,
     studies,
     timings,
+    twins,
 )
 
 CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
@@ -39,6 +40,7 @@ CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
     "structured": structured.main,
     "studies": studies.main,
     "timings": timings.main,
+    "twins": twins.main,
 }
 
 

@@ -37,18 +37,34 @@ def test_losses_and_gradients_are_those_of_autograd(monkeypatch: pytest.MonkeyPa
     hidden, weight, targets = problem()
     expected, of_hidden, of_weight = plain(hidden, weight, targets, 0.25)
     weight.grad = torch.ones_like(weight)
-    losses, gradient = head_gradients(hidden, weight, targets, 0.25)
+    losses, gradient, _ = head_gradients(hidden, weight, targets, 0.25)
     torch.testing.assert_close(losses.double(), expected, rtol=1e-5, atol=1e-5)  # float32 sums of 24 products and 83 exponentials
     torch.testing.assert_close(gradient.double(), of_hidden, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(weight.grad.double(), of_weight + 1.0, rtol=1e-4, atol=1e-5)  # added to what was there
     torch.testing.assert_close(head_losses(hidden, weight, targets).double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("max_logits", [83 * 64, 1 << 26])
+def test_the_loss_of_z_is_that_of_autograd(monkeypatch: pytest.MonkeyPatch, max_logits: int) -> None:
+    monkeypatch.setattr(head_loss, "_MAX_LOGITS", max_logits)
+    hidden, weight, targets = problem()
+    x, w = hidden.double().requires_grad_(), weight.double().requires_grad_()
+    log_sums = torch.logsumexp(x @ w.t(), -1)
+    losses = cross_entropy(x @ w.t(), targets, reduction="none")
+    (0.25 * (losses + 0.01 * log_sums.square()).sum()).backward()  # type: ignore[no-untyped-call]
+    found = head_gradients(hidden, weight, targets, 0.25, z=0.01)
+    assert weight.grad is not None
+    torch.testing.assert_close(found.losses.double(), losses.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.log_sums.double(), log_sums.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.of_hidden.double(), x.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(weight.grad.double(), w.grad, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("dtype", "epsilon"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)], ids=str)
 def test_half_precision_rounds_the_logits_and_nothing_grows_from_it(dtype: torch.dtype, epsilon: float) -> None:
     hidden, weight, targets = problem(dtype)
     expected, of_hidden, of_weight = plain(hidden, weight.to(dtype), targets, 1.0)
-    losses, gradient = head_gradients(hidden, weight, targets, 1.0)
+    losses, gradient, _ = head_gradients(hidden, weight, targets, 1.0)
     assert weight.grad is not None
     assert losses.dtype == weight.grad.dtype == torch.float32
     assert (losses - expected).abs().max() < 2 * epsilon * 20  # logits reach 20

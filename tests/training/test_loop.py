@@ -68,7 +68,21 @@ def test_a_step_trains_the_rows_of_the_order(make_recipe: MakeRecipe, monkeypatc
     assert seen == [(list(order.rows_of_step(step)), order.batch_at(step).tolist()) for step in range(3)]
 
 
-@pytest.mark.parametrize("changes", [(), ("dropout=0.1", "batch.micro_rows=3"), ("precision=bf16",), ("precision=fp16",)], ids=str)
+SPARSE = ("model.architecture=sparse_llama", "model.num_experts=4", "model.intermediate_size=32", "model.capacity_factor=1.25")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        ("dropout=0.1", "batch.micro_rows=3"),
+        ("precision=bf16",),
+        ("precision=fp16",),
+        (*SPARSE, "model.has_selection_bias=true", "model.gate=sigmoid", "batch.micro_rows=3", "recompute=true"),
+        (*SPARSE, "optimizer.kind=adafactor", "schedule.kind=t5", "model.vocab_size=299", "ul2={to_step: 7}", "batch.seq_length=40"),
+    ],
+    ids=str,
+)
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(make_recipe: MakeRecipe, changes: tuple[str, ...]) -> None:
     recipe = make_recipe((*changes, "num_steps=9", "validation.every=4"))
     unbroken = elsewhere(recipe, "unbroken")
@@ -85,6 +99,9 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(make_recipe: MakeRecip
         return [{key: value for key, value in record.items() if key != "seconds"} for record in read_metrics(Path(run) / "metrics.jsonl")]
 
     assert measured(recipe.run) == measured(unbroken.run)
+    for file in (Path(unbroken.run) / "routing").glob("*"):  # of sparse models
+        assert (Path(recipe.run) / "routing" / file.name).read_bytes() == file.read_bytes()
+    assert (Path(unbroken.run) / "routing").is_dir() == recipe.model.is_sparse
 
 
 def test_a_llama_is_trained_by_the_same_loop(make_recipe: MakeRecipe) -> None:
@@ -179,9 +196,9 @@ def test_a_loss_that_is_not_a_number_names_its_batch_and_saves_nothing(make_reci
         is_poisoned = (targets.view(-1, 16) == poisoned).all(1)
         return losses + torch.where(is_poisoned, float("nan"), 0.0).repeat_interleave(16)
 
-    def head_gradients(hidden, weight, targets, factor):  # type: ignore[no-untyped-def]
-        losses, gradient = plain_gradients(hidden, weight, targets, factor)
-        return poison(losses, targets), gradient
+    def head_gradients(hidden, weight, targets, factor, **options):  # type: ignore[no-untyped-def]
+        found = plain_gradients(hidden, weight, targets, factor, **options)
+        return found._replace(losses=poison(found.losses, targets))
 
     def head_losses(hidden, weight, targets):  # type: ignore[no-untyped-def]
         return poison(plain_losses(hidden, weight, targets), targets)

@@ -37,6 +37,7 @@ def test_the_cosine_is_half_way_down_in_the_middle_and_stays_down_behind_the_end
         ("wsd", (2.0, 4.0, 8.0, 8.0, 5.0, 2.0)),  # decays over the last 8
         ("constant", (2.0, 4.0, 8.0, 8.0, 8.0, 8.0)),
         ("inverse-sqrt", (2.0, 4.0, 8.0, 8.0 / math.sqrt(3), 4.0, 8.0 / math.sqrt(5))),
+        ("t5", (8.0, 8.0, 8.0, 8.0 / math.sqrt(3), 4.0, 8.0 / math.sqrt(5))),
     ],
 )
 def test_the_other_shapes(kind: str, rates: tuple[float, ...]) -> None:
@@ -46,3 +47,9 @@ def test_the_other_shapes(kind: str, rates: tuple[float, ...]) -> None:
 
 def test_without_warm_up_the_first_update_has_the_peak_rate() -> None:
     assert Schedule(kind="linear", peak_lr=1.0, min_lr=0.0, num_updates=10, num_warmup=0).learning_rate(0) == 1.0
+
+
+@pytest.mark.parametrize("count", [0, 1, 9_999, 10_000, 10_001, 40_000, 10**6])
+def test_openmoes_rate_is_one_over_the_root_of_the_step_from_ten_thousand_on(count: int) -> None:
+    schedule = Schedule(kind="t5", peak_lr=0.01, min_lr=0.0, num_updates=10**6, num_warmup=10_000)
+    assert schedule.learning_rate(count) == pytest.approx(1 / math.sqrt(max(count, 10_000)), rel=1e-12)

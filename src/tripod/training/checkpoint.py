@@ -36,7 +36,7 @@ from tripod.models.checkpoint import read_tensors
 from tripod.models.load import match_tensors
 from tripod.models.save import file_tensors, save_checkpoint
 from tripod.training.loss_scale import LossScale
-from tripod.training.optimizer import AdamW
+from tripod.training.optimizer import Optimizer
 
 MANIFEST = "manifest.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -99,7 +99,7 @@ def save_training_checkpoint(
     recipe: Mapping[str, Any],
     order_fingerprint: str,
 ) -> Path:
-    """Write `run/stepN` and return it; the optimizer's state is `AdamW.tensors`.
+    """Write `run/stepN` and return it; the optimizer's state is `Optimizer.tensors`.
 
     One that is there already stays: a run that comes there again has the same state.
     """
@@ -156,7 +156,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{path} cannot be read: {error}; use another checkpoint") from error
 
 
-def load_training_checkpoint(folder: Path, model: Decoder, optimizer: AdamW) -> Manifest:
+def load_training_checkpoint(folder: Path, model: Decoder, optimizer: Optimizer) -> Manifest:
     """Set weights and optimizer to the state of a checkpoint, after its tensors have shown that they are those that were written.
 
     Raises:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tripod.errors import ConfigError, MissingExtraError
 from tripod.models.initialize import initial_language_model
+from tripod.training.adafactor import open_optimizer
 from tripod.training.dropout import RowDropout
 from tripod.training.gradients import accumulate_gradients, mixed_precision
-from tripod.training.optimizer import AdamW
 from tripod.training.packing import Packing
 from tripod.training.recipe import Recipe
 
@@ -102,7 +102,7 @@ def _of_width(recipe: Recipe, width: int) -> Recipe:
 def _measure(recipe: Recipe, num_updates: int, rows: int) -> Coordinates:
     wanted = recipe.model
     model = initial_language_model(wanted.config(), recipe.seeds.initialization, wanted.initialization, base_width=wanted.mup_base_width)
-    optimizer = AdamW(model, recipe.optimizer, mup_ratio=wanted.mup_ratio)
+    optimizer = open_optimizer(model, recipe.optimizer, mup_ratio=wanted.mup_ratio)
     generator = torch.Generator().manual_seed(recipe.seeds.order)
     tokens = torch.randint(wanted.vocab_size, (rows, recipe.batch.seq_length + 1), generator=generator)
     seen: dict[str, Tensor] = {}

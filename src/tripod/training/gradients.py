@@ -14,7 +14,9 @@ from torch import Tensor
 from tripod.models.language_model import LanguageModel
 from tripod.training.dropout import RowDropout
 from tripod.training.head_loss import head_gradients, head_losses
+from tripod.training.loss_terms import LossTerms
 from tripod.training.packing import Packing
+from tripod.training.recipe import LossRecipe
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -69,6 +71,8 @@ def accumulate_gradients(
     loss_scale: float = 1.0,
     num_targets: int | None = None,
     packing: Packing | None = None,
+    is_trained: Tensor | None = None,
+    terms: LossTerms | None = None,
 ) -> Tensor:
     """Add the gradients of the mean loss over all targets of a batch to the parameters, some rows at a time.
 
@@ -82,24 +86,35 @@ def accumulate_gradients(
         loss_scale: the gradients are multiplied by it.
         packing: of the rows; without one, a row is one sequence.
         num_targets: of the whole batch, where these rows are a part of it; those of these rows.
+        is_trained: [B, T], bool: which targets count; all.
+        terms: of the loss beside cross-entropy; none.
 
     Returns:
         The sum of the losses over `num_targets`, a float64 scalar without the scale: the mean loss, or this part's share of it.
     """
     total = torch.zeros((), dtype=torch.float64, device=tokens.device)
     if num_targets is None:
-        num_targets = tokens[:, 1:].numel()
+        num_targets = tokens[:, 1:].numel() if is_trained is None else int(is_trained.sum())
     packing = packing or Packing.of_whole_rows(tokens[:, :-1])
+    terms = terms or LossTerms(LossRecipe())
     for start in range(0, len(rows), micro_rows):
         part = slice(start, start + micro_rows)
-        inputs, targets, packed = tokens[part, :-1], tokens[part, 1:], packing.part(part)
+        inputs, targets, packed = tokens[part, :-1], tokens[part, 1:].flatten(), packing.part(part)
         with dropout.training(rows[part]):
-            with mixed_precision(precision, tokens.device):
+            with mixed_precision(precision, tokens.device), terms.watching(model):
                 hidden = model.hidden(inputs, packed.positions, packed.attend)
+            outputs, gradients = terms.of_routers(loss_scale)
             narrow = hidden.detach().flatten(0, 1).to(compute_dtype(precision))
-            losses, gradient = head_gradients(narrow, head_weight(model), targets.flatten(), loss_scale / num_targets)
-            hidden.backward(gradient.view(hidden.shape).to(hidden.dtype))  # type: ignore[no-untyped-call]
-        total += losses.sum(dtype=torch.float64)
+            counted = None if is_trained is None else is_trained[part].flatten().nonzero().squeeze(1)
+            if counted is not None:
+                narrow, targets = narrow[counted], targets[counted]
+            found = head_gradients(narrow, head_weight(model), targets, loss_scale / num_targets, z=terms.recipe.output_z)
+            terms.add_output(found.log_sums, num_targets)
+            of_hidden = found.of_hidden
+            if counted is not None:
+                of_hidden = of_hidden.new_zeros(inputs.numel(), of_hidden.shape[1]).index_copy(0, counted, of_hidden)
+            torch.autograd.backward([hidden, *outputs], [of_hidden.view(hidden.shape).to(hidden.dtype), *gradients])
+        total += found.losses.sum(dtype=torch.float64)
     return total / num_targets
 
 

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,14 @@ from tripod.ops.kernels.cpu.library import is_available
 from tripod.training.fast_layers import has_onednn_linear, onednn_linear
 
 _MAX_LOGITS = 1 << 26  # numbers at a time: half the memory of one micro-batch of Pythia at most, and enough for the matrix products
+
+
+class HeadGradients(NamedTuple):
+    """Of N tokens."""
+
+    losses: Tensor  # [N], float32: cross-entropy in nats
+    of_hidden: Tensor  # [N, D]
+    log_sums: Tensor  # [N], float32: of the exponentials of the logits; the loss of z is the mean of their squares
 
 
 def head_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -32,7 +42,7 @@ def head_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return torch.cat([_cross_entropy_(_product(part, weight), wanted, 0.0, wants_gradient=False) for part, wanted in parts])
 
 
-def head_gradients(hidden: Tensor, weight: Tensor, targets: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+def head_gradients(hidden: Tensor, weight: Tensor, targets: Tensor, factor: float, *, z: float = 0.0) -> HeadGradients:
     """Losses, and the gradients of `factor` times their sum: that of the weight is added to `weight.grad`, that of hidden is returned.
 
     The logits of all tokens never stand in memory at once, those of a chunk once only (an idea of Liger, arXiv:2410.10989).
@@ -42,20 +52,24 @@ def head_gradients(hidden: Tensor, weight: Tensor, targets: Tensor, factor: floa
         weight: [V, D], the float32 parameter.
         targets: [N], int64.
         factor: of the gradients.
-
-    Returns:
-        Losses [N], float32, and the gradient [N, D] in the dtype of hidden.
+        z: what the gradients have of log(sum of exponentials)^2 beside the cross-entropy, which keeps logits small (arXiv:2204.02311).
     """
     if weight.grad is None:
         weight.grad = torch.zeros_like(weight)
-    narrow = weight.to(hidden.dtype)
-    losses, gradients = [], []
+    narrow = weight.detach().to(hidden.dtype)
+    losses, gradients, log_sums = [], [], []
     for part, wanted in zip(torch.split(hidden, _chunk(weight)), torch.split(targets, _chunk(weight)), strict=True):
         logits = _product(part, narrow)
+        of_targets = logits.gather(1, wanted[:, None]).squeeze(1).float()
         losses.append(_cross_entropy_(logits, wanted, factor))
+        log_sums.append(losses[-1] + of_targets)
+        if z:  # factor (p - 1) becomes factor ((1 + 2 z log_sum) p - 1)
+            more = 2.0 * z * log_sums[-1]
+            logits *= (1.0 + more)[:, None].to(logits.dtype)
+            logits.scatter_add_(1, wanted[:, None], (factor * more)[:, None].to(logits.dtype))
         gradients.append(_product(logits, narrow.t()))
         _accumulate(weight.grad, logits.t(), part)
-    return torch.cat(losses), torch.cat(gradients)
+    return HeadGradients(torch.cat(losses), torch.cat(gradients), torch.cat(log_sums))
 
 
 def _chunk(weight: Tensor) -> int:

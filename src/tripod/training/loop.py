@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +15,29 @@ from torch import Tensor
 
 from tripod.errors import TrainingError, TripodError
 from tripod.models.architectures import Decoder, build
-from tripod.models.initialize import initial_language_model
+from tripod.models.moe import Router
 from tripod.text.load_tokenizer import load_tokenizer
 from tripod.text.tokenizer import check_fits
+from tripod.training.adafactor import open_optimizer
 from tripod.training.blocks import compile_blocks, recompute_blocks
 from tripod.training.checkpoint import Position, checkpoint_folder, load_training_checkpoint, save_training_checkpoint
 from tripod.training.data.order import DataOrder, check_fingerprint
 from tripod.training.data.progress import Progress, no_progress
+from tripod.training.data.ul2 import trained_targets
 from tripod.training.dropout import RowDropout
 from tripod.training.fast_layers import with_fast_layers
 from tripod.training.flops import flops_per_token
 from tripod.training.gradients import accumulate_gradients, mean_loss, row_losses
+from tripod.training.initial_model import initial_model
+from tripod.training.loss_terms import LossTerms
 from tripod.training.metric_sinks import MetricSink, OpenSink
 from tripod.training.metrics import MetricsLog, SpikeDetector, read_metrics
-from tripod.training.optimizer import AdamW
+from tripod.training.observe_routing import observe_rows
 from tripod.training.packing import Packing, pack
 from tripod.training.parallel import ALONE, Processes, joined_processes, parallelize, whole
 from tripod.training.recipe import Recipe
 from tripod.training.recipe_file import to_mapping
+from tripod.training.routing_record import write_routing
 from tripod.training.run import Run, sole_trainer
 
 
@@ -49,8 +54,9 @@ class StepReport:
     is_skipped: bool = False  # float16 gradients overflowed: the weights did not change
     loss_scale: float | None = None  # of float16
     is_spike: bool = False  # the loss is far above those before it
+    terms: Mapping[str, float] = field(default_factory=dict)  # of the loss beside cross-entropy; see `LossTerms.measured`
     valid_loss: float | None = None
-    num_step_tokens: int  # targets of this step
+    num_step_tokens: int  # that the model read in this step; targets all of them but under UL2
     flops: int  # of this step; see `flops_per_token`
 
     @property
@@ -60,8 +66,8 @@ class StepReport:
     def record(self) -> dict[str, object]:
         """The line of `metrics.jsonl`: what this step measured; what is absent or false is left out."""
         fields = {key: value for key, value in asdict(self).items() if value is not None and value is not False}
-        del fields["num_step_tokens"], fields["flops"]
-        return fields
+        del fields["num_step_tokens"], fields["flops"], fields["terms"]
+        return {**fields, **self.terms}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,14 +194,12 @@ class Trainer:
         self._valid = None if recipe.validation is None else run.order("valid", progress=progress)
         if processes.is_first:
             processes.from_first(None)
-        config = recipe.model.config()
-        self._flops = flops_per_token(config, recipe.batch.seq_length)
-        self.model = initial_language_model(
-            config, recipe.seeds.initialization, recipe.model.initialization, base_width=recipe.model.mup_base_width
-        ).to(device)
+        self._flops = flops_per_token(recipe.model.config(), recipe.batch.seq_length)
+        self.model = initial_model(recipe, is_begun=bool(run.steps)).to(device)
+        self._is_sparse = any(isinstance(module, Router) for module in self.model.modules())
         if device.type == "cpu" and recipe.parallel.tensor == 1 and not recipe.compile:
             with_fast_layers(self.model)
-        self.optimizer = AdamW(self.model, recipe.optimizer, mup_ratio=recipe.model.mup_ratio)
+        self.optimizer = open_optimizer(self.model, recipe.optimizer, mup_ratio=recipe.model.mup_ratio)
         self._dropout = RowDropout(self.model, recipe.dropout, recipe.seeds.dropout)
         self._learning_rates = recipe.learning_rates()
         self._micro_rows = recipe.batch.micro_rows or recipe.batch.rows
@@ -208,7 +212,7 @@ class Trainer:
         if not processes.is_alone:
             state = self.optimizer.tensors()
             parallelize(self.model, processes)
-            self.optimizer = AdamW(self.model, recipe.optimizer, processes, mup_ratio=recipe.model.mup_ratio)
+            self.optimizer = open_optimizer(self.model, recipe.optimizer, processes, mup_ratio=recipe.model.mup_ratio)
             self.optimizer.load(state, self.position.num_updates)
         if recipe.compile:
             compile_blocks(self.model, device)
@@ -237,7 +241,10 @@ class Trainer:
         recipe, position, processes = self._recipe, self.position, self._processes
         rows = self._order.rows_of_step(position.step)
         tokens = self._batch(self._order, position.step, self._part)
-        num_targets = len(rows) * recipe.batch.seq_length
+        num_read = len(rows) * recipe.batch.seq_length
+        is_trained = trained_targets(self._order.rows, rows)
+        num_targets = num_read if is_trained is None else int(is_trained.sum())
+        terms = LossTerms(recipe.loss, num_tokens=num_read, processes=processes)
         scale = position.loss_scale
         share = accumulate_gradients(
             self.model,
@@ -249,6 +256,8 @@ class Trainer:
             precision=recipe.precision,
             dropout=self._dropout,
             loss_scale=(1.0 if scale is None else scale.scale) * processes.gradient_factor,
+            is_trained=None if is_trained is None else torch.from_numpy(is_trained[self._part]).to(self._device),
+            terms=terms,
         )
         loss = processes.sum_over_data(share).item()
         processes.reduce_gradients(self.model)
@@ -257,6 +266,7 @@ class Trainer:
         is_sound = math.isfinite(loss) and math.isfinite(grad_norm)
         if is_sound:
             self.optimizer.update(lr)
+            terms.move_biases(self.model)
         else:
             self.optimizer.forget_gradients()
             if scale is None or not math.isfinite(loss) or scale.scale <= recipe.loss_scaling.minimum:
@@ -277,9 +287,10 @@ class Trainer:
             is_skipped=not is_sound,
             loss_scale=None if scale is None else scale.scale,
             is_spike=self._spikes.is_spike(loss),
+            terms=terms.measured(),
             valid_loss=self._validation_loss() if self._is_validation_due() else None,
-            num_step_tokens=num_targets,
-            flops=self._flops * num_targets,
+            num_step_tokens=num_read,
+            flops=self._flops * num_read,
         )
         self._write(report.record())
         return report
@@ -290,9 +301,11 @@ class Trainer:
             self._write({"step": 0, "valid_loss": self._validation_loss()})
 
     def save(self) -> Path:
-        """Write the checkpoint of this step, the metrics up to it first."""
+        """Write the checkpoint of this step, the metrics up to it and the routing at it first."""
         self._metrics.sync()
         folder = checkpoint_folder(self.run.folder, self.position.step)
+        if self.position.step not in self.run.steps:
+            self._record_routing()
         weights = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
         state = {name: whole(tensor) for name, tensor in self.optimizer.tensors().items()}
         if self._processes.is_first:
@@ -307,6 +320,19 @@ class Trainer:
             )
         self._processes.from_first(None)
         return folder
+
+    def _record_routing(self) -> None:
+        """Of the first rows of the validation data or, where there are none, of the run."""
+        if not self._is_sparse or not self._recipe.routing_rows:
+            return
+        order = self._valid or self._order
+        numbers = range(min(self._recipe.routing_rows, order.rows.num_rows))
+        packing, precision = self._packing(order, numbers), self._recipe.precision
+        record = observe_rows(
+            self.model, order.rows, numbers, self.position.step, packing, micro_rows=self._micro_rows, precision=precision
+        )
+        if self._processes.is_first:
+            write_routing(self.run.folder, record)
 
     def should_stop(self, is_asked: bool) -> bool:
         """Whether any of the processes was asked to stop: all stop at the same step."""
@@ -334,6 +360,7 @@ class Trainer:
     def _validation_loss(self) -> float:
         assert self._valid is not None
         assert self._recipe.validation is not None
+        self.model.eval()  # nothing is dropped for want of capacity
         losses = [
             mean_loss(
                 self.model,
@@ -344,6 +371,7 @@ class Trainer:
             )
             for number in range(self._recipe.validation.num_batches)
         ]
+        self.model.train()
         return self._processes.sum_over_data(torch.stack(losses).mean()).item() / self._processes.num_data
 
     def _divergence(self, rows: range, loss: float, grad_norm: float) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tripod.errors import ConfigError
-from tripod.training.recipe import ModelRecipe, Problem, raise_problems
+from tripod.training.model_recipe import ModelRecipe, Problem
+from tripod.training.recipe import raise_problems
 
 if TYPE_CHECKING:
     from tripod.models.gpt_neox import GPTNeoXConfig

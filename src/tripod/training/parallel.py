@@ -50,6 +50,11 @@ class Processes:
     def is_sharded(self) -> bool:
         return self.mesh is not None and self.recipe.style == "shard"
 
+    @property
+    def shares_experts(self) -> bool:
+        """Whether each process holds some of the experts of a sparse model, and all of everything else."""
+        return self.mesh is not None and self.recipe.style == "experts"
+
     def part(self, num_rows: int) -> slice:
         """Which of the rows of a step this process trains.
 
@@ -100,7 +105,8 @@ class Processes:
         if self.mesh is None or self.is_sharded or self.num_data == 1:
             return
         group = self.mesh["data"].get_group()
-        gradients = [local(parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
+        parameters = [parameter for parameter in model.parameters() if not is_shared(parameter, self.mesh, "data")]  # not its own experts
+        gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
         for work in [dist.all_reduce(gradient, group=group, async_op=True) for gradient in gradients]:
             work.wait()
 
@@ -137,12 +143,16 @@ def parallelize(model: Decoder, processes: Processes) -> None:
     """Lay the parameters of a model, which are the same in all processes, out over them.
 
     Raises:
-        ConfigError: the heads or the feed-forward size cannot be shared by parallel.tensor processes.
+        ConfigError: the heads or the feed-forward size cannot be shared by parallel.tensor processes, or the experts by all.
     """
     if processes.mesh is None:
         return
     if processes.recipe.tensor > 1:
         _share_matrices(model, processes.mesh["tensor"])
+    if processes.shares_experts:
+        from tripod.training.expert_parallel import share_experts
+
+        share_experts(model, processes.mesh["data"])
     if processes.is_sharded:
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 

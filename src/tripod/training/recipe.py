@@ -8,19 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from tripod.errors import ConfigError
 from tripod.training.checkpoint_rule import CheckpointRule
+from tripod.training.data.ul2 import Ul2Recipe
 from tripod.training.intervention import InterventionRecipe
 from tripod.training.loss_scale import LossScaling
+from tripod.training.model_recipe import ModelRecipe, Problem
 from tripod.training.schedule import Schedule, ScheduleKind
-
-if TYPE_CHECKING:
-    from tripod.models.gpt_neox import GPTNeoXConfig
-    from tripod.models.llama import LlamaConfig
-
-Problem = tuple[str, str]  # where, and what
 
 
 @runtime_checkable
@@ -28,109 +24,6 @@ class Checked(Protocol):
     """A piece of a recipe that can say what is wrong with it."""
 
     def problems(self, path: str) -> Iterator[Problem]: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelRecipe:
-    """The architecture. What is None follows from the rest."""
-
-    architecture: Literal["gpt_neox", "llama"] = "gpt_neox"
-    vocab_size: int  # rows of the embedding: at least the tokenizer's ids
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    max_positions: int = 2048
-    intermediate_size: int | None = None  # 4 * hidden_size; for llama 8/3 of it, rounded up to a multiple of 64
-    num_kv_heads: int | None = None  # of llama; num_heads
-    hidden_act: Literal["gelu", "gelu_new", "relu", "silu"] = "gelu_new"  # of gpt_neox: GELU by erf, or by tanh as Pythia was trained
-    rotary_fraction: float | None = None  # of a head; a quarter in gpt_neox, all in llama
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-5
-    is_parallel: bool = True  # of gpt_neox: attention and MLP side by side, not one after the other
-    is_tied: bool = False
-    initialization: Literal["small-wang", "normal-scaled"] = "small-wang"  # see `tripod.models.initialize`
-    mup_base_width: int | None = None  # the hidden size for which optimizer.lr was found: muP carries it over (arXiv:2203.03466)
-
-    def problems(self, path: str) -> Iterator[Problem]:
-        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_positions"):
-            if getattr(self, name) < 1:
-                yield f"{path}.{name}", f"{getattr(self, name)}; must be at least 1"
-        if self.num_heads > 0 and self.hidden_size % self.num_heads:
-            yield f"{path}.num_heads", f"{self.num_heads} does not divide hidden_size={self.hidden_size}"
-        elif self.num_heads > 0 and (self.rotary_dim < 2 or self.rotary_dim % 2 or self.rotary_dim > self.hidden_size // self.num_heads):
-            yield (
-                f"{path}.rotary_fraction",
-                f"{self._rotary_fraction} of a head of {self.hidden_size // self.num_heads} rotates {self.rotary_dim} numbers; "
-                "must be even, at least 2, and within the head",
-            )
-        if self.intermediate_size is not None and self.intermediate_size < 1:
-            yield f"{path}.intermediate_size", f"{self.intermediate_size}; must be at least 1"
-        if self.architecture == "gpt_neox" and self.num_kv_heads not in (None, self.num_heads):
-            yield f"{path}.num_kv_heads", f"{self.num_kv_heads}; gpt_neox has as many as num_heads={self.num_heads}"
-        if self.num_kv_heads is not None and (self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads):
-            yield f"{path}.num_kv_heads", f"{self.num_kv_heads} does not divide num_heads={self.num_heads}"
-        if self.architecture == "llama" and not self.is_parallel:
-            yield f"{path}.is_parallel", "false; llama has its attention before its MLP in any case, so leave it out"
-        if self.mup_base_width is not None and self.mup_base_width < 1:
-            yield f"{path}.mup_base_width", f"{self.mup_base_width}; must be at least 1"
-        if self.mup_base_width is not None and self.is_tied:
-            yield f"{path}.mup_base_width", "given with is_tied: embedding and head need different scales"
-        if self.norm_eps <= 0:
-            yield f"{path}.norm_eps", f"{self.norm_eps}; must be positive"
-
-    @property
-    def mup_ratio(self) -> float:
-        """How many times wider than the model for which the learning rate was found; 1 without muP."""
-        return 1.0 if self.mup_base_width is None else self.hidden_size / self.mup_base_width
-
-    @property
-    def _rotary_fraction(self) -> float:
-        default = 0.25 if self.architecture == "gpt_neox" else 1.0
-        return default if self.rotary_fraction is None else self.rotary_fraction
-
-    @property
-    def rotary_dim(self) -> int:
-        return int(self.hidden_size // self.num_heads * self._rotary_fraction)
-
-    def config(self) -> GPTNeoXConfig | LlamaConfig:
-        """The configuration of `tripod.models`."""
-        return self.neox_config() if self.architecture == "gpt_neox" else self.llama_config()
-
-    def neox_config(self) -> GPTNeoXConfig:
-        from tripod.models.gpt_neox import GPTNeoXConfig
-        from tripod.ops.rope import RopeConfig
-
-        return GPTNeoXConfig(
-            vocab_size=self.vocab_size,
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size or 4 * self.hidden_size,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            max_positions=self.max_positions,
-            rope=RopeConfig(rotary_dim=self.rotary_dim, theta=self.rope_theta),
-            norm_eps=self.norm_eps,
-            hidden_act=self.hidden_act,
-            is_parallel=self.is_parallel,
-            is_tied=self.is_tied,
-        )
-
-    def llama_config(self) -> LlamaConfig:
-        from tripod.models.llama import LlamaConfig
-        from tripod.ops.rope import RopeConfig
-
-        return LlamaConfig(
-            vocab_size=self.vocab_size,
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size or -(-8 * self.hidden_size // (3 * 64)) * 64,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            num_kv_heads=self.num_kv_heads or self.num_heads,
-            head_dim=self.hidden_size // self.num_heads,
-            max_positions=self.max_positions,
-            rope=RopeConfig(rotary_dim=self.rotary_dim, theta=self.rope_theta),
-            norm_eps=self.norm_eps,
-            is_tied=self.is_tied,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,12 +98,15 @@ class BatchRecipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerRecipe:
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101); no decay of biases and norms."""
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) or Adafactor (Shazeer & Stern 2018, arXiv:1804.04235) with steps relative to the
+    size of what they change; no decay of biases and norms."""
 
-    lr: float  # at the peak
-    beta1: float = 0.9
+    kind: Literal["adamw", "adafactor"] = "adamw"
+    lr: float  # at the peak; of adafactor relative to the root mean square of a tensor: 0.01 is common
+    beta1: float = 0.9  # of adamw, and so the next two
     beta2: float = 0.95
     eps: float = 1e-8
+    beta2_decay: float = 0.8  # of adafactor: the mean of squares is over about the last step ** beta2_decay updates
     weight_decay: float = 0.1
     clip: float = 1.0  # global L2 norm of the gradients; 0: not clipped
 
@@ -220,6 +116,8 @@ class OptimizerRecipe:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 yield f"{path}.{name}", f"{getattr(self, name)}; must be from 0 to below 1"
+        if not 0 < self.beta2_decay <= 1:
+            yield f"{path}.beta2_decay", f"{self.beta2_decay}; must be above 0, and at most 1"
         for name in ("eps", "weight_decay", "clip"):
             if not getattr(self, name) >= 0:
                 yield f"{path}.{name}", f"{getattr(self, name)}; must not be negative"
@@ -240,6 +138,21 @@ class ScheduleRecipe:
                 yield f"{path}.{name}", f"{getattr(self, name)}; a share from 0 to 1"
         if self.kind == "wsd" and self.warmup + self.decay > 1:
             yield f"{path}.decay", f"warmup={self.warmup} and decay={self.decay} are more than all steps"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossRecipe:
+    """Terms that are added to the mean cross-entropy, each with its coefficient; those of routers are means over the sparse layers."""
+
+    output_z: float = 0.0  # mean of log(sum of exponentials of the logits)^2; OpenMoE: 1e-4
+    balance: float = 0.01  # how unevenly a router uses its experts; see `tripod.training.loss_terms`
+    router_z: float = 1e-3  # as output_z, of a router's logits; OpenMoE: 1e-4, OLMoE: 1e-3
+    bias_rate: float = 1e-3  # by which the selection bias of routers that have one moves in a step (arXiv:2408.15664)
+
+    def problems(self, path: str) -> Iterator[Problem]:
+        for name in ("output_z", "balance", "router_z", "bias_rate"):
+            if not getattr(self, name) >= 0:
+                yield f"{path}.{name}", f"{getattr(self, name)}; must not be negative"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,12 +195,16 @@ class BranchRecipe:
 class ParallelRecipe:
     """How several processes share a run. How many there are is an argument of the run; neither changes which rows a step trains."""
 
-    style: Literal["replicate", "shard"] = "replicate"  # every process has all weights, or a part of each (FSDP, arXiv:2304.11277)
+    style: Literal["replicate", "shard", "experts"] = "replicate"
+    """Every process has all weights; or a part of each (FSDP, arXiv:2304.11277); or some of the experts, and all other weights."""
+
     tensor: int = 1  # processes that share each matrix (Megatron, arXiv:1909.08053); the rest share the rows
 
     def problems(self, path: str) -> Iterator[Problem]:
         if self.tensor < 1:
             yield f"{path}.tensor", f"{self.tensor}; must be at least 1"
+        if self.tensor > 1 and self.style == "experts":
+            yield f"{path}.tensor", f"{self.tensor} with style=experts; processes that share experts share no matrices: leave it out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +221,8 @@ class Recipe:
     data: DataRecipe
     batch: BatchRecipe
     optimizer: OptimizerRecipe
+    ul2: Ul2Recipe | None = None  # a mixture of objectives; None: next-token prediction alone
+    loss: LossRecipe = field(default_factory=LossRecipe)
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     checkpoints: CheckpointRule = field(default_factory=CheckpointRule)
     seeds: SeedsRecipe = field(default_factory=SeedsRecipe)
@@ -313,6 +232,7 @@ class Recipe:
     recompute: bool = False  # compute each block again for its gradients instead of keeping what it computed (arXiv:1604.06174)
     compile: bool = False  # the blocks by torch.compile
     parallel: ParallelRecipe = field(default_factory=ParallelRecipe)
+    routing_rows: int = 16  # of a sparse model: rows whose routing is recorded with each checkpoint; 0: none
     dropout: float = 0.0  # share of the numbers dropped behind the embedding and behind each attention and MLP
     interventions: tuple[InterventionRecipe, ...] = ()  # what changes in the rows, one after the other
     branch: BranchRecipe | None = None  # None: it began with initial weights
@@ -325,7 +245,7 @@ class Recipe:
             yield "run", "empty; name a folder"
         if self.num_steps < 1:
             yield "num_steps", f"{self.num_steps}; must be at least 1"
-        for name in ("model", "data", "batch", "optimizer", "schedule", "seeds", "validation", "parallel"):
+        for name in ("model", "data", "batch", "optimizer", "ul2", "loss", "schedule", "seeds", "validation", "parallel"):
             piece = getattr(self, name)
             if piece is not None:
                 yield from piece.problems(name)
@@ -348,6 +268,20 @@ class Recipe:
                 yield f"interventions[{number}].from_step", f"{intervention.from_step}; the run has num_steps={self.num_steps}"
             if intervention.rows_per_step > self.batch.rows:
                 yield f"interventions[{number}].rows_per_step", f"{intervention.rows_per_step}; a step has batch.rows={self.batch.rows}"
+        if self.ul2 is not None and (self.batch.attention, self.batch.positions) != ("row", "row"):
+            yield "ul2", "its targets stand behind all inputs of a row; batch.attention and batch.positions must be 'row'"
+        if self.optimizer.kind == "adafactor" and (self.parallel.style == "shard" or self.parallel.tensor > 1):
+            yield "optimizer.kind", "adafactor needs whole matrices; use parallel.style=replicate or experts, and parallel.tensor=1"
+        if self.optimizer.kind == "adafactor" and self.model.mup_base_width is not None:
+            yield "optimizer.kind", "adafactor; muP's rates are those of adamw: leave out model.mup_base_width"
+        if self.model.is_sparse and self.compile:
+            yield "compile", "true for a sparse model; how many tokens an expert gets is known only when it runs: leave it out"
+        if self.model.is_sparse and self.parallel.tensor > 1:
+            yield "parallel.tensor", f"{self.parallel.tensor} for a sparse model; use parallel.style=experts"
+        if self.parallel.style == "experts" and not self.model.is_sparse:
+            yield "parallel.style", "experts, and the model has none; use replicate or shard"
+        if self.routing_rows < 0:
+            yield "routing_rows", f"{self.routing_rows}; must not be negative"
         if not 0 <= self.dropout < 1:
             yield "dropout", f"{self.dropout}; must be from 0 to below 1"
 

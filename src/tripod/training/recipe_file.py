@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tripod.errors import ConfigError, MissingExtraError
+from tripod.training.model_recipe import Problem
 from tripod.training.neox_config import is_neox_config, neox_recipe
 from tripod.training.presets import PRESETS
-from tripod.training.recipe import Checked, Problem, Recipe, raise_problems
+from tripod.training.recipe import Checked, Recipe, raise_problems
 
 _ABSENT = object()
 

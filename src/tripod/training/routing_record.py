@@ -14,7 +14,8 @@ order of the model, k choices a token):
     weights     [L, N, k]  float16   by which the outputs of the experts are multiplied; 0 where the token was dropped
     is_kept     [L, N, k]  bool      False where the expert had no room left (capacity), or where there is no such choice (expert choice)
 
-and its metadata `step`, `num_experts` and `layers` (numbers of the model's blocks, from 0) as JSON. The bytes are a function of the run.
+and its metadata `routing`, as JSON: `step`, `num_experts` and `layers` (numbers of the model's blocks, from 0). The bytes are a function of
+the run.
 """
 
 from __future__ import annotations
@@ -90,10 +91,10 @@ def expert_dtype(num_experts: int) -> type[np.uint8] | type[np.uint16]:
 def write_routing(run: Path, record: RoutingRecord) -> Path:
     """Keep a record in the folder of a run, instead of one of the same step."""
     path = routing_path(run, record.step)
-    metadata = {name: json.dumps(getattr(record, name)) for name in ("step", "num_experts", "layers")}
+    facts = {name: getattr(record, name) for name in ("step", "num_experts", "layers")}
     arrays = {name: np.ascontiguousarray(array) for name, array in record.arrays().items()}
     with atomic_file(path) as stream:
-        stream.write(to_safetensors(arrays, metadata))
+        stream.write(to_safetensors(arrays, {"routing": json.dumps(facts)}))
     return path
 
 
@@ -105,7 +106,7 @@ def read_routing(path: Path) -> RoutingRecord:
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            facts = {name: json.loads(file.metadata()[name]) for name in ("step", "num_experts", "layers")}
+            facts = json.loads(file.metadata()["routing"])
             arrays = {name: file.get_tensor(name) for name in (*_OF_TOKENS, *_OF_CHOICES)}
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a routing record ({error}); give a file of a run's folder `{FOLDER}`") from error

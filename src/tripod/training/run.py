@@ -13,12 +13,14 @@ from typing import Any, Literal
 
 from tripod.durable import atomic_file
 from tripod.errors import ConfigError
+from tripod.text.load_tokenizer import load_tokenizer
 from tripod.training.checkpoint import Manifest, checkpoint_folder, read_manifest, remove_partial, steps_of_run
 from tripod.training.data.interventions import ChangedRows
 from tripod.training.data.open_order import open_order
 from tripod.training.data.order import DataOrder
 from tripod.training.data.progress import Progress, no_progress
 from tripod.training.data.rows import PreshuffledRows
+from tripod.training.data.ul2 import ul2_rows
 from tripod.training.intervention import intervene
 from tripod.training.metrics import FILE_NAME as METRICS
 from tripod.training.recipe import Recipe
@@ -28,7 +30,7 @@ RECIPE = "recipe.yaml"
 PATIENCE_S = 10.0  # for another process that trains the run to save and end, as those of a killed `tripod suite run` do
 _POLL_S = 0.1
 _MAY_CHANGE = (
-    *("run", "validation", "checkpoints", "batch.micro_rows", "parallel", "recompute"),
+    *("run", "validation", "checkpoints", "batch.micro_rows", "parallel", "recompute", "routing_rows"),
     *("data.prefixes", "data.tokenizer", "data.maps_folder", "data.source"),
 )
 
@@ -164,6 +166,12 @@ def open_recipe_order(recipe: Recipe, part: Literal["train", "valid"] = "train",
     if is_valid and recipe.validation is None:
         raise ConfigError("the recipe asks for no validation, so there is no order of its rows; give it `validation`")
     num_steps = recipe.validation.num_batches if is_valid and recipe.validation is not None else recipe.num_steps
+    if recipe.ul2 is not None and not is_valid:
+        rows = open_recipe_order(replace(recipe, ul2=None), progress=progress).rows
+        num_rows = (recipe.num_steps if recipe.ul2.to_step is None else recipe.ul2.to_step) * batch.rows
+        tokenizer, vocab_size = load_tokenizer(Path(data.tokenizer)), recipe.model.vocab_size
+        mixed = ul2_rows(rows, recipe.ul2, num_rows=num_rows, seed=recipe.seeds.order, tokenizer=tokenizer, vocab_size=vocab_size)
+        return DataOrder(mixed, batch.rows)
     if recipe.interventions and not is_valid:
         return intervened_order(recipe, progress=progress)[0]
     if data.is_preshuffled and not is_valid:
@@ -191,12 +199,12 @@ def open_recipe_order(recipe: Recipe, part: Literal["train", "valid"] = "train",
 
 
 def intervened_order(recipe: Recipe, *, progress: Progress = no_progress) -> tuple[DataOrder, tuple[ChangedRows, ...]]:
-    """The training order of a recipe with its interventions, and those as layers, each over the ones before it.
+    """The order of a recipe's rows with its interventions, and those as layers, each over the ones before it; UL2 comes after them.
 
     Raises:
         ConfigError, DatasetError: see `open_recipe_order` and `intervene`.
     """
-    order = open_recipe_order(replace(recipe, interventions=()), progress=progress)
+    order = open_recipe_order(replace(recipe, interventions=(), ul2=None), progress=progress)
     rows, layers = intervene(
         order.rows,
         recipe.interventions,

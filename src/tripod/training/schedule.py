@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
-ScheduleKind = Literal["cosine", "linear", "wsd", "constant", "inverse-sqrt"]
+ScheduleKind = Literal["cosine", "linear", "wsd", "constant", "inverse-sqrt", "t5"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,8 @@ class Schedule:
     wsd: the peak, then straight down to `min_lr` over the last `num_decay` updates (Hu et al. 2024, arXiv:2404.06395).
     constant: the peak.
     inverse-sqrt: peak * sqrt(num_warmup / count), not below `min_lr` (Vaswani et al. 2017, arXiv:1706.03762).
+    t5: the same without warm-up: the peak for the first `num_warmup` updates (Raffel et al. 2020, arXiv:1910.10683). With a peak of 0.01
+        and 10 000 of them it is 1 / sqrt(max(count, 10 000)), T5's and OpenMoE's.
     """
 
     kind: ScheduleKind
@@ -33,7 +35,7 @@ class Schedule:
 
     def learning_rate(self, count: int) -> float:
         """The rate of the update before which `count` updates were made."""
-        if count <= self.num_warmup and self.num_warmup:
+        if count <= self.num_warmup and self.num_warmup and self.kind != "t5":
             return self.peak_lr * max(1, count) / self.num_warmup
         match self.kind:
             case "cosine":
@@ -46,6 +48,8 @@ class Schedule:
                 return self.peak_lr
             case "inverse-sqrt":
                 return max(self.min_lr, self.peak_lr * math.sqrt(max(1, self.num_warmup) / max(1, count)))
+            case "t5":
+                return max(self.min_lr, self.peak_lr * math.sqrt(max(1, self.num_warmup) / max(1, count, self.num_warmup)))
             case _:
                 assert_never(self.kind)
 

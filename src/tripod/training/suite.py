@@ -22,7 +22,8 @@ from typing import Any
 from tripod.errors import ConfigError
 from tripod.training.checkpoint import steps_of_run
 from tripod.training.metrics import FILE_NAME as METRICS
-from tripod.training.recipe import Problem, Recipe, raise_problems
+from tripod.training.model_recipe import Problem
+from tripod.training.recipe import Recipe, raise_problems
 from tripod.training.recipe_file import merge_content, parse_yaml, read_content, recipe_from
 
 _FIELDS = ("runs", "sizes", "seeds")

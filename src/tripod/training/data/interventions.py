@@ -220,7 +220,7 @@ class InjectedRows(ChangedRows):
     def change(self, row: int) -> RowChange:
         before = ChangedRows.change(self, row)
         step, place = divmod(row, self.batch_size)
-        chosen = _stream(f"inject {self.seed} {step}").permutation(self.batch_size)[: self.rows_per_step].tolist()
+        chosen = stream(f"inject {self.seed} {step}").permutation(self.batch_size)[: self.rows_per_step].tolist()
         if place not in chosen:
             return before
         number = (step * self.rows_per_step + chosen.index(place)) % len(self.texts)
@@ -327,10 +327,11 @@ def injected_ids(texts: Sequence[str], tokenizer: Tokenizer, seq_length: int) ->
 
 def shuffled(num_rows: int, seed: int) -> NDArray[np.int64]:
     """[num_rows] a permutation; NumPy promises that this stream stays as it is."""
-    return _stream(f"reorder {seed}").permutation(num_rows).astype(np.int64)
+    return stream(f"reorder {seed}").permutation(num_rows).astype(np.int64)
 
 
-def _stream(name: str) -> np.random.RandomState:
+def stream(name: str) -> np.random.RandomState:
+    """Random numbers that are a function of a name; NumPy promises that they stay what they are."""
     return np.random.RandomState(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little"))
 
 

@@ -1,0 +1,128 @@
+"""Sparse models in the suite's loop: they learn, their routing is recorded from step 0 on, and several processes train what one trains."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tripod.models.moe import Router
+
+from tests.training.conftest import MakeRecipe
+from tests.training.test_parallel import LOSS_TOLERANCE, assert_same_state, losses
+from tripod.cli.processes import run_as_processes
+from tripod.errors import ConfigError
+from tripod.models.load import load_language_model
+from tripod.ops.attention import causal_attention
+from tripod.training.gradients import target_losses
+from tripod.training.loop import StepReport, train
+from tripod.training.metrics import read_metrics
+from tripod.training.recipe import ParallelRecipe
+from tripod.training.recipe_file import to_yaml
+from tripod.training.routing_record import read_routing, routing_path, routing_steps
+
+MIXTRAL = ("model.architecture=mixtral", "model.num_experts=4", "model.intermediate_size=32")
+
+
+def test_a_mixtral_learns_and_transformers_agrees(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe((*MIXTRAL, "num_steps=40", "validation.every=40", "routing_rows=0"))
+    result = train(recipe)
+    assert result.last is not None
+    assert result.last.loss < 3.0
+    assert 1.0 <= result.last.terms["max_load"] < 4.0
+    assert routing_steps(result.run.folder) == ()  # as asked for
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(result.run.checkpoint(40), dtype=torch.float32)
+    rows = torch.from_numpy(result.run.order("valid").batch_at(0).astype(np.int64))
+    with torch.no_grad():
+        logits = theirs(rows[:, :-1]).logits
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+    assert result.last.valid_loss == pytest.approx(expected.item(), abs=1e-4)
+
+
+def router_logits(checkpoint: Path, rows: np.ndarray) -> list[torch.Tensor]:
+    """Of each layer, from what enters its router."""
+    model = load_language_model(checkpoint)
+    found: list[torch.Tensor] = []
+    for module in model.modules():
+        if isinstance(module, Router):
+            module.register_forward_hook(lambda module, given, _: found.append(given[0] @ module.weight.T))
+    model.hidden(torch.from_numpy(rows.astype(np.int64)), torch.arange(rows.shape[1]).expand(rows.shape), causal_attention)
+    return found
+
+
+def test_the_record_is_what_the_routers_of_the_checkpoints_choose(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe((*MIXTRAL, "num_steps=5", "validation.every=5", "routing_rows=3", "batch.micro_rows=2"))
+    run = train(recipe).run
+    assert routing_steps(run.folder) == run.steps == (0, 1, 2, 4, 5)
+    order = run.order("valid")
+    rows = np.stack([order.rows.row(row) for row in range(3)])
+    for step in (0, 5):
+        record = read_routing(routing_path(run.folder, step))
+        assert (record.step, record.layers, record.num_experts, record.top_k, record.num_tokens) == (step, (0, 1), 4, 2, 48)
+        assert np.array_equal(record.token_ids, rows[:, :-1].ravel())
+        assert np.array_equal(record.positions, np.tile(np.arange(16), 3))
+        assert np.array_equal(record.rows, np.repeat(np.arange(3), 16))
+        for layer, logits in enumerate(router_logits(run.checkpoint(step), rows[:, :-1])):
+            gates, experts = logits.softmax(-1).sort(descending=True, stable=True)
+            assert np.array_equal(record.experts[layer], experts[:, :2])
+            shares = gates[:, :2] / gates[:, :2].sum(1, keepdim=True)
+            assert record.weights[layer] == pytest.approx(shares.numpy(), abs=1e-3)  # float16 keeps 11 bits
+    for row in range(3):
+        for span in order.rows.spans(row):
+            columns = slice(row * 16 + span.column, min((row + 1) * 16, row * 16 + span.column + span.num_tokens))
+            assert (record.documents[columns] == span.document).all()
+
+
+def test_only_the_targets_of_ul2_are_trained_and_counted(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(
+        ("num_steps=2", "loss.output_z=1.0e-4", "batch.micro_rows=3"),
+        ul2={"to_step": 1},
+        model={"vocab_size": 299},
+        batch={"seq_length": 40},
+    )
+    reports: list[StepReport] = []
+    run = train(recipe, on_step=reports.append).run
+    order = run.order()
+    losses = target_losses(load_language_model(run.checkpoint(0)), torch.from_numpy(order.batch_at(0).astype(np.int64)), "fp32")
+    is_trained = torch.from_numpy(np.stack([order.rows.is_trained(row) for row in range(4)]))  # type: ignore[attr-defined]
+    assert 0 < is_trained.sum() < 120
+    assert reports[0].loss == pytest.approx(losses[is_trained].mean().item(), abs=1e-5)
+    assert [report.num_tokens for report in reports] == [int(is_trained.sum()), int(is_trained.sum()) + 160]
+    assert reports[0].terms["output_z_loss"] > 0
+
+
+def test_a_run_begins_as_the_dense_model_that_it_is_upcycled_from(make_recipe: MakeRecipe) -> None:
+    dense = make_recipe(("model.architecture=llama", "model.intermediate_size=32", "num_steps=4", "validation.every=4"))
+    dense = replace(dense, run=dense.run + "-dense")
+    last = train(dense).last
+    assert last is not None
+    upcycled = make_recipe((*MIXTRAL, "num_steps=2", "validation.every=2", f"model.upcycled_from={dense.run}@step4"))
+    train(upcycled)
+    first = next(iter(read_metrics(Path(upcycled.run) / "metrics.jsonl")))
+    assert first["valid_loss"] == pytest.approx(last.valid_loss, abs=1e-5)
+    with pytest.raises(ConfigError, match="num_layers=3, and 2 in the dense model"):
+        train(replace(upcycled, run=upcycled.run + "-other", model=replace(upcycled.model, num_layers=3)))
+
+
+def test_two_processes_and_four_that_share_experts_train_what_one_trains(make_recipe: MakeRecipe) -> None:
+    """Two go on from what one has written, four from what two have; tokens travel to their experts and back."""
+    changes = ("parallel.style=experts", "num_steps=8", "validation.every=4", "checkpoints.every=0", "checkpoints.also=[5]")
+    recipe = make_recipe((*MIXTRAL, *changes))
+    alone = replace(recipe, run=recipe.run + "-alone", parallel=ParallelRecipe())
+    train(alone)
+    done: list[int] = []
+    train(replace(recipe, parallel=ParallelRecipe()), on_step=lambda report: done.append(report.step), should_stop=lambda: len(done) == 3)
+    path = Path(recipe.run).with_suffix(".yaml")
+    path.write_text(to_yaml(recipe), encoding="utf-8")
+    for num_processes in (2, 4):
+        assert run_as_processes(["train", str(path), "--threads", "1", "--resume"], num_processes) == 0
+        assert losses(recipe.run) == pytest.approx(losses(alone.run), abs=LOSS_TOLERANCE)
+        assert_same_state(recipe.run, alone.run, 8)
+        for step in (0, 4, 5, 8):  # a choice between gates that are equal but for rounding may fall otherwise
+            ours, theirs = (read_routing(routing_path(Path(run), step)) for run in (recipe.run, alone.run))
+            assert (ours.experts == theirs.experts).mean() > 0.99
+        shutil.rmtree(Path(recipe.run) / "step8")
