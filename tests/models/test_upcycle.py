@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tripod.models.sparse_llama import SparseLlamaConfig
-from tripod.ops.moe_routing import RouterConfig
 
 from tripod.errors import ConfigError
 from tripod.models.initialize import random_language_model
 from tripod.models.llama import Llama, LlamaConfig
+from tripod.models.sparse_llama import SparseLlamaConfig
 from tripod.models.upcycle import upcycle
 from tripod.ops.attention import causal_attention
+from tripod.ops.moe_routing import RouterConfig
 from tripod.ops.rope import RopeConfig
 
 DENSE = LlamaConfig(

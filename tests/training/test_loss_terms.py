@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tripod.models.moe import Router
 
 from tests.training.conftest import MakeRecipe
 from tripod.models.initialize import initial_language_model
+from tripod.models.moe import Router
 from tripod.ops.attention import causal_attention
 from tripod.training.dropout import RowDropout
 from tripod.training.gradients import accumulate_gradients

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tripod.models.moe import Router
 
 from tests.training.conftest import MakeRecipe
 from tests.training.test_parallel import LOSS_TOLERANCE, assert_same_state, losses
 from tripod.cli.processes import run_as_processes
 from tripod.errors import ConfigError
 from tripod.models.load import load_language_model
+from tripod.models.moe import Router
 from tripod.ops.attention import causal_attention
 from tripod.training.gradients import target_losses
 from tripod.training.loop import StepReport, train

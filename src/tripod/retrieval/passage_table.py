@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from tripod.protocols import Vectors
 
-# Numbers that are widened to float32, and multiplied, at once: so that a small format stays small, and so few that BLAS does it on the calling
-# thread. Its own threads spin for some 20 ms after each product, and take the processors from whoever embeds the next question.
+# Numbers that are widened to float32, and multiplied, at once: so that a small format stays small, and so few that BLAS does it on the
+# calling thread. Its own threads spin for some 20 ms after each product, and take the processors from whoever embeds the next question.
 _CHUNK_NUMBERS = 400_000
 
 

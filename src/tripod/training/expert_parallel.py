@@ -18,7 +18,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from tripod.errors import ConfigError
-from tripod.models.moe import Experts, gated
+from tripod.models.moe import Experts
+from tripod.ops.expert_mlp import gated
 from tripod.ops.grouped_linear import grouped_linear
 from tripod.ops.moe_routing import Routing, combine, dispatch
 from tripod.training.parallel import local
