@@ -32,7 +32,7 @@ import safetensors
 from numpy.typing import NDArray
 from safetensors.numpy import save as to_safetensors
 
-from tripod.durable import atomic_file
+from tripod.durable_files import atomic_file
 from tripod.errors import CheckpointError, ShapeError
 
 FOLDER = "routing"
