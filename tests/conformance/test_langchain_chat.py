@@ -148,5 +148,15 @@ class TestChatOpenAI(ChatModelIntegrationTests):
         """The same."""
 
 
+class TestChatOpenAIByResponses(TestChatOpenAI):
+    """The same over /v1/responses."""
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        kept = {name: value for name, value in self._params.items() if name not in ("seed", "logit_bias", "stream_usage")}
+        own = {name: self._params[name] for name in ("seed", "logit_bias") if name in self._params}  # which this API has no words for
+        return {**kept, "use_responses_api": True, "extra_body": own}
+
+
 def test_every_script_is_of_a_test_that_there_is() -> None:
     assert all(hasattr(TestChatOpenAI, name) for name in SCRIPTS)

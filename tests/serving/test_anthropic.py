@@ -114,6 +114,20 @@ def test_every_kind_of_block_comes_through_and_goes_back() -> None:
     assert answered == Message("tool", "Error: 21", tool_call_id="call1")
 
 
+def test_a_block_of_a_stream_is_closed_before_the_next_is_opened() -> None:
+    calls = (ToolCall("a", "now", "{}"), ToolCall("b", "now", "{}"))
+    app = build_app(None, apps={"scripted": ScriptedModel([Message("assistant", "I look.", calls, reasoning="Hm.")])})
+    with live_server(app) as server, httpx.Client(base_url=server.url, trust_env=False) as http:
+        body = {"model": "scripted", "messages": TURNS, "max_tokens": 100, "stream": True}
+        frames = http.post("/messages", json=body).text.split("\n\n")
+    events = [json.loads(frame.partition("data: ")[2]) for frame in frames if frame]
+    assert [frame.partition("\n")[0] for frame in frames if frame] == [f"event: {event['type']}" for event in events]
+    changes = [(event["index"], event["type"].removeprefix("content_block_")) for event in events if "index" in event]
+    assert [change for i, change in enumerate(changes) if change != changes[i - 1]] == [
+        (index, what) for index in range(4) for what in ("start", "delta", "stop")
+    ]
+
+
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "eA=="}}
 RESULT = {"type": "tool_result", "tool_use_id": "x", "content": "1"}
 REFUSED = [

@@ -76,6 +76,15 @@ def test_the_events_of_a_stream_add_up_to_the_whole_response(client: openai.Open
         assert [item.type for item in whole.output] == ["function_call"]
 
 
+def test_an_item_of_a_stream_is_done_before_the_next_is_added() -> None:
+    calls = (ToolCall("a", "now", "{}"), ToolCall("b", "now", "{}"))
+    app = build_app(None, apps={"scripted": ScriptedModel([Message("assistant", "I look.", calls, reasoning="Hm.")])})
+    with live_server(app) as server, openai.OpenAI(base_url=server.url, api_key="unused", max_retries=0) as client:
+        events = list(client.responses.create(model="scripted", input=QUESTION, stream=True))
+    items = [event.type.rpartition(".")[2] for event in events if "output_item" in event.type]
+    assert items == ["added", "done"] * 4
+
+
 def comparable(response: Any) -> Any:
     body = json.loads(response.to_json())
     for name in ("id", "created_at", "tripod", "usage", "completed_at"):

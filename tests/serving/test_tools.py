@@ -12,10 +12,15 @@ import openai
 import pytest
 from jsonschema import Draft202012Validator
 
+import tripod
 from tests.serving.live_server import LiveServer, live_server
 from tests.serving.tiny import NAME, open_tiny, write_tiny
 from tripod.engine.engine import Engine, EngineConfig
+from tripod.messages import Reply, ToolSpec, user
+from tripod.prompts import Prompt
+from tripod.sampling import SamplingParams
 from tripod.serving.app import build_app
+from tripod.trace import fold
 
 WEATHER: dict[str, Any] = {
     "type": "object",
@@ -211,3 +216,20 @@ def test_what_cannot_be_done_is_refused_by_name(http: httpx.Client, fields: Any,
     error = response.json()["error"]
     assert message in error["message"]
     assert error["param"] == param
+
+
+@pytest.mark.parametrize("api", ["openai", "anthropic"])
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_our_own_clients_call_tools_through_our_own_server(server: LiveServer, api: Any, is_streamed: bool) -> None:
+    spec = ToolSpec("get_weather", "The weather of a city.", WEATHER)
+    prompt = Prompt.of([user("How warm is it in Bern?")], tools=(spec,), tool_choice="get_weather")
+
+    async def main() -> Reply:
+        sampling = SamplingParams(max_tokens=300)
+        async with tripod.Model(server.url, api=api, api_key="unused") as model:
+            return await fold(model.stream(prompt, sampling)) if is_streamed else await model.complete(prompt, sampling)
+
+    reply = tripod.run(main())
+    assert [call.name for call in reply.tool_calls] == ["get_weather"]
+    if reply.finish_reason == "stop":
+        check_call("get_weather", reply.tool_calls[0].arguments)

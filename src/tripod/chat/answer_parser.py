@@ -105,7 +105,7 @@ class AnswerParser:
 
     def _text(self) -> bool:
         form = self._form
-        num_blanks = len(self._rest) - len(self._rest.lstrip(_BLANKS)) if self._is_fresh else 0
+        num_blanks = self._num_blanks if self._is_fresh else 0
         if self._follows and self._is_fresh:
             self._rest, num_blanks = self._rest[num_blanks:], 0
         if num_blanks == len(self._rest) and not self._is_over:
@@ -151,9 +151,8 @@ class AnswerParser:
                     return True
         if place is None and not self._is_over:
             return False
-        num_blanks = len(self._rest) - len(self._rest.lstrip(_BLANKS))
         self._step = self._text
-        self._take_text(len(self._rest) if self._form.is_opening else num_blanks + 1)  # calls may begin one character later
+        self._take_text(len(self._rest) if self._form.is_opening else self._num_blanks + 1)  # calls may begin one character later
         return True
 
     def _arguments(self) -> bool:
@@ -209,6 +208,11 @@ class AnswerParser:
         self._step = step
         self._is_fresh = True
         self._follows = self._follows or follows
+
+    @property
+    def _num_blanks(self) -> int:
+        """With which the rest begins."""
+        return len(self._rest) - len(self._rest.lstrip(_BLANKS))
 
     def _safe_length(self, mark: str) -> int:
         """How much of the rest cannot be the beginning of the mark."""
