@@ -137,20 +137,20 @@ async def _answers(database: Path) -> list[object]:
 # Commits that are made up
 
 
-def generated(num_commits: int, seed: int) -> Iterator[tuple[Tree, frozenset[str]]]:
+def generated(num_commits: int, seed: int, num_files: int = NUM_FILES) -> Iterator[tuple[Tree, frozenset[str]]]:
     """A tree of documents that people work on, as it is after each commit. Deterministic."""
     generator = random.Random(seed)
-    tree = {_path(i, generator): b"" for i in range(NUM_FILES)}
+    tree = {_path(i, generator): b"" for i in range(num_files)}
     tree = {path: _content(path, generator) for path in tree}
     past: list[Tree] = []
-    serial = NUM_FILES
+    serial = num_files
     for _ in range(num_commits):
         past.append(tree)
         yield tree, frozenset()
         tree = dict(tree)
-        num_files = 1 if generator.random() < 0.7 else generator.randint(2, 9)
+        num_changed = 1 if generator.random() < 0.7 else generator.randint(2, 9)
         kind = generator.choices(("change", "add", "remove", "move", "break", "revert", "touch"), (10, 4, 2, 2, 1, 1, 1))[0]
-        paths = generator.sample(sorted(tree), min(num_files, len(tree) - 5))
+        paths = generator.sample(sorted(tree), min(num_changed, len(tree) - 5))
         if kind == "touch":
             yielded = tree
             yield yielded, frozenset(paths)

@@ -171,8 +171,9 @@ def test_any_passage_makes_a_grammar_whose_quotations_the_reader_finds(text: str
     if is_allowed(quotation, construction, compiler, tokenizer):
         [citation] = read(quotation, construction).citations
         assert citation.quote == words
-    else:  # only what holds no letter or digit, or a mark
-        assert not any(character.isalnum() for character in words) or opening in words or closing in words or text[:1] != words[:1]
+    else:  # only what holds no letter or digit, or a mark, or was cut off a separator that is white space to Python, not to the grammar
+        is_cut = text[:1] != words[:1] or text[len(text.rstrip()) :].strip(" \t\n\r\f\v")
+        assert not any(character.isalnum() for character in words) or opening in words or closing in words or is_cut
     assert not is_allowed(f"{opening}{words}-invented{closing} [1].", construction, compiler, tokenizer)
 
 
@@ -184,8 +185,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[campaign.Out
     async def play() -> tuple[list[campaign.Outcome], list[campaign.Outcome]]:
         tokenizer = load_tokenizer(folder)
         async with Engine(load_language_model(folder), tokenizer, EngineConfig(max_num_requests=16), name="tiny") as engine:
-            asked = campaign.requests("random weights", tokenizer, 24, 5000)
-            return await campaign.play(asked, engine, is_held=True), await campaign.play(asked, engine, is_held=False)
+            asked = campaign.requests("random weights", tokenizer, 20, 5000)
+            return await campaign.play(asked, engine, is_held=True), await campaign.play(asked[:8], engine, is_held=False)
 
     return asyncio.run(play())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,16 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.xlsx").write_text("x")
     with pytest.raises(ConversionError, match="cannot be read as XLSX"):
         Tables.load([tmp_path / "a.xlsx"])
+
+
+def test_a_table_that_unpacks_without_end_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.xlsx", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("xl/worksheets/sheet1.xml", b" " * 2_000_000)
+    (tmp_path / "long.csv").write_bytes(b"a\n" * 1_000_000)
+    monkeypatch.setattr("tripod.rag.tables.MAX_FILE_BYTES", 1_000_000)
+    for name in ("bomb.xlsx", "long.csv"):
+        with pytest.raises(ConversionError, match=f"{name} holds 2000000 bytes, unpacked"):
+            Tables.load([tmp_path / name])
 
 
 @pytest.mark.parametrize("text", ["SELECT 1", "SELECT 1;", "```sql\nSELECT 1;\n```", "So:\n```\nSELECT 1\n```\nDone."])

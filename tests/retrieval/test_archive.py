@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Mapping
 from contextlib import aclosing
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from benchmarks.campaigns.hash_embedder import HashEmbedder
 
 import tripod
 from tests.retrieval.postgres_server import fresh_index
+from tripod.documents import Passage, SourceState
 from tripod.errors import StoreError
 from tripod.retrieval.archive import export_archive, import_archive, read_header
 from tripod.retrieval.index import Index
@@ -28,18 +30,18 @@ def docs(tmp_path: Path) -> Path:
     return folder
 
 
-async def _export(docs: Path, location: str, archive: Path) -> list[object]:
+async def _export(docs: Path, location: str, archive: Path) -> tuple[list[Passage], Mapping[str, SourceState]]:
     async with Index(location, embedder=HashEmbedder()) as index:
         await index.sync(docs)
         assert await export_archive(index.store, archive) == 2
-        return [*await index.search(QUESTION)]
+        return await index.search(QUESTION), await index.store.sources()
 
 
 def test_an_index_moves_between_stores_and_stays_incremental(docs: Path, tmp_path: Path, postgres: str) -> None:
     archive = tmp_path / "kb.jsonl.gz"
 
     async def go() -> None:
-        found = await _export(docs, str(tmp_path / "kb.db"), archive)
+        found, states = await _export(docs, str(tmp_path / "kb.db"), archive)
         header = read_header(archive)
         targets = [fresh_index(postgres), str(tmp_path / "copy.db")]
         for target in targets:
@@ -48,7 +50,8 @@ def test_an_index_moves_between_stores_and_stays_incremental(docs: Path, tmp_pat
                 assert await import_archive(archive, store) == 2  # twice is once
             async with Index(target, embedder=HashEmbedder()) as index:
                 again = await index.search(QUESTION)
-                assert [(p.id, p.text, p.line) for p in again] == [(p.id, p.text, p.line) for p in found]  # type: ignore[attr-defined]
+                assert [(p.id, p.text, p.line) for p in again] == [(p.id, p.text, p.line) for p in found]
+                assert await index.store.sources() == states  # size and time too, by which the next sync knows what to read
                 report = await index.sync(docs)
                 assert (report.added, report.changed, report.unchanged) == (0, 0, 2)
                 second = tmp_path / "second.gz"

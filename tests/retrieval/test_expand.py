@@ -61,6 +61,11 @@ def test_neighbours_that_grow_together_become_one_at_the_better_place() -> None:
     assert [passage.score for passage in grown] == [3.0, 2.0]
 
 
+def test_a_passage_within_another_does_not_hide_how_far_that_one_reaches() -> None:
+    inside = [stretch("One two three.\nFour five six.", 1.0), stretch("two"), stretch("five")]
+    assert [(one.text, one.score) for one in joined(inside, {"a": DOCUMENT})] == [("One two three.\nFour five six.", 1.0)]
+
+
 def test_a_parent_is_read_once() -> None:
     assert texts(with_parents([stretch("Four five six."), stretch("One two"), stretch("Thirteen")], SHELF)) == [TEXT[:47], TEXT[49:]]
     assert texts(with_parents([stretch("Four five six.")], SHELF, max_characters=30)) == ["three.\nFour five six.\nSeven"]

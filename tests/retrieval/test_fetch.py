@@ -169,6 +169,7 @@ def test_redirects_are_followed_and_end(site: Site) -> None:
     site.pages["/loop"] = (302, {"Location": "/loop"}, b"")
     with pytest.raises(ConversionError, match="more than 5 redirects"):
         fetch(site.url("/loop"), site.policy())
+    assert [path for path, _ in site.requests].count("/loop") == 1 + 5
 
 
 def test_a_proxy_of_the_environment_is_not_asked(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

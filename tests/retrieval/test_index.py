@@ -302,11 +302,13 @@ def test_a_format_whose_reader_is_not_installed_fails_alone(database: Path, docs
 def test_files_without_passages_are_stored_as_the_sync_goes_on(database: Path, tmp_path: Path) -> None:
     docs = write(tmp_path / "empty", **{f"f{i:03}": "" for i in range(300)})
     stored_at_progress: list[int] = []
+    drawn: list[int] = []
 
     def look(step: SyncProgress) -> None:
-        if step.done == 256:
+        if step.done in (1, 256):
             with closing(sqlite3.connect(database)) as connection:
                 stored_at_progress.extend(connection.execute("SELECT count(*) FROM sources").fetchone())
+            drawn.append(step.total)
 
     class Picky(HashEmbedder):
         async def embed(self, texts: Sequence[str], *, kind: Literal["query", "passage"]) -> Vectors:
@@ -314,7 +316,14 @@ def test_files_without_passages_are_stored_as_the_sync_goes_on(database: Path, t
             return await super().embed(texts, kind=kind)
 
     assert outcome(sync(database, docs, Picky(), progress=look)) == (300, 0, 0, 0, 0)
-    assert stored_at_progress == [256]
+    assert stored_at_progress == [1, 256]
+
+    async def go() -> None:
+        async with Index(database, embedder=Picky()) as index:
+            await index.sync((Document(source=f"d{i}", text="") for i in range(300)), name="empty", progress=look)
+
+    tripod.run(go())
+    assert 256 <= drawn[2] < 300  # of an iterator no more is drawn than one batch holds, and the few that are read ahead
 
 
 def test_half_of_a_surrogate_pair_is_refused_by_name(database: Path) -> None:

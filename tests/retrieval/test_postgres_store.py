@@ -61,6 +61,22 @@ def test_two_that_open_one_blank_schema_make_one_index(postgres: str) -> None:
     tripod.run(go())
 
 
+def test_the_first_vectors_decide_whose_schema_it_is(postgres: str) -> None:
+    address = fresh_index(postgres)
+
+    async def go() -> None:
+        async with (
+            aclosing(await PostgresStore.open(address, pipeline="p", embedder="first")) as first,
+            aclosing(await PostgresStore.open(address, pipeline="p", embedder="second")) as second,  # while it was blank
+        ):
+            await first.replace(*document("a"), VECTOR, STATE)
+            with pytest.raises(StoreError, match="made with the embedder 'first', and is opened with 'second'"):
+                await second.replace(*document("b"), VECTOR, STATE)
+            assert list(await first.sources()) == ["a"]
+
+    tripod.run(go())
+
+
 def test_an_index_of_others_is_refused_with_both_names(postgres: str) -> None:
     address = fresh_index(postgres)
 
@@ -159,6 +175,7 @@ def test_bm25_of_many_matches_is_that_of_the_file(postgres: str, tmp_path: Path,
     monkeypatch.setattr(postgres_words, "_SCORED", 20)  # so that the choice of what is scored matters here
     generator = random.Random(3)
     texts = [" ".join(generator.choices(["common", "often", "some", "rare", "x1"], [60, 30, 8, 2, 1], k=12)) for _ in range(200)]
+    texts[5:200:70] = [f"{text} x2" for text in texts[5:200:70]]  # in three, so that "common" has to be looked at too
 
     async def go() -> None:
         server = await PostgresStore.open(fresh_index(postgres), pipeline="p", embedder=None)
@@ -166,7 +183,7 @@ def test_bm25_of_many_matches_is_that_of_the_file(postgres: str, tmp_path: Path,
         for store in (server, file):
             for i, text in enumerate(texts):
                 await store.replace(*document(f"{i:03}", text), None, STATE)
-        for question in ("rare", "rare some", "x1 common", "rare some common often", "snake_case rare"):
+        for question in ("rare", "rare some", "x1 common", "x2 common", "rare some common often", "snake_case rare"):
             ours, theirs = await server.search(question, None, k=10), await file.search(question, None, k=10)
             assert [passage.score for passage in ours] == pytest.approx([passage.score for passage in theirs], abs=1e-5), question
         await server.aclose()

@@ -46,6 +46,17 @@ def test_links_in_loops_end(tmp_path: Path) -> None:
     }
 
 
+def test_a_name_that_is_not_utf_8_is_counted_and_left(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("x")
+    try:
+        (tmp_path / os.fsdecode(b"caf\xe9.md")).write_text("x")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    found = scan(tmp_path, suffixes=SUFFIXES)
+    assert [file.source for file in found.files] == ["a.md"]
+    assert found.ignored == {"name is not UTF-8": 1}
+
+
 def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.md")
     found = scan(tmp_path, suffixes=SUFFIXES)

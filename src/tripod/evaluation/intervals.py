@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_RESAMPLES = 1000
+_VALUES_AT_ONCE = 1 << 14  # of some resamples
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,13 @@ def bootstrap(values: Sequence[float], generator: np.random.Generator, *, num_re
     if not len(values):
         raise ValueError("no values were given, so there is no mean")
     sample: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
-    means = np.array([generator.choice(sample, size=len(sample)).mean() for _ in range(num_resamples)])
+    at_once = max(1, _VALUES_AT_ONCE // len(sample))
+    means = np.concatenate(
+        [
+            sample[generator.integers(0, len(sample), (min(at_once, num_resamples - done), len(sample)))].mean(axis=1)
+            for done in range(0, num_resamples, at_once)
+        ]
+    )
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(sample.mean()), float(low), float(high))
 

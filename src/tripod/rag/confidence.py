@@ -134,7 +134,7 @@ def threshold_for_risk(confidences: Sequence[float], is_right: Sequence[bool], *
         while 0 < count < len(order) and confidences[order[count]] == confidences[order[count - 1]]:
             count += 1  # equal confidences are given or withheld together
         num_wrong = sum(not is_right[index] for index in order[:count])
-        if count and upper_bound(num_wrong, count, delta / _NUM_SHARES) <= max_risk:
+        if count and _at_most(num_wrong, count, max_risk) <= delta / _NUM_SHARES:  # so `upper_bound` is at most `max_risk`
             return confidences[order[count - 1]]
     return None
 

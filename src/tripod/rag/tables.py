@@ -7,6 +7,7 @@ import io
 import re
 import sqlite3
 import time
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -25,6 +26,7 @@ Value: TypeAlias = str | int | float | None
 
 MAX_ROWS = 200  # of an answer
 TIMEOUT_S = 5.0
+MAX_FILE_BYTES = 256 << 20  # of a table; of an XLSX file as it is unpacked
 _MAX_VALUE_BYTES = 1_000_000  # of one value that a statement makes
 _SAMPLE_ROWS = 3  # that a model is shown of each table
 _NUMBERS: tuple[tuple[str, re.Pattern[str], type[int] | type[float]], ...] = (
@@ -218,6 +220,7 @@ def _only_reading(action: int, first: str | None, second: str | None, database: 
 
 def _csv_rows(path: Path) -> list[list[Value]]:
     try:
+        _check_size(path, path.stat().st_size)
         text, _ = decode(path.read_bytes())
     except OSError as error:
         raise ConversionError(f"{path} cannot be read: {error.strerror}") from None
@@ -237,12 +240,21 @@ def _xlsx_rows(path: Path) -> list[tuple[str, list[list[Value]]]]:
     except ModuleNotFoundError as error:
         raise MissingExtraError("openpyxl", "tables", "reading XLSX files") from error
     try:
+        with zipfile.ZipFile(path) as packed:
+            _check_size(path, sum(part.file_size for part in packed.infolist()))
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         sheets = [(sheet.title, [[_plain(value) for value in row] for row in sheet.values]) for sheet in book.worksheets]
         book.close()
+    except ConversionError:
+        raise
     except Exception as error:  # a damaged file can fail in any way
         raise ConversionError(f"{path} cannot be read as XLSX: {error}") from None
     return [(title, rows) for title, rows in sheets if rows and any(value is not None for value in rows[0])]
+
+
+def _check_size(path: Path, num_bytes: int) -> None:
+    if num_bytes > MAX_FILE_BYTES:
+        raise ConversionError(f"{path} holds {num_bytes} bytes, unpacked, and at most {MAX_FILE_BYTES} are read; split it")
 
 
 def _plain(value: object) -> Value:

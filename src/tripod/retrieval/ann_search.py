@@ -48,13 +48,14 @@ def approximate_search(
     [num_passages] = connection.execute("SELECT count(*) FROM passages").fetchone()
     bm25: dict[int, float] = {}
     cosine: dict[int, float] = {}
+    counts = fts5.counts_of(connection, terms)
     few = _few_that_pass(connection, only)
     if few is not None:
         bm25 = fts5.scores_of(connection, terms, few) if terms else {}
         cosine = _cosines(connection, fresh.form, vector, few) if vector is not None else {}
     else:
         if terms:
-            bm25 = fts5.best_matches(connection, terms, 4 * k if vector is None else depth, num_passages, *_passages_that(only))
+            bm25 = fts5.best_matches(connection, counts, 4 * k if vector is None else depth, num_passages, *_passages_that(only))
         if vector is not None:
             cosine = _nearest(connection, ann, fresh, vector, depth if terms else k, only)
         if terms and vector is not None:
@@ -67,7 +68,7 @@ def approximate_search(
     candidates = list(cosine)
     fused = fuse(
         np.array([bm25.get(passage_id, 0.0) for passage_id in candidates], dtype=np.float32),
-        fts5.bm25_bound(connection, terms, num_passages),
+        fts5.bound(counts.values(), num_passages),
         np.array([cosine[passage_id] for passage_id in candidates], dtype=np.float32),
     )
     return _in_order(connection, dict(zip(candidates, fused.tolist(), strict=True)), k)
@@ -132,13 +133,14 @@ def _passages_that(only: Filter | None) -> tuple[str, list[str | int | float]]:
 
 def _in_order(connection: sqlite3.Connection, scores: Mapping[int, float], k: int) -> list[tuple[int, float]]:
     """The k best; of equals, by source, then by place."""
-    threshold = sorted(scores.values(), reverse=True)[:k][-1:]
-    candidates = [passage_id for passage_id, score in scores.items() if score >= threshold[0]]
+    rounded = {passage_id: float(np.float32(score)) for passage_id, score in scores.items()}  # so that equals are equal
+    threshold = sorted(rounded.values(), reverse=True)[:k][-1:]
+    candidates = [passage_id for passage_id, score in rounded.items() if score >= threshold[0]]
     rows = connection.execute(
         "SELECT passages.id, source, start FROM passages JOIN sources ON sources.id = source_id "
         "WHERE passages.id IN (SELECT value FROM json_each(?))",
         (json.dumps(candidates),),
     )
     places = {row[0]: row[1:] for row in rows}
-    order = sorted(candidates, key=lambda passage_id: (-scores[passage_id], *places[passage_id], passage_id))
-    return [(passage_id, scores[passage_id]) for passage_id in order[:k]]
+    order = sorted(candidates, key=lambda passage_id: (-rounded[passage_id], *places[passage_id], passage_id))
+    return [(passage_id, rounded[passage_id]) for passage_id in order[:k]]

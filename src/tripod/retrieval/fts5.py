@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -39,14 +39,22 @@ def matches(connection: sqlite3.Connection, terms: Sequence[str]) -> tuple[NDArr
 
 
 def best_matches(
-    connection: sqlite3.Connection, terms: Sequence[str], number: int, num_passages: int, among: str = "", parameters: Sequence[object] = ()
+    connection: sqlite3.Connection,
+    counts: Mapping[str, int],
+    number: int,
+    num_passages: int,
+    among: str = "",
+    parameters: Sequence[object] = (),
 ) -> dict[int, float]:
     """The ids and scores of so many best matches; of all, or among the ids that a query gives.
 
     A passage with none of the rarer terms is not scored where even all of the frequent ones, repeated without end, would not bring it
     among the best: scoring is what takes time.
+
+    Args:
+        counts: of each term the number of passages that hold it.
     """
-    counts = {term: num_matches_of(connection, term) for term in terms}
+    terms = list(counts)
     by_rarity = sorted(terms, key=lambda term: counts[term])
     totals = list(accumulate(counts[term] for term in by_rarity))
     num_rare = max(1, sum(total <= _SCORED_SHARE * num_passages for total in totals))
@@ -54,7 +62,7 @@ def best_matches(
     if frequent:
         holds_rare = f"SELECT rowid FROM words WHERE words MATCH ? {among and f'AND +rowid IN ({among})'}"
         found = _best(connection, terms, number, holds_rare, (expression(rare), *parameters))
-        if len(found) == number and min(found.values()) >= bound([counts[term] for term in frequent], num_passages):
+        if len(found) == number and min(found.values()) >= bound((counts[term] for term in frequent), num_passages):
             return found
     return _best(connection, terms, number, among, parameters)
 
@@ -87,20 +95,15 @@ def num_matches(connection: sqlite3.Connection, word: str) -> int:
     return int(number)
 
 
-def num_matches_of(connection: sqlite3.Connection, term: str) -> int:
-    """How many passages hold a term of a question."""
-    [number] = connection.execute("SELECT count(*) FROM words WHERE words MATCH ?", (expression([term]),)).fetchone()
-    return int(number)
+def counts_of(connection: sqlite3.Connection, terms: Sequence[str]) -> dict[str, int]:
+    """For each term of a question the number of passages that hold it."""
+    sql = "SELECT count(*) FROM words WHERE words MATCH ?"
+    return {term: connection.execute(sql, (expression([term]),)).fetchone()[0] for term in terms}
 
 
-def bm25_bound(connection: sqlite3.Connection, terms: Sequence[str], num_passages: int) -> float:
-    """What BM25 would give to a passage that repeated every term without end."""
-    return bound([num_matches_of(connection, term) for term in terms], num_passages)
-
-
-def bound(num_matches: Sequence[int], num_passages: int) -> float:
-    """The same, of terms that so many passages hold."""
-    return sum((K1 + 1) * idf(num_passages, number) for number in num_matches)
+def bound(counts: Iterable[int], num_passages: int) -> float:
+    """What BM25 would give to a passage that repeated every term without end, of terms that so many passages hold."""
+    return sum((K1 + 1) * idf(num_passages, number) for number in counts)
 
 
 def idf(num_passages: int, num_matches: int) -> float:

@@ -45,5 +45,5 @@ def exact_search(
         scored, allowed = bm25, allowed & (bm25 > 0)
     else:
         cosine = table.cosine(vector)
-        scored = fuse(bm25, fts5.bm25_bound(connection, terms, table.num_passages), cosine) if terms else cosine
+        scored = fuse(bm25, fts5.bound(fts5.counts_of(connection, terms).values(), table.num_passages), cosine) if terms else cosine
     return [(int(table.ids[row]), float(scored[row])) for row in table.best(scored, allowed, k)]

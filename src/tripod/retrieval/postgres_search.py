@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tripod.protocols import Vectors
 
 CANDIDATES = 200  # of each kind, at least; four times k, if that is more
+_EXPANSION_SEARCH = 512  # of HNSW, as in `ann`; pgvector takes at most 1000
 
 
 def best_passages(connection: Connection, terms: Sequence[str], vector: Vectors | None, k: int, only: Filter | None) -> dict[int, float]:
@@ -47,7 +48,7 @@ def _nearest(connection: Connection, vector: Vectors, number: int, where: str, p
             WHERE vector IS NOT NULL AND {where} ORDER BY vector <#> %s, source, start_at LIMIT %s"""
     else:
         # With a filter the index is read on until enough pass.
-        connection.execute(f"SET LOCAL hnsw.ef_search = {min(max(CANDIDATES, 2 * number), 1000)}")
+        connection.execute(f"SET LOCAL hnsw.ef_search = {min(max(_EXPANSION_SEARCH, 2 * number), 1000)}")
         connection.execute("SET LOCAL hnsw.iterative_scan = strict_order")
         sql = f"""SELECT passages.id, -(vector <#> %s) FROM passages JOIN sources ON sources.id = source_id WHERE {where}
             ORDER BY vector <#> %s LIMIT %s"""

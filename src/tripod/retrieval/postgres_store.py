@@ -49,6 +49,7 @@ ANN_THRESHOLD = 100_000  # vectors; below, they are searched exactly
 _MAX_CONNECTIONS = 8
 _CONNECT_TIMEOUT_S = 10
 _BUSY_TIMEOUT_S = 30.0  # how long a writer waits for another one
+_HNSW = "WITH (m = 24, ef_construction = 128)"
 _HALFVEC_HNSW, _VECTOR_HNSW = 4000, 2000  # dimensions that pgvector's HNSW takes at most
 
 
@@ -298,7 +299,7 @@ class PostgresStore:
     def _make_ann(self, connection: Connection) -> None:
         operators = f"{postgres_vector.type_of(vectors_of(meta(connection)))}_ip_ops"
         connection.execute("SET LOCAL maintenance_work_mem = '1GB'")
-        connection.execute(f"CREATE INDEX IF NOT EXISTS passages_vector ON passages USING hnsw (vector {operators})")
+        connection.execute(f"CREATE INDEX IF NOT EXISTS passages_vector ON passages USING hnsw (vector {operators}) {_HNSW}")
 
     # Who made it
 

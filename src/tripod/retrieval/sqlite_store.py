@@ -160,9 +160,7 @@ class SqliteStore:
     def _search(self, reader: sqlite3.Connection, wanted: list[str], vector: Vectors | None, k: int, only: Filter | None) -> list[Passage]:
         table = self._load_table(reader)
         if vector is not None:
-            made_by = self._file.check_makers(reader)  # another process may have brought the first vectors after we opened the index
-            if "embedder" not in made_by:
-                vector = None  # or have filled it without any
+            self._file.check_makers(reader)  # another process may have brought the first vectors after we opened the index
         if self._ann is not None:
             found = approximate_search(reader, self._ann, table, wanted, vector, k, only)
         elif table.num_passages == 0:

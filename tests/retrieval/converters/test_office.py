@@ -70,9 +70,10 @@ def test_what_word_deleted_is_not_read_and_what_it_inserted_is() -> None:
     content = saved(file)
     run = '<w:r><w:t xml:space="preserve">{}</w:t></w:r>'
     tracked = f'<w:del w:id="1">{run.format("gone ").replace("w:t ", "w:delText ").replace("w:t>", "w:delText>")}</w:del>'
+    tracked = tracked.replace("</w:delText>", "</w:delText><w:tab/>") + f'<w:moveFrom w:id="3">{run.format("moved ")}</w:moveFrom>'
     tracked += f'<w:ins w:id="2">{run.format("added ")}</w:ins><w:hyperlink w:anchor="x">{run.format("linked")}</w:hyperlink>'
     changed = rewritten(content, "word/document.xml", run.format("BEGIN").replace(' xml:space="preserve"', ""), tracked)
-    assert Docx().convert(changed, "a.docx").text.strip() == "added linked"
+    assert Docx().convert(changed, "a.docx").text.rstrip() == "added linked"
 
 
 def rewritten(content: bytes, name: str, old: str, new: str) -> bytes:
@@ -104,6 +105,8 @@ def slides() -> Any:
     first = file.slides.add_slide(file.slide_layouts[1])
     first.shapes.title.text = "Quarter"
     first.placeholders[1].text_frame.text = "Sales rose."
+    footer = first.shapes.add_textbox(Inches(0), Inches(7), Inches(1), Inches(1))  # left of the rest, and below it
+    footer.text_frame.text = "Last."
     first.notes_slide.notes_text_frame.text = "Say it slowly."
     second = file.slides.add_slide(file.slide_layouts[6])
     table = second.shapes.add_table(1, 2, Inches(1), Inches(4), Inches(4), Inches(1)).table
@@ -119,7 +122,7 @@ def test_a_slide_is_a_page_with_its_notes_tables_and_charts_from_top_to_bottom()
     document = Pptx().convert(saved(slides()), "a.pptx")
     pages = [(page.number, words_of(document, page.start, page.end)) for page in document.pages]
     assert pages == [
-        (1, "Quarter Sales rose. Notes: Say it slowly."),
+        (1, "Quarter Sales rose. Last. Notes: Say it slowly."),
         (2, "Category | Units May | 3 June | 4.5 North | 7"),
     ]
     assert [section.title for section in document.sections] == ["Quarter", "Slide 2"]

@@ -121,7 +121,10 @@ def test_the_coding_cookie_is_obeyed() -> None:
     assert [document.text[section.start : section.end] for section in document.sections] == ["Café au lait."]
 
 
-@pytest.mark.parametrize("content", [b"print 'two'\n", b"def f(:\n", b"# coding: klingon\n", b'"""\xff"""', b"((" * 10_000])
+@pytest.mark.parametrize(
+    "content",
+    [b"print 'two'\n", b"def f(:\n", b"# coding: klingon\n", b'"""\xff"""', b"((" * 10_000, b"-" * 100_000 + b"1", b"1" + b"+1" * 50_000],
+)
 def test_what_is_not_python_is_an_error(content: bytes) -> None:
     with pytest.raises(ConversionError, match="Python"):
         PythonSource().convert(content, "a.py")

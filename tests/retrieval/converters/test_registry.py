@@ -26,6 +26,10 @@ class Shouted:
 
     def convert(self, content, source):
         return Document(source=source, text=content.decode()[::-1], metadata={"format": "sdrawkcab"})
+
+
+class Instead(Shouted):
+    suffixes = frozenset({".txt"})
 '''
 
 
@@ -43,6 +47,13 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def entry(site: Path, value: str) -> None:
     (site / "shouted-1.0.dist-info" / "entry_points.txt").write_text(f"[tripod.converters]\nsdrawkcab = {value}\n")
+
+
+def test_a_format_of_an_installed_package_is_preferred_to_ours(site: Path) -> None:
+    entry(site, "shouted:Instead")
+    chosen = by_suffix(all_converters())[".txt"]
+    assert isinstance(chosen, Isolated)
+    assert type(chosen.inner).__name__ == "Instead"
 
 
 def test_an_installed_package_adds_a_format_which_a_worker_reads(site: Path, tmp_path: Path) -> None:

@@ -118,12 +118,14 @@ def test_a_message_in_html_alone_is_read_as_text() -> None:
 
 def test_a_box_is_a_page_a_message() -> None:
     box = b"".join(
-        b"From ann@example.org Mon Mar  4 10:00:00 2024\n" + message(s, f"about {s}\n").as_bytes() + b"\n" for s in ("one", "two")
+        b"From ann@example.org Mon Mar  4 10:00:00 2024\n" + message(s, f"about {s}\n>From here on\n").as_bytes() + b"\n"
+        for s in ("one", "two")
     )
     document = Email().convert(box, "a.mbox")
     assert [document.text[page.start : page.end].count("about") for page in document.pages] == [1, 1]
     assert [section.title for section in document.sections] == ["one", "two"]
     assert document.page_at(document.text.index("about two")) == 2
+    assert document.text.count("\nFrom here on") == 2  # a box marks such a line, lest it begin a message
 
 
 @pytest.mark.parametrize("source", ["a.eml", "a.mbox"])
@@ -147,6 +149,8 @@ def test_a_notebook_is_prose_code_and_what_it_printed() -> None:
         ("Study > Data", "## Data\nmore\n\nload(1)\n\n42 rows\n\nplot()\n\n<Figure>"),
     ]
     assert document.line_at(document.text.index("42")) == 2
+    log = {"cell_type": "code", "source": "", "outputs": [{"output_type": "stream", "text": "0123456789" * 1000}]}
+    assert len(Notebook().convert(json.dumps({"cells": [log]}).encode(), "a.ipynb").text) < 2100
     for bad in (b"{}", b"[]", b"not json"):
         with pytest.raises(ConversionError):
             Notebook().convert(bad, "a.ipynb")
@@ -166,6 +170,7 @@ def test_the_names_of_the_columns_title_a_table(delimiter: str) -> None:
 
 def test_a_first_row_with_numbers_names_nothing() -> None:
     assert Csv().convert(b"Ann,41\nBob,7\n", "a.csv").sections == ()
+    assert Csv().convert(b"Ann\nBob\n", "a.csv").sections == ()  # one column is a list, whose first line is an item
 
 
 # JSON
