@@ -131,16 +131,7 @@ def llamaindex(num_steps: int, step: Async) -> Built:
     events = [StartEvent, *(type(f"Event{number}", (Event,), {}) for number in range(1, num_steps)), StopEvent]
     members: dict[str, Any] = {}
     for number in range(num_steps):
-        taken, made, is_last = events[number], events[number + 1], number == num_steps - 1
-
-        async def run(self: Any, event: Any, made: Any = made, is_last: bool = is_last) -> Any:
-            text = await step(event.text)
-            return made(result=text) if is_last else made(text=text)
-
-        run.__name__ = f"step{number}"
-        run.__annotations__ = {"event": taken, "return": made}
-        run.__defaults__ = (made, is_last)
-        members[run.__name__] = workflow_step(_with_two_parameters(run, taken, made))
+        members[f"step{number}"] = workflow_step(_handler(number, events[number], events[number + 1], number == num_steps - 1, step))
     workflow = type("Chain", (Workflow,), members)(timeout=None)
 
     async def arun(text: str) -> str:
@@ -150,13 +141,14 @@ def llamaindex(num_steps: int, step: Async) -> Built:
     return None, arun
 
 
-def _with_two_parameters(run: Any, taken: Any, made: Any) -> Any:
-    async def stepped(self: Any, event: Any) -> Any:
-        return await run(self, event)
+def _handler(number: int, taken: Any, made: Any, is_last: bool, step: Async) -> Any:
+    async def handle(self: Any, event: Any) -> Any:
+        text = await step(event.text)
+        return made(result=text) if is_last else made(text=text)
 
-    stepped.__name__ = run.__name__
-    stepped.__annotations__ = {"event": taken, "return": made}
-    return stepped
+    handle.__name__, handle.__qualname__ = f"step{number}", f"Chain.step{number}"
+    handle.__annotations__ = {"event": taken, "return": made}  # the edges
+    return handle
 
 
 def pydantic_graph(num_steps: int, step: Async) -> Built:
@@ -166,9 +158,10 @@ def pydantic_graph(num_steps: int, step: Async) -> Built:
     before = builder.start_node
     for number in range(num_steps):
 
-        async def run(context: StepContext[None, None, str]) -> str:
+        async def run(context: Any) -> str:
             return await step(context.inputs)
 
+        run.__annotations__ = {"context": StepContext[None, None, str], "return": str}  # objects, for who reads them
         node = builder.step(run, node_id=f"step{number}")
         builder.add_edge(before, node)
         before = node

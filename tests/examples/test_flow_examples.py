@@ -49,6 +49,6 @@ def test_answers_are_evaluated_and_compared_with_an_earlier_report(tmp_path: Pat
     command = [sys.executable, str(ROOT / "examples" / "evaluate_answers.py"), str(HANDBOOK), "cases.jsonl"]
     first = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100, cwd=tmp_path).stdout
     assert first.startswith("answers: 2 cases\n")
-    assert "contains" in first
+    assert "exact_match" in first
     again = subprocess.run([*command, "report.json"], capture_output=True, text=True, check=True, timeout=100, cwd=tmp_path).stdout
     assert len(again.splitlines()) > len(first.splitlines())
