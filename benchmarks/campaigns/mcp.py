@@ -12,9 +12,11 @@ import argparse
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +108,17 @@ async def serve(port: int) -> None:
     await uvicorn.Server(uvicorn.Config(mcp_server(tools()).streamable_http_app(), port=port, log_level="warning")).serve()
 
 
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + 60.0
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise SystemExit("the server did not begin to listen")
+
+
 async def use(url: str) -> None:
     """What the runner expects of a client: it connects, and calls each tool that there is."""
     async with mcp_tools(url, timeout_s=20.0) as found:
@@ -140,6 +153,7 @@ def main(arguments: Sequence[str]) -> int:
     ours = [sys.executable, "-m", "benchmarks.campaigns", "mcp"]
     with subprocess.Popen([*ours, "--serve", str(port)], env=environment) as server, tempfile.TemporaryDirectory() as scratch:
         try:
+            _wait_for(port)
             for text, side, options_of in (
                 (servers, "server", ["--url", f"http://127.0.0.1:{port}/mcp"]),
                 (clients, "client", ["--command", " ".join(ours)]),
