@@ -29,7 +29,7 @@ class Shape:
     num_layers: int
     hidden_size: int
     kv_size: int  # key/value heads times the size of a head
-    block_weights: int  # elements of the matrices of all layers
+    block_weights: int  # elements of the matrices of all layers; of a sparse model, those that one token meets
     head_weights: int  # elements of the output matrix
 
 
@@ -61,6 +61,19 @@ SHAPES = {
         kv_size=128,
         block_weights=24 * (896 * (896 + 2 * 128) + 896 * 896 + 3 * 896 * 4864),
         head_weights=151936 * 896,
+    ),
+    "mixtral-0.5b": Shape(  # 521 million parameters, of which a token meets the experts' eighth
+        model_type="mixtral",
+        config={
+            "vocab_size": 32000, "hidden_size": 768, "intermediate_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 12,
+            "num_key_value_heads": 4, "num_local_experts": 16, "num_experts_per_tok": 2, "max_position_embeddings": 4096,
+            "rope_theta": 1e6, "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 0,
+        },
+        num_layers=12,
+        hidden_size=768,
+        kv_size=256,
+        block_weights=12 * (2 * 768 * (768 + 256) + 16 * 768 + 2 * 3 * 768 * 1024),
+        head_weights=32000 * 768,
     ),
 }  # fmt: skip
 

@@ -122,7 +122,8 @@ def test_experts_that_are_cached_by_use_give_the_same_bits_and_count_what_they_m
     asked: list[tuple[int, list[int]]] = []
     hold = ExpertCache.hold
     monkeypatch.setattr(ExpertCache, "hold", lambda cache, owner, wanted: (asked.append((id(owner), wanted)), hold(cache, owner, wanted)))
-    for _ in range(2):  # freshly packed, then from the file
+    for kept in ("off", str(tmp_path / "packed")):  # from memory, and from the file
+        monkeypatch.setenv("TRIPOD_PACKED_CACHE", kept)
         found, stats = asyncio.run(answers(EngineConfig(kv_tokens=512, expert_cache=18)))
         assert found == expected
         assert stats.expert_misses == naive_misses(asked, 18)

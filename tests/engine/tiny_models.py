@@ -35,11 +35,11 @@ BIASED_LLAMA = LlamaConfig(
     max_positions=160, rope=RopeConfig(rotary_dim=16), qkv_bias=True, output_bias=True, mlp_bias=True,
 )  # fmt: skip
 MIXTRAL = SparseLlamaConfig(
-    model_type="mixtral", dense=replace(QWEN, model_type="mistral", qkv_bias=False, is_tied=False, windows=(11, 11)),
+    model_type="mixtral", dense=replace(QWEN, model_type="mistral", intermediate_size=52, qkv_bias=False, is_tied=False, windows=(11, 11)),
     router=RouterConfig(num_experts=5, top_k=2, is_normalized=True, precision="model"), expert_size=52,
 )  # fmt: skip
 OLMOE = SparseLlamaConfig(
-    model_type="olmoe", dense=replace(QWEN3, model_type="llama", is_qk_norm_joint=True, qkv_clip=2.5, windows=()),
+    model_type="olmoe", dense=replace(QWEN3, model_type="llama", intermediate_size=20, is_qk_norm_joint=True, qkv_clip=2.5, windows=()),
     router=RouterConfig(num_experts=14, top_k=6, precision="model"), expert_size=20,
 )  # fmt: skip
 QWEN2_MOE = SparseLlamaConfig(

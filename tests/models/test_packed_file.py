@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.models.test_pack import NEOX, QWEN
-from tripod.models import native_blocks, packed_file
+from tripod.models import native_blocks, native_parts, packed_file
 from tripod.models.gpt_neox import GPTNeoXConfig
 from tripod.models.initialize import random_language_model
 from tripod.models.llama import LlamaConfig
@@ -52,8 +52,8 @@ def forbid_packing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:
         raise AssertionError("packed again")
 
-    monkeypatch.setattr(native_blocks, "pack_linear", refuse)
-    monkeypatch.setattr(native_blocks, "pack_gate_up", refuse)
+    monkeypatch.setattr(native_parts, "pack_linear", refuse)
+    monkeypatch.setattr(native_parts, "pack_gate_up", refuse)
 
 
 @pytest.mark.parametrize("config", [NEOX, QWEN], ids=["gpt-neox", "qwen2, tied"])

@@ -232,13 +232,11 @@ class LlamaAttention(nn.Module):
 class LlamaMLP(nn.Module):
     """SwiGLU: down(silu(gate x) * up x) (Shazeer 2020, arXiv:2002.05202)."""
 
-    def __init__(self, config: LlamaConfig, size: int | None = None) -> None:
-        """size: F; None: that of the config."""
+    def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        size = config.intermediate_size if size is None else size
-        self.gate = nn.Linear(config.hidden_size, size, bias=config.mlp_bias)
-        self.up = nn.Linear(config.hidden_size, size, bias=config.mlp_bias)
-        self.down = nn.Linear(size, config.hidden_size, bias=config.mlp_bias)
+        self.gate = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:  # [..., D] -> [..., D]
         return self.down(silu(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]

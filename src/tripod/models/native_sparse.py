@@ -16,7 +16,7 @@ from tripod.models.expert_cache import ExpertCache
 from tripod.models.llama import LlamaBlock, LlamaMLP, RMSNorm
 from tripod.models.moe import Experts, Router, SparseMLP
 from tripod.models.native_attention import NativeLlamaAttention
-from tripod.models.native_parts import NativeGateUp, NativeNorm, native, take_gate_up, take_linear
+from tripod.models.native_parts import NativeGateUp, NativeLinear, NativeNorm, native, take_gate_up, take_linear
 from tripod.models.openmoe import DoubleGatedMLP, OpenMoEBlock
 from tripod.models.packed_file import FreshPacker, Packer
 from tripod.ops.attention import Attend
@@ -53,7 +53,9 @@ class NativeSparseMLP(nn.Module):
         experts = _packed_experts(sparse.experts, weight_format, packer)
         self.experts = ExpertTable(experts) if cache is None else cache.layer(experts)
         self.num_bytes = sum(expert.num_bytes for expert in experts)
-        self.gate_up = self.down = self.shared_gate = None
+        self.gate_up: NativeGateUp | None = None
+        self.down: NativeLinear | None = None
+        self.shared_gate: NativeLinear | None = None
         if sparse.shared is not None:
             assert isinstance(sparse.shared, LlamaMLP)
             self.gate_up = NativeGateUp(sparse.shared.gate.weight, sparse.shared.up.weight, weight_format, packer)
@@ -122,10 +124,11 @@ class NativeSparseBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.attention = NativeLlamaAttention(block.attention_norm, block.attention, weight_format, packer)
-        self.mlps = nn.ModuleList([_native_mlp(block.mlp_norm, block.mlp, weight_format, packer, cache)])
+        mlps = [_native_mlp(block.mlp_norm, block.mlp, weight_format, packer, cache)]
         if isinstance(block, OpenMoEBlock) and block.extra_norm is not None and block.extra_mlp is not None:
-            self.mlps.append(NativeDoubleGatedMLP(block.extra_norm, block.extra_mlp, weight_format, packer))
-        self.num_bytes: int = self.attention.num_bytes + sum(mlp.num_bytes for mlp in self.mlps)  # type: ignore[misc]
+            mlps.append(NativeDoubleGatedMLP(block.extra_norm, block.extra_mlp, weight_format, packer))
+        self.mlps = nn.ModuleList(mlps)
+        self.num_bytes = self.attention.num_bytes + sum(mlp.num_bytes for mlp in mlps)
 
     def fused(self) -> AttentionThen | None:
         """The block in few calls; None where its attention is no one call."""

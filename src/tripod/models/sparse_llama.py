@@ -303,6 +303,6 @@ def _mlp(config: SparseLlamaConfig, layer: int) -> nn.Module:
     return SparseMLP(
         Router(config.router, config.hidden_size, layer),
         Experts(config.router.num_experts, config.hidden_size, config.expert_size),
-        LlamaMLP(config.dense, config.shared_size) if config.shared_size else None,
+        LlamaMLP(replace(config.dense, intermediate_size=config.shared_size, mlp_bias=False)) if config.shared_size else None,
         nn.Linear(config.hidden_size, 1, bias=False) if config.has_shared_gate else None,
     )
