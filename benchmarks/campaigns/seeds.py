@@ -165,7 +165,7 @@ def main(arguments: list[str]) -> int:
         "the swapped share is that of the count": all(abs(said - counted) < 1e-4 for said, counted in shares),
     }
     results: dict[str, Any] = {
-        "setting": setting("benchmarks.campaigns seeds", ("torch", "scipy", "matplotlib")),
+        "setting": setting("benchmarks.campaigns", ("torch", "scipy", "matplotlib")),
         "wall_s": time.monotonic() - began_s,
         "loss": ends,
         "alpha": alpha,

@@ -146,6 +146,7 @@ class GenderIntervention(ScoresTasks):
                 axes.plot([middle], [at], "D" if is_all else "o", color="C3" if is_all else "C0", markersize=5)
             axes.set_yticks(range(len(seeds)), ["all seeds" if seed == _ALL else f"seed {seed}" for seed in seeds])
             axes.set_ylim(len(seeds) - 0.5, -0.5)
+            axes.locator_params(axis="x", nbins=4)
             axes.set_xlabel(f"branch - control{_UNITS.get(measure, '')}, 95 % interval")
             plain(axes, f"{task.removesuffix('_english').replace('_', ' ')}: {measure.replace('_', ' ')}")
         figure.suptitle(f"what the intervention changed, at step {int(last)}", x=0.01, ha="left", fontsize=11)
