@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
         "a tenth of a class's tokens at one expert is found": power["0.1"]["the planted one first"]["share"] >= 0.9,
     }
     results = {
-        "setting": setting("benchmarks.campaigns routing", ("numpy",)),
+        "setting": setting("benchmarks.campaigns", ("numpy",)),
         "wall_s": time.monotonic() - began_s,
         "routers": options.routers,
         "permutations": options.permutations,

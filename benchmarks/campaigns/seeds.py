@@ -7,7 +7,7 @@ a run that reads "she" for "he" and a control that does not. The promises: the l
 so (alpha above 0); two seeds of one size agree with each other at the end more than a model agrees with its own beginning; over seeds, the
 branches rate the masculine sentence of a pair of CrowS-Pairs lower than their controls do, by an interval that leaves out zero; the share
 of tokens that the report says were swapped is what a count over the rows finds. The pairs of the third promise are those that differ in
-the swapped words. In about half of them the stereotype is of a woman, so the study's own margin, of the stereotyping sentence, may stay.
+pronouns. In about half of them the stereotype is of a woman, so the study's own margin, of the stereotyping sentence, may stay.
 
 Tables and pictures are left in --tables; those in docs/studies/ were made so. --work keeps the runs, and a second call goes on with them.
 """
@@ -15,12 +15,8 @@ Tables and pictures are left in --tables; those in docs/studies/ were made so. -
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import math
-import re
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -36,11 +32,10 @@ from tripod.analysis.gender_intervention import GenderIntervention
 from tripod.analysis.learning_curves import LearningCurves
 from tripod.analysis.scaling_laws import ScalingLaws
 from tripod.analysis.seeds import BETWEEN, SELF, Seeds
-from tripod.analysis.study import Measured, Study, measure_all, run_study
+from tripod.analysis.study import Study, run_study
 from tripod.analysis.training_map_study import TrainingMaps
 from tripod.evaluation.table import Table
 from tripod.training.branch import begin_branch, read_branch, report_changes
-from tripod.training.compare import student_t
 from tripod.training.loop import train
 from tripod.training.prepare import is_prepared, prepare_data
 from tripod.training.recipe import Recipe
@@ -110,35 +105,6 @@ def swapped_share(branch: Run, control: Run) -> tuple[float, float]:
     return report.share_of_tokens, num_changed / num_tokens
 
 
-def masculine_margin(measured: Measured, pairs: Sequence[tuple[Run, Run]], data: Path) -> dict[str, float]:
-    """How much likelier a branch finds the masculine sentence of a pair than its control does: nats, the mean of pairs, and over seeds.
-
-    A sentence is the masculine one of its pair if it has more of the swapped words, or fewer of those put in their place.
-    """
-    with (data / "lm-evals" / "crows-pairs" / "crows_pairs_anonymized.csv").open(encoding="utf-8", newline="") as stream:
-        signs = {row[""]: _masculine(row["sent_more"]) - _masculine(row["sent_less"]) for row in csv.DictReader(stream)}
-    margins = {
-        checkpoint.folder.parent.resolve(): {
-            str(row["item"]): float(str(row["value"]))
-            for row in table.where(task="crows_pairs_english", metric="margin")
-            if row["item"] is not None and signs[str(row["item"])]
-        }
-        for checkpoint, table in measured
-    }
-    of_seeds = []
-    for branch, control in pairs:
-        now, before = (margins[run.folder.resolve()] for run in (branch, control))
-        of_seeds.append(mean([math.copysign(1, signs[item]) * (now[item] - before[item]) for item in before]))
-    half = student_t(len(of_seeds) - 1) * statistics.stdev(of_seeds) / len(of_seeds) ** 0.5
-    middle = mean(of_seeds)
-    return {"difference": middle, "low": middle - half, "high": middle + half, "num_pairs": len(before), "num_seeds": len(of_seeds)}
-
-
-def _masculine(sentence: str) -> int:
-    words = re.findall(r"[a-z]+", sentence.lower())
-    return sum(word in WORDS for word in words) - sum(word in WORDS.values() for word in words)
-
-
 def study(one: Study, addresses: Sequence[str], folder: Path, tables: Path, *, steps: Sequence[int] | None = None) -> Table:
     print(f"study {one.name}", flush=True)
     table = tripod.run(run_study(one, find_checkpoints(addresses, steps=steps), folder / one.name)).table
@@ -177,10 +143,11 @@ def main(arguments: list[str]) -> int:
         gender = GenderIntervention(tasks=("crows_pairs_english", "winobias"), group="gender", data=data)
         both = [str(run.folder) for pair in pairs for run in pair]
         changed = study(gender, both, studies, tables, steps=[options.steps])
-        measured, _ = tripod.run(measure_all(gender, find_checkpoints(both, steps=[options.steps]), studies / gender.name / "measured"))
-        masculine = masculine_margin(measured, pairs, options.data)
         shares = [swapped_share(branch, control) for branch, control in pairs]
-    [margin] = changed.where(task="crows_pairs_english", measure="margin", seed="all")
+    margins = {
+        measure: dict(changed.where(task="crows_pairs_english", measure=measure, seed="all").rows[0])
+        for measure in ("margin", "masculine_margin")
+    }
     [alpha] = law.where(kind="parameter", parameter="alpha").numbers("value")
     first, last = min(agreement.numbers("step")), max(agreement.numbers("step"))
     wanted = ((BETWEEN, int(last)), (SELF, int(first)))
@@ -194,18 +161,17 @@ def main(arguments: list[str]) -> int:
         "the larger model has the smaller loss": ends["tiny-m"] < ends["tiny-s"],
         "the law falls with size": alpha > 0,
         "seeds agree more at the end than a model with its own beginning": between > own,
-        "the masculine sentence became less likely in the branches": masculine["high"] < 0,
+        "the masculine sentence became less likely in the branches": float(str(margins["masculine_margin"]["high"])) < 0,
         "the swapped share is that of the count": all(abs(said - counted) < 1e-4 for said, counted in shares),
     }
     results: dict[str, Any] = {
-        "setting": setting("benchmarks.campaigns seeds", ("torch", "scipy", "matplotlib")),
+        "setting": setting("benchmarks.campaigns", ("torch", "scipy", "matplotlib")),
         "wall_s": time.monotonic() - began_s,
         "loss": ends,
         "alpha": alpha,
         "agreement_between_seeds_at_the_end": between,
         "agreement_with_itself_at_the_beginning": own,
-        "margin_of_stereotyping_sentences": dict(margin),
-        "margin_of_masculine_sentences": masculine,
+        "margins_over_seeds": margins,
         "swapped_share": [{"report": said, "count": counted} for said, counted in shares],
         "promises": promises,
     }

@@ -72,11 +72,14 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Run, Run]]:
 
 @pytest.fixture(scope="module")
 def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pairs in the form of CrowS-Pairs: with the masculine pronoun first, and a control of pairs without one."""
+    """Pairs in the form of CrowS-Pairs: in two of three the masculine pronoun comes first; and a control of pairs without one."""
     folder = tmp_path_factory.mktemp("pairs")
     (folder / "crows-pairs").mkdir()
     places = ("late", "here", "tired", "glad", "sure", "right", "early", "lost", "new", "old", "wet", "cold")
-    rows = [f"{number},The driver said he was {word}.,The driver said she was {word}.,stereo,gender" for number, word in enumerate(places)]
+    rows = []
+    for number, word in enumerate(places):
+        first, second = ("he", "she") if number % 3 else ("she", "he")
+        rows.append(f"{number},The driver said {first} was {word}.,The driver said {second} was {word}.,stereo,gender")
     rows += [f"{100 + number},Rain fell on the {word} road.,Snow fell on the {word} road.,stereo,age" for number, word in enumerate(places)]
     text = "\n".join([",sent_more,sent_less,stereo_antistereo,bias_type", *rows]) + "\n"
     (folder / "crows-pairs" / "crows_pairs_anonymized.csv").write_text(text)
@@ -99,7 +102,7 @@ def found(suite: list[tuple[Run, Run]], pairs_file: Path, tmp_path_factory: pyte
 
 
 def test_the_study_finds_what_the_swap_did_in_every_seed_and_over_seeds(found: dict[str, Finding]) -> None:
-    margins = found["gender"].table.where(measure="margin")
+    margins = found["gender"].table.where(measure="masculine_margin")
     assert margins.column("seed") == ["1", "2", "3", "all"]
     for row in margins:
         assert row["high"] < 0  # type: ignore[operator]  # the masculine sentence became less likely
@@ -108,8 +111,18 @@ def test_the_study_finds_what_the_swap_did_in_every_seed_and_over_seeds(found: d
     assert over_seeds["difference"] == pytest.approx(sum(margins.numbers("difference")[:3]) / 3)
 
 
+def test_the_masculine_sentence_is_followed_whichever_of_a_pair_is_the_stereotype(found: dict[str, Finding]) -> None:
+    margins, masculine = (found["gender"].table.where(measure=name) for name in ("margin", "masculine_margin"))
+    assert masculine.numbers("num_items") == [12.0] * 4
+    # Of every third pair the stereotyping sentence is the feminine one, whose margin goes up.
+    assert all(one < 1.5 * other < 0 for one, other in zip(masculine.numbers("difference"), margins.numbers("difference"), strict=True))
+    assert all(high < 0 for high in masculine.numbers("high"))
+    assert len(found["age"].table.where(measure="masculine_margin")) == 0  # no pronouns
+
+
 def test_pairs_that_the_swap_does_not_touch_differ_far_less(found: dict[str, Finding]) -> None:
-    [touched], [other] = (found[group].table.where(measure="margin", seed="all") for group in ("gender", "age"))
+    [touched] = found["gender"].table.where(measure="masculine_margin", seed="all")
+    [other] = found["age"].table.where(measure="margin", seed="all")
     assert abs(float(str(other["difference"]))) < 0.5 * abs(float(str(touched["difference"])))
 
 

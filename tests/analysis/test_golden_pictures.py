@@ -29,8 +29,8 @@ def test_a_picture_is_drawn_from_its_table_as_the_build_of_the_documentation_doe
     assert hook.draw(tmp_path) == []  # the same bytes are not written again
 
 
-def test_the_studies_of_memory_and_of_terms_have_their_pictures() -> None:
+def test_the_studies_have_their_pictures() -> None:
     names = {path.stem for path in TABLES}
-    assert names >= {"memorization", "predictable-memorization", "term-frequency", "model-statistics"}
+    assert names >= {"memorization", "predictable-memorization", "term-frequency", "model-statistics", "seeds", "gender-intervention"}
     page = (DOCS / "studies" / "index.md").read_text(encoding="utf-8")
     assert all(f"]({name}.png)" in page for name in names)

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 # Of each task, the measures of an item that are compared; those that are yes or no are tested by McNemar, too.
 _MEASURES: Mapping[str, tuple[str, ...]] = {
-    "crows_pairs_english": ("pct_stereotype", "margin"),
+    "crows_pairs_english": ("pct_stereotype", "margin", "masculine_margin"),
     "winobias": ("acc", "stereotype"),
     "winobias_generated": ("em",),
     "lambada_openai": ("acc", "logprob"),
 }
+_UNITS = {"margin": " (nats)", "masculine_margin": " (nats)", "logprob": " (nats)", "pct_stereotype": " (share of pairs)"}
 _ALL = "all"
 Pair = tuple[str, Checkpoint, Table, Table]  # seed, the branch's checkpoint, its items, the control's
 
@@ -41,7 +42,7 @@ class GenderIntervention(ScoresTasks):
     """What branches answer otherwise than their controls, with tests and intervals over items and seeds."""
 
     name: ClassVar[str] = "gender-intervention"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     tasks: tuple[str, ...] = ("crows_pairs_english", "winobias", "lambada_openai")
     group: str = ""  # of the task's items, such as gender of CrowS-Pairs; all
     limit: int | None = None  # questions of each task
@@ -71,6 +72,8 @@ class GenderIntervention(ScoresTasks):
             now, before = (self._values(table, task, measure) for table in (branch, control))
             if before.keys() != now.keys():
                 raise ConfigError(f"branch and control of seed {seed} were asked other questions of {task}; measure them anew")
+            if not before:  # no item of this group has the measure
+                return []
             first, second = list(before.values()), [now[item] for item in before]
             interval = paired_bootstrap(first, second)
             is_yes_or_no = set(first) | set(second) <= {0.0, 1.0}
@@ -116,9 +119,10 @@ class GenderIntervention(ScoresTasks):
         return rows
 
     def _values(self, table: Table, task: str, measure: str) -> dict[str, float]:
-        chosen = table.where(lambda row: row.get("item") is not None, task=task, metric=measure)
-        if self.group and any(row["group"] == self.group for row in chosen):
-            chosen = chosen.where(group=self.group)
+        items = table.where(lambda row: row.get("item") is not None, task=task)
+        if self.group and any(row["group"] == self.group for row in items):
+            items = items.where(group=self.group)
+        chosen = items.where(metric=measure)
         return {str(row["item"]): value for row, value in zip(chosen, chosen.numbers("value"), strict=True)}
 
     def draw(self, table: Table, figure: Figure) -> None:
@@ -129,7 +133,10 @@ class GenderIntervention(ScoresTasks):
         num_columns = min(3, len(panels))
         num_rows = -(-len(panels) // num_columns)
         figure.set_size_inches(3.6 * num_columns + 0.4, (0.75 + 0.32 * len(seeds)) * num_rows + 0.6)
-        for axes, (task, measure) in zip(figure.subplots(num_rows, num_columns, squeeze=False).flat, panels, strict=False):
+        grid = figure.subplots(num_rows, num_columns, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.remove()
+        for axes, (task, measure) in zip(grid.flat, panels, strict=False):
             axes.axvline(0, color=GREY, linewidth=1)
             for row in shown.where(task=task, measure=measure):
                 at = seeds.index(str(row["seed"]))
@@ -139,7 +146,8 @@ class GenderIntervention(ScoresTasks):
                 axes.plot([middle], [at], "D" if is_all else "o", color="C3" if is_all else "C0", markersize=5)
             axes.set_yticks(range(len(seeds)), ["all seeds" if seed == _ALL else f"seed {seed}" for seed in seeds])
             axes.set_ylim(len(seeds) - 0.5, -0.5)
-            axes.set_xlabel("branch - control, 95 % interval")
+            axes.locator_params(axis="x", nbins=4)
+            axes.set_xlabel(f"branch - control{_UNITS.get(measure, '')}, 95 % interval")
             plain(axes, f"{task.removesuffix('_english').replace('_', ' ')}: {measure.replace('_', ' ')}")
         figure.suptitle(f"what the intervention changed, at step {int(last)}", x=0.01, ha="left", fontsize=11)
 

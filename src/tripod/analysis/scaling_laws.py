@@ -108,16 +108,17 @@ def draw_scaling(table: Table, figure: Figure, *, loss: str = "loss (nats a toke
         curves.plot(along, law.loss(float(size), along), color=colour, linewidth=1.2)
         curves.plot(tokens, losses, "o", color=colour, markersize=3.5, label=spelled_size(size))
         rest.plot(tokens, 100 * (losses / law.loss(float(size), tokens) - 1), "o", color=colour, markersize=3.5)
-    curves.axhline(law.irreducible, color=GREY, linestyle=":", linewidth=1)
-    curves.annotate(
-        f"E = {law.irreducible:.2f}",
-        (1, law.irreducible),
-        xycoords=("axes fraction", "data"),
-        ha="right",
-        va="bottom",
-        fontsize=8,
-        color="0.35",
-    )
+    if law.irreducible > 0.1 * min(points.numbers("loss")):  # else far below the picture
+        curves.axhline(law.irreducible, color=GREY, linestyle=":", linewidth=1)
+        curves.annotate(
+            f"E = {law.irreducible:.2f}",
+            (1, law.irreducible),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color="0.35",
+        )
     curves.set(xscale="log", yscale="log", xlabel="tokens of training", ylabel=loss)
     curves.legend(title="parameters\n(no embeddings)", fontsize=8, title_fontsize=8, frameon=False)
     plain(curves, f"L = E + A/N^{law.alpha:.2f} + B/D^{law.beta:.2f}")

@@ -18,6 +18,7 @@ from tripod.errors import ConfigError
 from tripod.evaluation.table import Table
 from tripod.models.initialize import random_language_model
 from tripod.models.llama import LlamaConfig
+from tripod.models.moe import Router
 from tripod.models.save import save_checkpoint
 from tripod.models.sparse_llama import SparseLlama, SparseLlamaConfig
 from tripod.text.byte_level import write_byte_tokenizer
@@ -45,8 +46,9 @@ def checkpoint(folder: Path, seed: int, *, planted: bool = True) -> None:
         with torch.no_grad():
             model.embedding.weight[:, 0] = -10.0
             model.embedding.weight[digits, 0] = 10.0
-            for block in model.blocks:
-                block.mlp.router.weight[SPECIALIST, 0] = 10.0
+            for router in model.modules():
+                if isinstance(router, Router):
+                    router.weight[SPECIALIST, 0] = 10.0
     save_checkpoint(model, folder)
 
 

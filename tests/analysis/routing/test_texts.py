@@ -35,6 +35,13 @@ def test_a_file_is_a_class_and_a_line_says_its_own(tmp_path: Path, tokenizer: To
     assert tokenizer.decode(rows.token_ids[4].tolist()) == "hello world"[: 8 - len(first)]  # texts of a class follow each other
 
 
+def test_a_pattern_takes_some_files_of_a_folder(tmp_path: Path) -> None:
+    for name in ("b.txt", "a.txt", "SOURCE.md", "counts.json"):
+        (tmp_path / name).write_text("text")
+    assert [file.name for file in text_files([str(tmp_path / "*.txt")])] == ["a.txt", "b.txt"]
+    assert [file.name for file in text_files([str(tmp_path)])] == ["SOURCE.md", "a.txt", "b.txt"]
+
+
 def test_what_cannot_be_cut_says_why(tmp_path: Path, tokenizer: Tokenizer) -> None:
     (tmp_path / "short.txt").write_text("abc")
     with pytest.raises(ConfigError, match="the texts of short have 3 tokens; expected two rows of 8"):

@@ -22,11 +22,10 @@ _LEVEL = 0.05  # of a test
 Floats = NDArray[np.float64]
 
 
-def shares(counts: NDArray[Any]) -> Floats:
+def shares(counts: NDArray[np.int64] | NDArray[np.floating[Any]]) -> Floats:
     """Of each group's choices, which share went to which expert: [..., G, E] -> [..., G, E]; even where a group chose nothing."""
     totals = counts.sum(-1, keepdims=True)
-    even: Floats = np.where(totals > 0, counts / np.maximum(totals, 1), 1 / counts.shape[-1])
-    return even
+    return np.asarray(np.where(totals > 0, counts / np.maximum(totals, 1), 1 / counts.shape[-1]))
 
 
 def divergence(counts: NDArray[np.int64] | Floats) -> Floats:
@@ -37,8 +36,7 @@ def divergence(counts: NDArray[np.int64] | Floats) -> Floats:
     of_groups = shares(counts)
     mean = of_groups.mean(-2, keepdims=True)
     ratios = np.divide(of_groups, mean, out=np.ones_like(of_groups), where=of_groups > 0)
-    bits: Floats = (of_groups * np.log2(ratios)).sum(-1).mean(-1)
-    return bits
+    return np.asarray((of_groups * np.log2(ratios)).sum(-1).mean(-1))
 
 
 def doublings(counts: NDArray[np.int64]) -> Floats:
@@ -47,8 +45,7 @@ def doublings(counts: NDArray[np.int64]) -> Floats:
     Half a choice is added to each count, so that an expert that a group never chose has a ratio.
     """
     of_groups = shares(counts + 0.5)
-    changes: Floats = np.abs(np.log2(of_groups / of_groups.mean(0)))
-    return changes
+    return np.asarray(np.abs(np.log2(of_groups / of_groups.mean(0))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +167,7 @@ def spread(groups: Ids, experts: Ids, num_experts: int, generator: np.random.Gen
         return None
 
     def deviations(labelled: Ids) -> Floats:
-        spread: Floats = shares(tally(labelled, experts, int(groups.max()) + 1, num_experts)[large]).std(-1)
-        return spread
+        return np.asarray(shares(tally(labelled, experts, int(groups.max()) + 1, num_experts)[large]).std(-1))
 
     interval = bootstrap(deviations(groups).tolist(), generator)
     by_chance = float(deviations(generator.permutation(groups)).mean())

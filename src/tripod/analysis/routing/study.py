@@ -94,8 +94,11 @@ class RoutingStudy:
             of_model.sort(key=lambda one: one[0].step or 0)
             last = of_model[-1][1]
             for checkpoint, routed in of_model:
-                rows += [{**checkpoint.about(), **row} for row in (*self._of_checkpoint(routed), *self._beside_the_last(routed, last))]
-            rows += [{**of_model[-1][0].about(), **row} for row in self._of_the_last(*of_model[-1])]
+                found = [*self._of_checkpoint(routed), *self._beside_the_last(routed, last)]
+                if routed is last:
+                    found += self._of_the_last(checkpoint, routed)
+                about = checkpoint.about()
+                rows += [{**about, **row} for row in found]
         return Table.of(rows)
 
     def draw(self, table: Table, figure: Figure) -> None:

@@ -25,13 +25,15 @@ class LabelledRows:
 
 
 def text_files(paths: Sequence[str]) -> list[Path]:
-    """The files that are named, and those in the folders that are.
+    """The files that are named, those of a pattern such as FOLDER/*.txt, and those in the folders that are named.
 
     Raises:
         ConfigError: there is none.
     """
-    found = [Path(one).expanduser() for one in paths]
-    files = [file for path in found for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    files: list[Path] = []
+    for path in (Path(one).expanduser() for one in paths):
+        is_pattern = "*" in path.name
+        files += sorted(path.parent.glob(path.name)) if is_pattern else sorted(path.iterdir()) if path.is_dir() else [path]
     files = [file for file in files if file.suffix in (".txt", ".md", ".jsonl")]
     if not files or not all(file.is_file() for file in files):
         raise ConfigError(f"texts={','.join(paths)} names no text; give .txt or .md files, one for each class, or .jsonl files")
