@@ -83,6 +83,7 @@ def test_what_cannot_be_vouched_for_has_no_threshold() -> None:
     assert threshold_for_risk([0.9] * 5, [True] * 5, max_risk=0.1) is None
     assert threshold_for_risk([0.9] * 300, [False] * 300, max_risk=0.1) is None
     assert threshold_for_risk([0.9] * 300, [True] * 300, max_risk=0.1) == 0.9
+    assert threshold_for_risk([0.9] * 300, [True] * 150 + [False] * 150, max_risk=0.1) is None  # equals are given together
 
 
 def test_a_calibration_is_kept_and_read_again(tmp_path: Path) -> None:

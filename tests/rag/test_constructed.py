@@ -116,6 +116,11 @@ def test_the_places_of_statements_and_quotations_are_exact() -> None:
     assert (quotation.source_start, quotation.source_end, quotation.quote) == (0, 23, "Locks are not reentrant")
 
 
+def test_a_quotation_of_other_words_is_named() -> None:
+    with pytest.raises(CitationError, match="'are never freed', which does not stand in passage 1"):
+        read('"are never freed" [1].', TWO)
+
+
 def test_an_answer_that_was_cut_keeps_its_whole_statements_only() -> None:
     reading = read("Blocks are freed [1]. Locks are no", TWO, is_cut=True)
     assert (reading.text, reading.dropped) == ("Blocks are freed [1].", "Locks are no")

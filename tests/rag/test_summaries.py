@@ -25,6 +25,8 @@ def test_extracted_sentences_say_what_the_document_speaks_of_and_not_the_same_tw
     two = extracted(DOME, 2)
     assert two.startswith("The dome protects the telescope.") or two.endswith("The dome closes when wind shakes the telescope.")
     assert "Lunch" not in two
+    said_twice = "The red dome closes in strong wind today. The red dome closes in strong wind always. The mirror is silvered every spring."
+    assert "mirror" in extracted(Document(source="twice", text=said_twice), 2)
     assert extracted(Document(source="empty", text="")) == ""
     with pytest.raises(ConfigError, match="num_sentences=0"):
         extracted(DOME, 0)

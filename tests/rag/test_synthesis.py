@@ -105,6 +105,21 @@ def test_accumulate_asks_each_passage_alone_and_leaves_out_what_does_not_answer(
     assert [written.text[c.start : c.end] for c in written.citations] == [f"Told in {number}" for number in (1, 2, 4, 5)]
 
 
+def test_answers_stand_in_the_order_of_their_passages_whichever_comes_first() -> None:
+    class LastFirst(ByPassage):
+        async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncGenerator[Event, None]:
+            [number] = [int(part.id.partition(".")[0]) for part in prompt.parts if part.kind == "passage"]
+            for _ in range(10 * (5 - number)):
+                await asyncio.sleep(0)
+            async for event in super().stream(prompt, sampling):
+                yield event
+
+    model = LastFirst()
+    _, written = synthesized(accumulate, model)
+    assert "Fact 5" in str(model.prompts[0])
+    assert written.text == "\n\n".join(f"Told in {number} [{number}]." for number in (1, 2, 4, 5))
+
+
 @pytest.mark.parametrize("synthesis", [stuff, refine, tree, accumulate])
 def test_nothing_answered_is_an_empty_text(synthesis: Synthesis) -> None:
     _, written = synthesized(synthesis, ScriptedModel([ABSTENTION] * 5))

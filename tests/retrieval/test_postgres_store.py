@@ -67,12 +67,14 @@ def test_the_first_vectors_decide_whose_schema_it_is(postgres: str) -> None:
     async def go() -> None:
         async with (
             aclosing(await PostgresStore.open(address, pipeline="p", embedder="first")) as first,
-            aclosing(await PostgresStore.open(address, pipeline="p", embedder="second")) as second,  # while it was blank
+            aclosing(await PostgresStore.open(address, pipeline="p", embedder="second")) as second,
         ):
+            await first.replace(*document("words"), None, STATE)
+            assert list(await second.sources()) == ["words"]  # while it held no vectors
             await first.replace(*document("a"), VECTOR, STATE)
             with pytest.raises(StoreError, match="made with the embedder 'first', and is opened with 'second'"):
                 await second.replace(*document("b"), VECTOR, STATE)
-            assert list(await first.sources()) == ["a"]
+            assert list(await first.sources()) == ["a", "words"]
 
     tripod.run(go())
 
