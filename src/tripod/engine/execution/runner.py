@@ -34,7 +34,7 @@ class StepResult:
     prompt_scores: dict[Request, list[TokenScore]] = field(default_factory=dict)  # of the prompt's tokens from num_scored_tokens on
     failed: dict[Request, Exception] = field(default_factory=dict)  # requests that could not be computed; they are in none of the others
     model_s: float = 0.0
-    sample_s: float = 0.0
+    sample_s: float = 0.0  # on a GPU, with the wait for what the model has launched
 
     def fail(self, request: Request, error: Exception) -> None:
         """Take back what the step brought this request."""
@@ -107,27 +107,23 @@ class Runner:
         masks = self._masks.begin([request for request, num_tokens in schedule.items() if _is_sampled(request, num_tokens)])
         prepared = time.perf_counter()
         hidden = self._model.hidden(batch.token_ids, batch.positions, attend)  # [N, D]
-        sound = hidden.sum(-1, dtype=torch.float32).isfinite().tolist()  # [N]: a sum is not finite if any of its terms is not
-        sampled: list[Request] = []
-        rows: list[int] = []
-        end = 0
-        for request, num_tokens in schedule.items():
-            start, end = end, end + num_tokens
-            if not all(sound[start:end]):
-                result.failed[request] = _not_finite("hidden state", request)
-                continue
+        is_sound = hidden.sum(-1, dtype=torch.float32).isfinite()  # [N]: a sum is not finite if any of its terms is not
+        rows = {request: span.rows for request, span in zip(schedule, batch.spans, strict=True)}
+        for request, own in rows.items():
             if request.num_scored_tokens < len(request.prompt_ids):
-                result.prompt_scores[request] = self._score_prompt(request, hidden[start:end])
-            if _is_sampled(request, num_tokens):
-                sampled.append(request)
-                rows.append(end - 1)
-        computed = time.perf_counter()
-        if sampled:
-            logits = self._model.logits(hidden if len(rows) == len(hidden) else hidden[rows])  # [R, V]
+                result.prompt_scores[request] = self._score_prompt(request, hidden[own])
+        sampled = [request for request, num_tokens in schedule.items() if _is_sampled(request, num_tokens)]
+        if sampled:  # before anything is looked at: looking waits for the device, which then waits for us
+            last = [rows[request].stop - 1 for request in sampled]
+            logits = self._model.logits(hidden if len(last) == len(hidden) else hidden[last])  # [R, V]
             computed = time.perf_counter()
             self._sample(sampled, logits, masks, result)
-        result.model_s = computed - prepared
-        result.sample_s = time.perf_counter() - computed
+            result.sample_s = time.perf_counter() - computed
+        sound = is_sound.tolist()
+        for request, own in rows.items():
+            if not all(sound[own]):
+                result.fail(request, _not_finite("hidden state", request))
+        result.model_s = time.perf_counter() - prepared - result.sample_s
         return result
 
     def _sample(self, requests: list[Request], logits: Tensor, masks: PendingMasks | None, result: StepResult) -> None:

@@ -69,16 +69,16 @@ def sample(
     if ruled_out is not None:
         logits = _without(logits, ruled_out)
     best = argmax(logits)
-    is_sound = logits.gather(-1, best[:, None]).isfinite().flatten().tolist()  # not a number where any logit of the row is none
-    token_ids = list(map(int, best.tolist()))
+    is_sound = logits.gather(-1, best[:, None]).isfinite().flatten()  # not a number where any logit of the row is none
+    token_ids = list(map(int, torch.where(is_sound, best, -1).tolist()))  # in one look: each waits for the device
     others = [row for row, request in enumerate(requests) if not _is_plain(request)]
     if others:
         shaped = logits.float() if len(others) == len(requests) else logits[others].float()
         if shaped.data_ptr() == logits.data_ptr():
             shaped = shaped.clone()
         for row, token_id in zip(others, _sample_shaped(shaped, [requests[row] for row in others]), strict=True):
-            token_ids[row] = token_id
-    return [token_id if sound else None for token_id, sound in zip(token_ids, is_sound, strict=True)]
+            token_ids[row] = token_id if token_ids[row] >= 0 else -1
+    return [token_id if token_id >= 0 else None for token_id in token_ids]
 
 
 def _without(logits: Tensor, ruled_out: RuledOut) -> Tensor:
