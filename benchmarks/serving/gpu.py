@@ -17,6 +17,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +114,10 @@ def generate(peer: Any, prompts: Sequence[Ids], num_tokens: int) -> list[Ids]:
 @torch.inference_mode()
 def widest_gap(peer: Any, prompts: Sequence[Ids], outputs: Sequence[Ids]) -> float:
     """How far a chosen token's logit is from the largest, given what stands before it; in standard deviations of the logits."""
-    widest = 0.0
-    for prompt, output in zip(prompts, outputs, strict=True):
-        logits = peer(torch.tensor([[*prompt, *output]], device="cuda")).logits[0, len(prompt) - 1 : -1].float()
-        chosen = logits.gather(-1, torch.tensor(output, device="cuda")[:, None])[:, 0]
-        widest = max(widest, float(((logits.amax(-1) - chosen) / logits.std(-1)).max()))
-    return widest
+    ids = torch.tensor([[*prompt, *output] for prompt, output in zip(prompts, outputs, strict=True)], device="cuda")
+    logits = peer(ids, logits_to_keep=len(outputs[0]) + 1).logits[:, :-1].float()
+    chosen = logits.gather(-1, torch.tensor(outputs, device="cuda")[..., None])[..., 0]
+    return float(((logits.amax(-1) - chosen) / logits.std(-1)).max())
 
 
 def parts_of(steps: Sequence[StepRecord], batch: int) -> dict[str, float]:
@@ -198,7 +198,8 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("not measured: torch sees no GPU here", file=sys.stderr)
         return 2
-    checked = [check(case) for case in CASES]
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:  # what takes time is the compiler, once for each kind of model
+        checked = list(pool.map(check, CASES))
     for result in checked:
         print(result, flush=True)
     if not all(result["is_right"] for result in checked):

@@ -30,7 +30,8 @@ from tripod.ops.attention import causal_attention
 from tripod.ops.rope import RopeConfig
 from tripod.sampling import SamplingParams
 
-TOLERANCES = {torch.float32: 2e-4, torch.bfloat16: 6e-2}  # of log-probabilities, natural; sums in another order; 8 bits in bfloat16
+# Of natural log-probabilities: sums in another order; three steps of bfloat16 at a logit of 4 to 8, where the largest ones are.
+TOLERANCES = {torch.float32: 2e-4, torch.bfloat16: 0.1}
 SAMPLING = SamplingParams(temperature=0.0, logprobs=0)
 VOCAB_SIZE = 50304
 BRANCH_AFTER = 5  # tokens of an answer

@@ -75,12 +75,12 @@ class TritonKVCache(TorchKVCache):
     def attend(self, batch: RaggedBatch) -> PageAttention:  # type: ignore[override]
         """A launch for all decodes, one for all chunks."""
         rows = list(enumerate(batch.spans))
-        num_parts = -(-max(span.end for span in batch.spans) // PART)
+        longest = max(span.end for span in batch.spans)
         tiles: list[Tiles] = []
         if chunks := [(row, span) for row, span in rows if span.num_tokens > 1]:
             decodes = [(row, span) for row, span in rows if span.num_tokens == 1]
             tiles = [_tiles(spans, size, self.pages.device) for spans, size in ((decodes, 1), (chunks, self._chunk_tile)) if spans]
-        return PageAttention(self.pages, batch.slots, batch.positions, batch.block_tables, tiles, num_parts=num_parts)
+        return PageAttention(self.pages, batch.rows, batch.block_tables, tiles, longest=longest)
 
 
 def _tiles(spans: Sequence[tuple[int, Span]], size: int, device: torch.device) -> Tiles:
@@ -119,7 +119,7 @@ class DecodeGraphs:
     def __init__(self, model: LanguageModel, record: Record = record_graph) -> None:
         self._model = model
         self._record = record
-        self._graphs: dict[tuple[int, int], _Graph] = {}  # by bucket and parts; recorded when first needed
+        self._graphs: dict[tuple[int, int], _Graph] = {}  # by bucket and longest context; recorded when first needed
 
     @property
     def config(self) -> LanguageModelConfig:
@@ -141,47 +141,39 @@ class DecodeGraphs:
         bucket = next((size for size in BUCKETS if size >= num_tokens), None)
         if bucket is None or not isinstance(attend, PageAttention) or not attend.is_decode:
             return self._model.hidden(token_ids, positions, attend)
-        num_parts = 1 << (attend.num_parts - 1).bit_length()
-        graph = self._graphs.get((bucket, num_parts))
+        longest = PART << ((attend.longest - 1) // PART).bit_length()
+        graph = self._graphs.get((bucket, longest))
         if graph is None:
-            graph = self._graphs[bucket, num_parts] = _Graph(self._model, attend.pages, bucket, num_parts, self._record)
-        return graph.run(token_ids, attend)
+            graph = self._graphs[bucket, longest] = _Graph(self._model, attend.pages, bucket, longest, self._record)
+        return graph.run(attend)
 
 
 class _Graph:
     """One recorded decode step of a fixed number of requests. What a step does not fill is padding: it is not stored and sees nothing."""
 
-    def __init__(self, model: LanguageModel, pages: Tensor, size: int, num_parts: int, record: Record) -> None:
+    def __init__(self, model: LanguageModel, pages: Tensor, size: int, longest: int, record: Record) -> None:
         device = pages.device
         num_blocks = -(-model.config.max_positions // pages.shape[3])
-        self._token_ids = torch.zeros(size, dtype=torch.int64, device=device)
+        self._padding = torch.tensor([[0], [0], [-1]], device=device)
+        rows = self._padding.repeat(1, size)
         self._hidden = torch.zeros(size, model.config.hidden_size, dtype=model.dtype, device=device)
         self._replay: Callable[[], None] | None = None
         self._record = record
-        self._attend = attend = PageAttention(
-            pages,
-            torch.full((size,), -1, dtype=torch.int64, device=device),
-            torch.zeros(size, dtype=torch.int64, device=device),
-            torch.zeros(size, num_blocks, dtype=torch.int64, device=device),
-            num_parts=num_parts,
-        )
+        tables = torch.zeros(size, num_blocks, dtype=torch.int64, device=device)
+        self._attend = attend = PageAttention(pages, rows, tables, longest=longest)
 
         def body() -> None:
-            self._hidden.copy_(model.hidden(self._token_ids, attend.positions, attend))
+            self._hidden.copy_(model.hidden(attend.token_ids, attend.positions, attend))
 
         self._body = body
 
-    def run(self, token_ids: Tensor, attend: PageAttention) -> Tensor:
+    def run(self, attend: PageAttention) -> Tensor:
         """[N, D]; overwritten by the next run."""
-        num_tokens, num_blocks = len(token_ids), attend.block_tables.shape[1]
-        own = self._attend
-        self._token_ids[:num_tokens] = token_ids
-        own.positions[:num_tokens] = attend.positions
-        own.slots[:num_tokens] = attend.slots
+        own, (num_tokens, num_blocks) = self._attend, attend.block_tables.shape
+        own.rows[:, :num_tokens] = attend.rows[:3]
         own.block_tables[:num_tokens, :num_blocks] = attend.block_tables
-        if num_tokens < len(own.slots):
-            own.slots[num_tokens:] = -1
-            own.positions[num_tokens:] = 0
+        if num_tokens < len(self._hidden):
+            own.rows[:, num_tokens:] = self._padding
         if self._replay is None:
             self._replay = self._record(self._body)  # which may run it: running it twice writes the same twice
         self._replay()

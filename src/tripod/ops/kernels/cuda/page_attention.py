@@ -9,27 +9,32 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tripod.ops.kernels.cuda.paged_attention import Tiles, Turn, decode_attention, paged_attention, place_tokens
+from tripod.ops.kernels.cuda.paged_attention import PART, Tiles, Turn, decode_attention, paged_attention, place_tokens
+
+SHORT_PART = 64  # tokens of a context that a program reads where there are few programs
+FEW_PROGRAMS = 128  # about as many as a large GPU has multiprocessors
 
 
 class PageAttention:
     """An `Attend`: places the keys and values of each token, then lets it see those of its request up to its own."""
 
-    def __init__(
-        self, pages: Tensor, slots: Tensor, positions: Tensor, block_tables: Tensor, tiles: Sequence[Tiles] = (), *, num_parts: int
-    ) -> None:
+    def __init__(self, pages: Tensor, rows: Tensor, block_tables: Tensor, tiles: Sequence[Tiles] = (), *, longest: int) -> None:
         """
         Args:
             pages: [L, 2, num_blocks, block_size, G, K].
-            slots: [N], int64: block id * block_size + place in the block; below 0 a token is padding.
-            positions: [N], int64.
+            rows: [3 or more, N], int64: token ids, positions, and slots: block id * block_size + place in the block; below 0 a token
+                is padding.
             block_tables: [R, M], int64.
             tiles: which hold each row once; none: each token is of the request of its row in the tables.
-            num_parts: of the longest context.
+            longest: tokens of the longest context, at most.
         """
-        self.pages, self.slots, self.positions, self.block_tables = pages, slots, positions, block_tables
+        self.pages, self.rows, self.block_tables = pages, rows, block_tables
+        self.token_ids, self.positions, self.slots = rows[0], rows[1], rows[2]
         self.tiles = tiles
-        self.num_parts = num_parts
+        self.longest = longest
+        is_few = self.is_decode and rows.shape[1] * pages.shape[4] <= FEW_PROGRAMS
+        self._part = SHORT_PART if is_few else PART
+        self._num_parts = -(-longest // self._part)
 
     @property
     def is_decode(self) -> bool:
@@ -65,13 +70,13 @@ class PageAttention:
         if self.is_decode:
             decode_attention(
                 query, key, value, keys, values, self.slots, self.positions, self.block_tables,
-                num_parts=self.num_parts, scale=scale, window=window, turn=turn, out=out,
+                num_parts=self._num_parts, part=self._part, scale=scale, window=window, turn=turn, out=out,
             )  # fmt: skip
         else:
             query = place_tokens(keys, values, self.slots, self.positions, query, key, value, turn)
             paged_attention(
                 query, keys, values, self.block_tables, self.positions, self.tiles,
-                num_parts=self.num_parts, scale=scale, window=window, out=out,
+                num_parts=self._num_parts, part=self._part, scale=scale, window=window, out=out,
             )  # fmt: skip
 
 
