@@ -1,11 +1,11 @@
-"""The CUDA route on a GPU: its answers against the CPU's, and its speed beside transformers and the limit of the GPU's memory.
+"""The CUDA route on a GPU: its speed beside transformers and the limit of the GPU's memory.
 
     python -m benchmarks.serving.gpu [--batch 1 64] [--prompt 128] [--tokens 128] [--rounds 3] [--profile FILE]
 
-The shape is Pythia-1.4b (24 layers of 2,048, 50,304 rows of vocabulary) in bfloat16 with random weights; nothing is downloaded. First every
-case of `benchmarks.serving.gpu_exactness` must stand. Only then is anything timed, ours and transformers' `generate` (its defaults: a cache
-that grows, nothing compiled) taking turns, greedy, on the same weights and the same token ids; transformers' model then reads both answers
-from their first token, and no token of ours may be further from its most likely one than stated.
+The shape is Pythia-1.4b (24 layers of 2,048, 50,304 rows of vocabulary) in bfloat16 with random weights; nothing is downloaded. Ours and
+transformers' `generate` (its defaults: a cache that grows, nothing compiled) take turns, greedy, on the same weights and token ids. Before
+anything is timed, transformers' model reads both answers from their first token, and no token of ours may be further from its most likely
+one than stated. Whether the route is exact on every path, `benchmarks.serving.gpu_exactness` tells.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.serving.gpu_exactness import CASES, check, neox
+from benchmarks.serving.gpu_exactness import neox
 from benchmarks.setting import keep, setting
 from tripod.engine.engine import Engine, EngineConfig
 from tripod.engine.step_record import StepRecord
@@ -143,6 +141,7 @@ async def measure(options: argparse.Namespace, tokenizer: Tokenizer) -> dict[str
             cold_s = time.perf_counter()
             outputs = await answers(engine, prompts, options.tokens)
             cold_s = time.perf_counter() - cold_s
+            await answers(engine, prompts, options.tokens)  # requests arrive in other steps now, for which there may be no graph yet
             gaps = {
                 "tripod": widest_gap(peer, prompts, outputs),
                 "transformers": widest_gap(peer, prompts, generate(peer, prompts, options.tokens)),
@@ -187,7 +186,7 @@ async def profile(engine: Engine, prompts: Sequence[Ids], path: Path) -> None:
 
 
 def main() -> int:
-    """Returns 0 if measured, 1 if the route's answers are wrong, 2 if there is no GPU."""
+    """Returns 0 if measured, 2 if there is no GPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving.gpu", description=__doc__)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--prompt", type=int, default=128, help="tokens of each prompt")
@@ -198,18 +197,11 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("not measured: torch sees no GPU here", file=sys.stderr)
         return 2
-    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:  # what takes time is the compiler, once for each kind of model
-        checked = list(pool.map(check, CASES))
-    for result in checked:
-        print(result, flush=True)
-    if not all(result["is_right"] for result in checked):
-        print("the CUDA route's answers are not the CPU's: nothing is timed", file=sys.stderr)
-        return 1
     with tempfile.TemporaryDirectory() as name:
         write_byte_tokenizer(Path(name))
         results = asyncio.run(measure(options, load_tokenizer(Path(name))))
     about = setting("benchmarks.serving.gpu", ["torch", "triton", "transformers"])
-    print(keep("gpu", {**about, "device": torch.cuda.get_device_name(), "check": checked, "results": results}))
+    print(keep("gpu", {**about, "device": torch.cuda.get_device_name(), "results": results}))
     return 0
 
 

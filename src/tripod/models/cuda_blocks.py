@@ -23,7 +23,6 @@ from tripod.ops.kernels.cuda.page_attention import PageAttention
 from tripod.ops.kernels.cuda.paged_attention import Turn
 from tripod.ops.kernels.cuda.row_linear import ROWS, linear_add, norm_linear
 from tripod.ops.kernels.cuda.rows import Activation, Norms, activate, add_norm
-from tripod.ops.rope import Rope
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu_erf",
@@ -88,8 +87,8 @@ class _Heads:
             query, key, value = joined.view(len(joined), self.num_heads, 3, self.head_dim).unbind(2)
         else:
             heads = joined.view(len(joined), -1, self.head_dim)
-            query, key, value = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
-        seen = out.unflatten(1, (self.num_heads, self.head_dim))
+            query, key, value = torch.split(heads, [self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
+        seen = out.view(len(out), self.num_heads, self.head_dim)
         attend.attend(self.layer, query, key, value, seen, scale=self.scale, window=self.window, turn=self.turn)
 
 
@@ -105,17 +104,18 @@ class ParallelBlock:
         self.out_weight = torch.cat((attention.output.weight, mlp.down.weight), dim=1)
         bias = mlp.down.bias.float()
         self.out_bias = bias if attention.output.bias is None else bias + attention.output.bias.float()
-        self.sizes = (attention.output.in_features, mlp.down.in_features)
+        self.sizes = [attention.output.in_features, mlp.down.in_features]
 
     def __call__(self, stream: _Stream, attend: PageAttention) -> None:
         mixed = stream.empty(sum(self.sizes))
-        attended, active = mixed.split(self.sizes, dim=1)
+        attended, active = torch.split(mixed, self.sizes, dim=1)
         if stream.is_row:
             joined = stream.empty(self.num_joined)
             norm_linear(stream.x, self.norms, self.weight, self.bias, joined, active, self.activation)
         else:
-            weights = self.weight.split((self.num_joined, self.sizes[1]))
-            biases = (None, None) if self.bias is None else self.bias.split((self.num_joined, self.sizes[1]))
+            parts = [self.num_joined, self.sizes[1]]
+            weights = torch.split(self.weight, parts)
+            biases = (None, None) if self.bias is None else torch.split(self.bias, parts)
             first, second = stream.normed(self.norms)
             joined = linear(first, weights[0], biases[0])
             activate(linear(second, weights[1], biases[1]), self.activation, active, is_gated=False)
@@ -201,11 +201,13 @@ def pack_cuda(model: GPTNeoX | Llama) -> CudaModel:
 
 def _block(model: GPTNeoX | Llama, block: nn.Module) -> ParallelBlock | SerialBlock:
     config = model.config
-    cos, sin = cast(Rope, model.rope).tables(model.device)
+    cos, sin = model.rope.tables(model.device)
     if isinstance(block, LlamaBlock):
         attention = block.attention
-        norms = [norm.weight.float() for norm in (attention.query_norm, attention.key_norm) if isinstance(norm, RMSNorm)]
-        turn = Turn(cos, sin, *norms, eps=config.norm_eps) if norms else Turn(cos, sin)
+        query_norm, key_norm = (
+            norm.weight.float() if isinstance(norm, RMSNorm) else None for norm in (attention.query_norm, attention.key_norm)
+        )
+        turn = Turn(cos, sin, query_norm, key_norm, config.norm_eps)
         layer, scale, window = attention.layer, attention.scale, attention.window
     else:
         block = cast(GPTNeoXBlock, block)
@@ -232,7 +234,8 @@ def _stacked(*layers: nn.Linear) -> tuple[Tensor, Tensor | None]:
     """One weight and bias whose outputs are those of all layers, one after the other."""
     if len(layers) == 1:
         return layers[0].weight, layers[0].bias
+    weights: list[Tensor] = [layer.weight for layer in layers]
     if all(layer.bias is None for layer in layers):
-        return torch.cat([layer.weight for layer in layers]), None
-    biases = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
-    return torch.cat([layer.weight for layer in layers]), torch.cat(biases)
+        return torch.cat(weights), None
+    biases: list[Tensor] = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
+    return torch.cat(weights), torch.cat(biases)
