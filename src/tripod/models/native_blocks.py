@@ -17,13 +17,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from tripod.errors import ConfigError
 from tripod.models.gpt_neox import GPTNeoX, GPTNeoXBlock
 from tripod.models.llama import Llama, LlamaBlock, RMSNorm
 from tripod.models.pack import PackedModel, clone_sharing_tensors
 from tripod.models.packed_file import FreshPacker, Packer, keep, kept_path, open_kept
 from tripod.ops.attention import Attend
 from tripod.ops.kernels.cpu.fused_layer import Dense, FusedLayer, Norm, StepRows
-from tripod.ops.kernels.cpu.linear import PackedWeight, gate_up, linear, pack_gate_up, pack_linear
+from tripod.ops.kernels.cpu.linear import PackedWeight, gate_up, linear, linear_argmax, pack_gate_up, pack_linear
 from tripod.ops.kernels.cpu.pool_attention import PoolAttention
 from tripod.ops.kernels.cpu.rows import embedding, layer_norm, rms_norm, rotate
 from tripod.ops.linear import INT4_GROUP
@@ -31,7 +32,7 @@ from tripod.ops.linear_formats import LinearActivation, LinearFormat
 
 _log = logging.getLogger(__name__)
 
-_ACTIVATIONS: dict[str, LinearActivation] = {
+ACTIVATIONS: dict[str, LinearActivation] = {
     "gelu": "gelu_erf",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
@@ -69,9 +70,18 @@ class NativeLinear:
         """The same as a part of a fused layer."""
         return Dense(self._packed, self._bias)
 
-    def __call__(self, x: Tensor, activation: LinearActivation | None = None, residual: Tensor | None = None) -> Tensor:
-        """activation(x W^T + bias) + residual: [..., K] -> [..., N]."""
-        return linear(x.contiguous(), self._packed, self._bias, activation, residual)
+    def __call__(
+        self, x: Tensor, activation: LinearActivation | None = None, residual: Tensor | None = None, *, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """activation(x W^T + bias) + residual: [..., K] -> [..., N], in `dtype`, or that of x."""
+        out = None if dtype is None else torch.empty((*x.shape[:-1], self._packed.shape[0]), dtype=dtype)
+        return linear(x.contiguous(), self._packed, self._bias, activation, residual, out=out)
+
+    def argmax(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The place of the largest of each row of x W^T, the first of equals, and the number itself: [R, K] -> [R], [R]."""
+        if self._bias is not None:
+            raise ConfigError("the largest is looked for in a product without a bias")
+        return linear_argmax(x.contiguous(), self._packed)
 
 
 class NativeNorm(nn.Module):
@@ -127,7 +137,7 @@ class NativeGPTNeoXBlock(nn.Module):
         self.query_key_value = _native(attention.query_key_value, weight_format, packer)
         self.output = _native(attention.output, weight_format, packer)
         self.up, self.down = _native(mlp.up, weight_format, packer), _native(mlp.down, weight_format, packer)
-        self.joined_activation = _ACTIVATIONS.get(hidden_act)
+        self.joined_activation = ACTIVATIONS.get(hidden_act)
         self.activation = mlp.activation
         self.num_bytes = sum(part.num_bytes for part in (self.query_key_value, self.output, self.up, self.down))
 
@@ -247,6 +257,7 @@ class NativeModel(PackedModel):
 
     def __init__(self, inner: GPTNeoX | Llama, head: NativeLinear, num_bytes: int) -> None:
         super().__init__(inner, head, num_bytes, dtype=torch.float32)
+        self._native_head = head
         self._embedding, self._rope, self._norm = inner.embedding, inner.rope, cast(NativeNorm, inner.norm)
         fused = [cast("NativeGPTNeoXBlock | NativeLlamaBlock", block).fused() for block in inner.blocks]
         layers = [layer for layer in fused if layer is not None]
@@ -261,6 +272,10 @@ class NativeModel(PackedModel):
         for index, layer in enumerate(self._layers):
             layer(x, attend.pool, index, step)
         return self._norm.forward(x)
+
+    def greedy(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The most likely token of each row and its logit, [R] each: bit for bit those of `logits`, which are never written to memory."""
+        return self._native_head.argmax(hidden)
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ from torch import Tensor
 from tripod.engine.execution.kv_cache import KVCache, KVCacheSpec
 from tripod.engine.execution.paged_attention import TorchKVCache
 from tripod.engine.execution.ragged_batch import RaggedBatch, Span
-from tripod.engine.execution.sampler import torch_argmax
+from tripod.engine.execution.sampler import torch_argmax, torch_greedy
 from tripod.models.cuda_blocks import pack_cuda, why_not
 from tripod.models.gpt_neox import GPTNeoX
 from tripod.models.language_model import LanguageModel, LanguageModelConfig
@@ -54,6 +54,9 @@ class CudaRoute:
 
     def argmax(self, logits: Tensor) -> Tensor:
         return torch_argmax(logits)
+
+    def greedy(self, model: LanguageModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return torch_greedy(model, hidden)
 
     def step(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -15,7 +15,7 @@ from tripod.engine.execution.ragged_batch import RaggedBatch
 from tripod.models.gpt_neox import GPTNeoX
 from tripod.models.language_model import LanguageModel
 from tripod.models.llama import Llama
-from tripod.models.native_blocks import pack_native
+from tripod.models.native_blocks import NativeModel, pack_native
 from tripod.models.pack import PackedModel
 from tripod.ops.kernels.cpu import library, threads
 from tripod.ops.kernels.cpu.paged_attention import KVPool, why_no_pool
@@ -67,6 +67,9 @@ class NativeRoute:
     def argmax(self, logits: Tensor) -> Tensor:
         return argmax(logits)
 
+    def greedy(self, model: LanguageModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return cast(NativeModel, model).greedy(hidden)
+
     def step(self) -> AbstractContextManager[None]:
         return threads.held_awake()
 
@@ -94,7 +97,9 @@ class NativeKVCache:
 
     def clear(self, block_ids: Sequence[int], start: int, num_tokens: int) -> None:
         size = self.spec.block_size
-        slots = torch.tensor([block_ids[token // size] * size + token % size for token in range(start, start + num_tokens)])
+        slots = torch.tensor(
+            [block_ids[token // size] * size + token % size for token in range(start, start + num_tokens)], dtype=torch.int64
+        )
         nothing = torch.zeros(num_tokens, self.spec.num_kv_heads, self.spec.head_dim)
         for layer in range(self.spec.num_layers):
             self.pool.write(layer, nothing, nothing, slots)

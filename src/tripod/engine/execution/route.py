@@ -14,7 +14,7 @@ from torch import Tensor
 from tripod.engine.execution.fixed_tiles import FixedTiles, RowKVCache
 from tripod.engine.execution.kv_cache import KVCache, KVCacheSpec
 from tripod.engine.execution.paged_attention import TorchKVCache
-from tripod.engine.execution.sampler import torch_argmax
+from tripod.engine.execution.sampler import torch_argmax, torch_greedy
 from tripod.errors import ConfigError
 from tripod.models.gpt_neox import GPTNeoX
 from tripod.models.language_model import LanguageModel
@@ -68,6 +68,10 @@ class Route(Protocol):
 
     def argmax(self, logits: Tensor) -> Tensor:
         """The place of each row's largest logit, the first of equals; NaN counts as the largest: [R, V] -> [R]."""
+        ...
+
+    def greedy(self, model: LanguageModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """What `argmax` finds in the model's logits of these rows, and the logit itself: [R, D] -> [R], [R]."""
         ...
 
     def step(self) -> AbstractContextManager[None]:
@@ -158,6 +162,9 @@ class TorchRoute:
 
     def argmax(self, logits: Tensor) -> Tensor:
         return torch_argmax(logits)
+
+    def greedy(self, model: LanguageModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return torch_greedy(model, hidden)
 
     def step(self) -> AbstractContextManager[None]:
         return nullcontext()
