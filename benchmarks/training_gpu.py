@@ -4,7 +4,7 @@
 
 MFU is the arithmetic of forward and backward (`tripod.training.flops`) over the peak that one large matrix product of bf16 reaches on the
 same device, measured beside it. The first steps warm up; the median of the rest counts. Raw results go to benchmarks/results/.
-Not yet measured.
+On an H100 80GB sixteen rows of 160m ran out of memory; not yet measured with fewer.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tests.engine.conftest import PROMPTS, make_model, plain_greedy, plain_logits
 from tripod.engine.engine import Engine, EngineConfig, EngineStats
+from tripod.engine.execution.runner import Runner
 from tripod.engine.step_loop import Stream
 from tripod.engine.step_record import StepRecord
 from tripod.errors import ContextLengthError, EngineError, NotFoundError, OverloadedError, RequestError
@@ -269,6 +270,31 @@ def test_the_stream_is_deltas_then_one_finish_and_says_what_was_generated(model:
     assert timings.queue_s >= 0
     assert timings.prefill_s > 0
     assert timings.decode_s > 0
+
+
+def test_what_is_delivered_during_the_next_step_arrives_whole_and_in_order(
+    model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runner, "is_asynchronous", property(lambda runner: True))  # as on a GPU
+
+    async def use(engine: Engine) -> list[list[Event]]:
+        async def listen(prompt: str, num_tokens: int) -> list[Event]:
+            return [event async for event in engine.stream(prompt, greedy(num_tokens))]
+
+        async def leave(prompt: str) -> None:
+            events = engine.stream(prompt, greedy(200))
+            await anext(events)
+            await events.aclose()
+
+        *heard, _ = await asyncio.gather(*(listen(prompt, 3 + i) for i, prompt in enumerate(PROMPTS[:6])), leave(PROMPTS[6]))
+        return [*heard, await listen(PROMPTS[0], 1)]  # alone: no next step follows
+
+    heard, _ = with_engine(model, tokenizer, ROOMY, use)
+    for i, events in enumerate(heard):
+        prompt, num_tokens = (PROMPTS[i], 3 + i) if i < 6 else (PROMPTS[0], 1)
+        assert isinstance(events[-1], Finished)
+        token_ids = [token_id for event in events[:-1] for token_id in event.token_ids]
+        assert token_ids == plain_greedy(model, tokenizer.encode(prompt), num_tokens)
 
 
 def test_the_end_of_sequence_ends_and_is_counted_but_not_shown(model: LanguageModel, tokenizer: Tokenizer) -> None:

@@ -51,6 +51,7 @@ class StepLoop:
         self._streams: dict[Request, Stream] = {}
         self._wake = threading.Condition()
         self._inbox: deque[Callable[[], None]] = deque()  # state changes, taken between steps
+        self._undelivered: list[_Delivery] = []  # of the last step, told while the device works on the next one
         self.steps: deque[StepRecord] = deque(maxlen=RING_SIZE)
         self._progress_s = time.monotonic()  # when a step was last done, or work came to an idle loop
         self._is_closing = False
@@ -137,6 +138,8 @@ class StepLoop:
             for change in changes:
                 change()
             self._expire()
+            if is_closing or not self.policy.has_work:
+                self._deliver(())
             if is_closing:
                 return False
             if self.policy.has_work:
@@ -189,7 +192,7 @@ class StepLoop:
             counts.add(request, num_tokens, is_first=self._streams[request].output.take_part(step_id, planned))
         if copies := self.policy.take_copies():
             self._runner.copy_blocks(copies)
-        result = self._runner.run(schedule)
+        result = self._runner.run(schedule, lambda: self._deliver(()))
         result.follow_grammars()
         ran = time.monotonic()
         if self._log is not None:
@@ -228,7 +231,11 @@ class StepLoop:
             except Exception as error:
                 logger.exception("engine %s: the output of request %s failed", self.name, request.id)
                 self._fail(request, _engine_error("the output of this request could not be made", error))
-        self._deliver(deliveries)
+        # Whoever is woken takes the interpreter from us. While a device works we do not need it; before, the device would wait.
+        if self._runner.is_asynchronous and self.policy.has_work:
+            self._undelivered += deliveries
+        else:
+            self._deliver(deliveries)
 
     def _events_of(self, request: Request, result: StepResult, now: float) -> list[Event]:
         """What a step brought one request; the request is closed if that was its end."""
@@ -281,7 +288,8 @@ class StepLoop:
     def _deliver(self, deliveries: Sequence[_Delivery]) -> None:
         """Wake each reader's event loop once for all that a step brought."""
         by_loop: dict[asyncio.AbstractEventLoop, list[_Delivery]] = {}
-        for delivery in deliveries:
+        earlier, self._undelivered = self._undelivered, []
+        for delivery in (*earlier, *deliveries):
             if delivery[1]:
                 by_loop.setdefault(delivery[0].loop, []).append(delivery)
         for loop, parcels in by_loop.items():

@@ -16,7 +16,7 @@ class StepRecord:
     plan_s: float  # choosing who runs and finding blocks; recording the outcome as well
     prepare_s: float  # the schedule laid out as tensors
     model_s: float  # hidden states and logits
-    sample_s: float  # tokens chosen and log-probabilities
+    sample_s: float  # tokens chosen and log-probabilities; on a GPU, the wait for what the model has launched as well
     deliver_s: float  # text made of tokens, and readers woken
     num_requests: int
     num_waiting: int  # left in the queue

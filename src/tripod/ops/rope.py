@@ -138,9 +138,14 @@ class Rope:
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine for a head axis to be broadcast over: positions [...] -> twice [..., 1, R/2], float32."""
-        if self._cos.device != positions.device:
-            self._cos, self._sin = self._cos.to(positions.device), self._sin.to(positions.device)
-        return self._cos[positions].unsqueeze(-2), self._sin[positions].unsqueeze(-2)
+        cos, sin = self.tables(positions.device)
+        return cos[positions].unsqueeze(-2), sin[positions].unsqueeze(-2)
+
+    def tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of all positions, kept on that device from now on: twice [max_positions, R/2], float32."""
+        if self._cos.device != device:
+            self._cos, self._sin = self._cos.to(device), self._sin.to(device)
+        return self._cos, self._sin
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
-from tests.engine.conftest import plain_greedy
+from tests.engine.conftest import make_model, plain_greedy
 from tripod.engine.execution.kv_cache import KVCacheSpec
 from tripod.engine.execution.route import TorchRoute
 from tripod.engine.execution.runner import Runner
 from tripod.engine.policy.policy import Policy, PolicyConfig
 from tripod.engine.policy.request import Request
+from tripod.models.gpt_neox import GPTNeoX, GPTNeoXConfig
+from tripod.models.initialize import random_language_model
 from tripod.models.language_model import LanguageModel
+from tripod.models.llama import Llama
+from tripod.ops.rope import RopeConfig
 from tripod.sampling import GREEDY
 
 pytest.importorskip("triton", reason="the kernels for GPUs need the package triton (pip install triton)")
 
 from tripod.engine.execution.cuda_route import DecodeGraphs, TritonKVCache
+from tripod.models.cuda_blocks import pack_cuda, why_not
 
 PROMPTS = [list(b"alpha"), list(b"a longer prompt than the others, in two chunks"), list(b"b"), list(b"gamma delta")]
 
@@ -40,16 +46,48 @@ class Recorder:
         return replay
 
 
-def test_recorded_decodes_and_mixed_steps_give_the_tokens_of_the_plain_way(model: LanguageModel) -> None:
+def neox(*, is_parallel: bool) -> GPTNeoX:
+    config = GPTNeoXConfig(
+        vocab_size=259, hidden_size=24, intermediate_size=40, num_layers=1, num_heads=3, max_positions=256, rope=RopeConfig(rotary_dim=4),
+        is_parallel=is_parallel, hidden_act="gelu" if is_parallel else "relu",
+    )  # fmt: skip
+    model = random_language_model(config, 3)
+    generator = torch.Generator().manual_seed(4)
+    for parameter in model.parameters():  # biases and norms too: each must reach its place
+        parameter.mul_(3.0).add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+    assert isinstance(model, GPTNeoX)
+    return model
+
+
+def qwen3() -> Llama:
+    """Two layers, one of them with a window."""
+    model = make_model(windows=(None, 9, None))
+    assert isinstance(model, Llama)
+    model.config = replace(model.config, num_layers=2, windows=(None, 9))
+    model.blocks = model.blocks[:2]
+    return model
+
+
+PACKED: dict[str, Callable[[], tuple[LanguageModel, LanguageModel]]] = {  # the model, and what runs
+    "attention only": lambda: (make_model(), make_model()),
+    "grouped heads, QK-norm, a window": lambda: (model := qwen3(), pack_cuda(model)),
+    "NeoX, parallel": lambda: (model := neox(is_parallel=True), pack_cuda(model)),
+    "NeoX, one after the other": lambda: (model := neox(is_parallel=False), pack_cuda(model)),
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_recorded_decodes_and_mixed_steps_give_the_tokens_of_the_plain_way(kind: str) -> None:
+    model, packed = PACKED[kind]()
     recorder = Recorder()
-    graphs = DecodeGraphs(model, recorder)
+    graphs = DecodeGraphs(packed, recorder)
     spec = KVCacheSpec.of(graphs, kv_tokens=512, block_size=16, dtype=model.dtype)
     limits = PolicyConfig(
         num_blocks=spec.num_blocks, block_size=16, max_context=256, max_batch_tokens=32, max_num_requests=8, max_num_waiting=8
     )
     route = TorchRoute(model, None, "", is_batch_invariant=False)
-    policy, runner = Policy(limits), Runner(graphs, TritonKVCache(spec, torch.device("cpu")), route)
-    lengths = [12, 6, 7, 8]
+    policy, runner = Policy(limits), Runner(graphs, TritonKVCache(spec, torch.device("cpu"), 16), route)
+    lengths = [7, 3, 4, 5]
     requests = [
         Request(id=str(i), prompt_ids=tuple(prompt), sampling=GREEDY, max_tokens=length)
         for i, (prompt, length) in enumerate(zip(PROMPTS, lengths, strict=True))
@@ -66,3 +104,15 @@ def test_recorded_decodes_and_mixed_steps_give_the_tokens_of_the_plain_way(model
     ]
     assert recorder.recordings == 3  # for 4, 2 and 1 requests: 3 are padded to 4
     assert recorder.replays > recorder.recordings
+
+
+def test_models_that_the_kernels_do_not_know_are_named() -> None:
+    model = neox(is_parallel=True)
+    assert why_not(model) is None
+    model.config = replace(model.config, hidden_act="gelu_fast")
+    assert why_not(model) is None
+    llama = make_model()
+    assert isinstance(llama, Llama)
+    assert why_not(llama) is None
+    llama.blocks[1].mlp = torch.nn.Identity()
+    assert why_not(llama) == "its blocks hold Identity, not LlamaMLP"

@@ -34,34 +34,54 @@ class Span:
 class RaggedBatch:
     """What the model and its attention need to know of one step."""
 
-    token_ids: Tensor  # [N], int64
-    positions: Tensor  # [N], int64
-    slots: Tensor  # [N], int64: where each token's key and value go: block id * block_size + place in the block
-    requests: Tensor  # [N], int64: whose token it is, counted in the order of the schedule
-    block_tables: Tensor  # [R, M], int64; rows shorter than M end in zeros
+    rows: Tensor  # [4, N], int64: what the properties below name
+    block_tables: Tensor  # [R, M], int64; rows shorter than M end in any valid blocks
     spans: tuple[Span, ...]  # R
+
+    @property
+    def token_ids(self) -> Tensor:
+        """[N]."""
+        return self.rows[0]
+
+    @property
+    def positions(self) -> Tensor:
+        """[N]: the place of each token in its request."""
+        return self.rows[1]
+
+    @property
+    def slots(self) -> Tensor:
+        """[N]: where each token's key and value go: block id * block_size + place in the block."""
+        return self.rows[2]
+
+    @property
+    def requests(self) -> Tensor:
+        """[N]: whose token it is, counted in the order of the schedule."""
+        return self.rows[3]
 
     @classmethod
     def of(cls, schedule: Schedule, block_size: int, device: torch.device) -> RaggedBatch:
         """Lay out the scheduled tokens in the order of the schedule. Reads the requests and changes nothing."""
-        counts = np.fromiter(schedule.values(), dtype=np.int64, count=len(schedule))
-        starts = np.fromiter((request.num_computed_tokens for request in schedule), dtype=np.int64, count=len(schedule))
-        ends = np.cumsum(counts)
-        requests = np.repeat(np.arange(len(schedule)), counts)
-        positions = np.arange(ends[-1]) - np.repeat(ends - counts - starts, counts)
-        num_blocks = -(-(starts + counts) // block_size)
-        tables = np.zeros((len(schedule), num_blocks.max()), dtype=np.int64)
         token_ids: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        requests: list[int] = []
+        tables: list[int] = []
+        spans: list[Span] = []
+        num_blocks = -(-max(request.num_computed_tokens + num_tokens for request, num_tokens in schedule.items()) // block_size)
         for row, (request, num_tokens) in enumerate(schedule.items()):
-            token_ids += request.token_ids(request.num_computed_tokens, request.num_computed_tokens + num_tokens)
-            tables[row, : num_blocks[row]] = request.block_ids[: num_blocks[row]]
-        slots = tables[requests, positions // block_size] * block_size + positions % block_size
-        spans = zip((ends - counts).tolist(), ends.tolist(), starts.tolist(), strict=True)
-        return cls(
-            token_ids=torch.tensor(token_ids, device=device),
-            positions=torch.from_numpy(positions).to(device),
-            slots=torch.from_numpy(slots).to(device),
-            requests=torch.from_numpy(requests).to(device),
-            block_tables=torch.from_numpy(tables).to(device),
-            spans=tuple(Span(slice(begin, end), start) for begin, end, start in spans),
-        )
+            start = request.num_computed_tokens
+            own = range(start, start + num_tokens)
+            blocks = request.block_ids[:num_blocks]
+            spans.append(Span(slice(len(token_ids), len(token_ids) + num_tokens), start))
+            token_ids += request.token_ids(start, own.stop)
+            positions += own
+            slots += [blocks[position // block_size] * block_size + position % block_size for position in own]
+            requests += [row] * num_tokens
+            tables += blocks
+            tables += [0] * (num_blocks - len(blocks))
+        # Plain lists, because most steps are short, and one transfer: each takes as long as some microseconds of a GPU's memory's work.
+        joined = torch.from_numpy(np.array(token_ids + positions + slots + requests + tables, dtype=np.int64))
+        if device.type == "cuda":
+            joined = joined.pin_memory().to(device, non_blocking=True)  # else it waits for what the device is doing
+        num_tokens = len(token_ids)
+        return cls(joined[: 4 * num_tokens].view(4, -1), joined[4 * num_tokens :].view(-1, num_blocks), tuple(spans))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -34,7 +34,7 @@ class StepResult:
     prompt_scores: dict[Request, list[TokenScore]] = field(default_factory=dict)  # of the prompt's tokens from num_scored_tokens on
     failed: dict[Request, Exception] = field(default_factory=dict)  # requests that could not be computed; they are in none of the others
     model_s: float = 0.0
-    sample_s: float = 0.0
+    sample_s: float = 0.0  # on a GPU, with the wait for what the model has launched
 
     def fail(self, request: Request, error: Exception) -> None:
         """Take back what the step brought this request."""
@@ -67,6 +67,7 @@ class Runner:
 
     def __init__(self, model: LanguageModel, kv_cache: KVCache, route: Route) -> None:
         self._model = model
+        self._device = model.device
         self._kv_cache = kv_cache
         self._route = route
         self._masks = TokenMasks(model.config.vocab_size)
@@ -75,64 +76,74 @@ class Runner:
         """Called once on the thread that will run the steps."""
         self._route.start_thread()
 
+    @property
+    def is_asynchronous(self) -> bool:
+        """Steps are launched first and waited for then."""
+        return self._device.type == "cuda"
+
     @torch.inference_mode()
-    def run(self, schedule: Schedule) -> StepResult:
+    def run(self, schedule: Schedule, meanwhile: Callable[[], None] = lambda: None) -> StepResult:
         """Compute the scheduled tokens. Reads the requests and changes none; the cache's blocks are written in place.
 
         A request that cannot be computed fails alone: where the whole raises, each half is computed by itself, until the culprits
         stand alone. Computing a token again writes the same keys and values again, so the others lose nothing but time.
+
+        Args:
+            schedule: of the policy.
+            meanwhile: done when the work is launched, before its outcome is waited for.
         """
         with self._route.step():
-            result = self._run(schedule)
+            result = self._run(schedule, meanwhile)
         for request in result.failed:  # what it wrote may not be finite, and the next owner of the blocks masks by multiplying with zero
             self._kv_cache.clear(request.block_ids, request.num_computed_tokens, schedule[request])
         return result
 
-    def _run(self, schedule: Schedule) -> StepResult:
+    def _run(self, schedule: Schedule, meanwhile: Callable[[], None]) -> StepResult:
         try:
-            return self._compute(schedule)
+            return self._compute(schedule, meanwhile)
         except Exception as error:
             requests = list(schedule)
             if len(requests) == 1:
                 return StepResult(failed={requests[0]: error})
         result = StepResult()
         for half in (requests[: len(requests) // 2], requests[len(requests) // 2 :]):
-            result.add(self._run({request: schedule[request] for request in half}))
+            result.add(self._run({request: schedule[request] for request in half}, meanwhile))
         return result
 
-    def _compute(self, schedule: Schedule) -> StepResult:
+    def _compute(self, schedule: Schedule, meanwhile: Callable[[], None]) -> StepResult:
         result = StepResult()
-        batch = RaggedBatch.of(schedule, self._kv_cache.spec.block_size, self._model.device)
+        batch = RaggedBatch.of(schedule, self._kv_cache.spec.block_size, self._device)
         attend = self._kv_cache.attend(batch)
         masks = self._masks.begin([request for request, num_tokens in schedule.items() if _is_sampled(request, num_tokens)])
         prepared = time.perf_counter()
         hidden = self._model.hidden(batch.token_ids, batch.positions, attend)  # [N, D]
-        sound = hidden.sum(-1, dtype=torch.float32).isfinite().tolist()  # [N]: a sum is not finite if any of its terms is not
-        sampled: list[Request] = []
-        rows: list[int] = []
-        end = 0
-        for request, num_tokens in schedule.items():
-            start, end = end, end + num_tokens
-            if not all(sound[start:end]):
-                result.failed[request] = _not_finite("hidden state", request)
-                continue
+        rows = {request: span.rows for request, span in zip(schedule, batch.spans, strict=True)}
+        for request, own in rows.items():
             if request.num_scored_tokens < len(request.prompt_ids):
-                result.prompt_scores[request] = self._score_prompt(request, hidden[start:end])
-            if _is_sampled(request, num_tokens):
-                sampled.append(request)
-                rows.append(end - 1)
-        computed = time.perf_counter()
-        if sampled:
-            last = hidden if len(rows) == len(hidden) else hidden[rows]  # [R, D]
-            if all(map(_needs_no_logits, sampled)):
-                self._take(sampled, sound_tokens(*self._route.greedy(self._model, last)), result)
-                computed = time.perf_counter()
-            else:
-                logits = self._model.logits(last)  # [R, V]
-                computed = time.perf_counter()
-                self._sample(sampled, logits, masks, result)
-        result.model_s = computed - prepared
-        result.sample_s = time.perf_counter() - computed
+                result.prompt_scores[request] = self._score_prompt(request, hidden[own])
+        sampled = [request for request, num_tokens in schedule.items() if _is_sampled(request, num_tokens)]
+        # Nothing is looked at before all is launched: looking waits for the device, which then waits for us.
+        is_sound = None if len(sampled) == len(hidden) else _is_sound(hidden)
+        ends = [rows[request].stop - 1 for request in sampled]
+        last = hidden[ends] if 0 < len(ends) < len(hidden) else hidden  # [R, D]
+        if not sampled:
+            meanwhile()
+        elif all(map(_needs_no_logits, sampled)):
+            best = self._route.greedy(self._model, last)
+            meanwhile()
+            self._take(sampled, sound_tokens(*best), result)
+        else:
+            logits = self._model.logits(last)  # [R, V]
+            meanwhile()
+            computed = time.perf_counter()
+            self._sample(sampled, logits, masks, result)
+            result.sample_s = time.perf_counter() - computed
+        if is_sound is not None or result.failed:  # else all rows have logits, which are finite only where the states are
+            sound = (_is_sound(hidden) if is_sound is None else is_sound).tolist()
+            for request, own in rows.items():
+                if not all(sound[own]):
+                    result.fail(request, _not_finite("hidden state", request))
+        result.model_s = time.perf_counter() - prepared - result.sample_s
         return result
 
     def _sample(self, requests: list[Request], logits: Tensor, masks: PendingMasks | None, result: StepResult) -> None:
@@ -175,6 +186,11 @@ class Runner:
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks, (source, target) each, before the step that writes to the targets."""
         self._kv_cache.copy_blocks(copies)
+
+
+def _is_sound(hidden: Tensor) -> Tensor:
+    """[N, D] -> [N]: a sum is not finite if any of its terms is not."""
+    return hidden.sum(-1, dtype=torch.float32).isfinite()
 
 
 def _is_sampled(request: Request, num_tokens: int) -> bool:

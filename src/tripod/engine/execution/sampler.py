@@ -61,8 +61,8 @@ def torch_greedy(model: LanguageModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
 
 def sound_tokens(token_ids: Tensor, logits: Tensor) -> list[int | None]:
     """R token ids with None where the logit is not finite: [R], [R], by an argmax that takes NaN for the largest."""
-    pairs = zip(token_ids.tolist(), logits.isfinite().tolist(), strict=True)
-    return [int(token_id) if is_sound else None for token_id, is_sound in pairs]
+    found = torch.where(logits.isfinite(), token_ids, -1).tolist()  # in one look: each waits for the device
+    return [int(token_id) if token_id >= 0 else None for token_id in found]
 
 
 def sample(
