@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from tripod.models.gpt_neox import GPTNeoX, GPTNeoXBlock
+from tripod.models.gpt_neox import GPTNeoX, GPTNeoXBlock, GPTNeoXMLP
 from tripod.models.language_model import LanguageModelConfig
 from tripod.models.llama import Llama, LlamaBlock, LlamaMLP, RMSNorm
 from tripod.ops.attention import Attend
@@ -128,12 +128,14 @@ class SerialBlock:
 
     def __init__(self, block: GPTNeoXBlock | LlamaBlock, activation: Activation, heads: _Heads) -> None:
         attention, mlp = block.attention, block.mlp
+        assert isinstance(mlp, GPTNeoXMLP | LlamaMLP), "sparse layers are not computed here"
         self.attention_norm, self.mlp_norm = _norms(block.attention_norm), _norms(block.mlp_norm)
         self.activation, self.heads = activation, heads
         self.is_gated = isinstance(block, LlamaBlock)
         if isinstance(block, LlamaBlock):
             self.weight, self.bias = _stacked(block.attention.query, block.attention.key, block.attention.value)
-            self.up_weight, self.up_bias = _stacked(block.mlp.gate, block.mlp.up)
+            assert isinstance(mlp, LlamaMLP)
+            self.up_weight, self.up_bias = _stacked(mlp.gate, mlp.up)
         else:
             self.weight, self.bias = _stacked(block.attention.query_key_value)
             self.up_weight, self.up_bias = _stacked(block.mlp.up)
