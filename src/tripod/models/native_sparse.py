@@ -72,7 +72,7 @@ class NativeSparseMLP(nn.Module):
             if self.shared_gate is None:
                 self.down.add_to(x, hidden)
             else:
-                x += self.shared_gate(normed).sigmoid_() * self.down(hidden)
+                x += _sigmoid(self.shared_gate(normed)) * self.down(hidden)
 
 
 def _packed_experts(experts: Experts, weight_format: LinearFormat, packer: Packer) -> list[PackedExpert]:
@@ -151,3 +151,10 @@ def _native_mlp(
         return NativeSparseMLP(norm, mlp, weight_format, packer, cache)
     assert isinstance(mlp, DoubleGatedMLP)
     return NativeDoubleGatedMLP(norm, mlp, weight_format, packer)
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    """[N, 1] -> [N, 1], in whole vectors: the last few numbers of a tensor torch computes another way, which gives them other bits."""
+    padded = x.new_zeros(-(-len(x) // 64) * 64)
+    padded[: len(x)] = x[:, 0]
+    return padded.sigmoid_()[: len(x), None]
