@@ -47,7 +47,9 @@ def test_64_greedy_tokens_of_many_requests_at_once_are_those_of_transformers(cas
 
 
 @pytest.mark.parametrize("kernels", ROUTES)
-@pytest.mark.parametrize(("weight_format", "tolerance"), [("f32", 1e-5), ("bf16", 3e-2), ("int8", 8e-2)])  # int8 rounds gates and factors too
+@pytest.mark.parametrize(
+    ("weight_format", "tolerance"), [("f32", 1e-5), ("bf16", 3e-2), ("int8", 8e-2)]
+)  # int8 rounds gates and factors too
 @pytest.mark.parametrize("name", SPARSE)
 def test_each_route_gives_the_logits_of_the_plain_model(name: str, weight_format: LinearFormat, tolerance: float, kernels: Kernels) -> None:
     model = tiny_model(SPARSE[name])
