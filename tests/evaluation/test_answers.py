@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.rag.test_confidence import reply
 from tripod.chat.scripted import ScriptedModel
-from tripod.documents import Document
+from tripod.documents import Document, Passage
 from tripod.errors import ConfigError, DatasetError
 from tripod.evaluation.answers import AnswerCase, evaluate_answers, load_answer_cases
 from tripod.evaluation.answers_judge import faithfulness, preference
 from tripod.evaluation.report import Report
-from tripod.evaluation.retrieval import evaluate_retrieval, load_retrieval_cases
+from tripod.evaluation.retrieval import RetrievalCase, evaluate_retrieval, load_retrieval_cases
 from tripod.messages import Reply
 from tripod.prompts import Prompt
 from tripod.protocols import ChatModel
@@ -112,15 +113,26 @@ def test_retrieval_is_judged_by_sources(tmp_path: Path) -> None:
     none = with_index(tmp_path, lambda index: evaluate_retrieval(cases, lambda query: index.search("moon", k=5), k=2))
     assert none.values["recall@2"] == [0.0, 0.0]
     assert report.compare(none)["recall@2"].is_better
-    (tmp_path / "cases.jsonl").write_text('{"query": "a", "relevant": []}')
-    with pytest.raises(DatasetError, match="at least one has a gain"):
-        load_retrieval_cases(tmp_path / "cases.jsonl")
+    for relevant in ("[]", '{"a": 0}', '{"a": "high"}', "null"):
+        (tmp_path / "cases.jsonl").write_text(f'{{"query": "a", "relevant": {relevant}}}')
+        with pytest.raises(DatasetError, match="at least one has a gain"):
+            load_retrieval_cases(tmp_path / "cases.jsonl")
+
+
+def test_a_source_counts_once_where_its_first_passage_stands() -> None:
+    async def search(query: str) -> list[Passage]:
+        return [Passage(source=source, start=0, end=1, text="x") for source in ("moon", "moon", "dome", "moon", "dome")]
+
+    case = RetrievalCase(id="1", query="dome", gains={"dome": 1.0})
+    report = asyncio.run(evaluate_retrieval([case], search, k=2))
+    assert (report.values["mrr@2"], report.values["recall@2"]) == ([0.5], [1.0])
 
 
 class Judge(ScriptedModel):
     """Says yes to what speaks of wind, and prefers whatever stands first."""
 
     async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
+        self.prompts.append(prompt)
         if "Answer A" in str(prompt):
             return reply(("A", 1.0))
         return reply(("yes", 0.75), ("no", 0.25)) if "Statement: In wind" in str(prompt) else reply(("no", 1.0))
@@ -133,7 +145,11 @@ def test_a_judge_is_asked_about_each_statement(tmp_path: Path) -> None:
             return await ask("When does the dome close?", index, model=ScriptedModel(["In wind [1]. At night [1]."]))
 
     answer = asyncio.run(play())
-    assert asyncio.run(faithfulness(answer, Judge([]))) == pytest.approx((0.75 + 0.0) / 2)
+    judge = Judge([])
+    assert asyncio.run(faithfulness(answer, judge)) == pytest.approx((0.75 + 0.0) / 2)
+    other = Passage(source="other", start=0, end=5, text="Never")
+    asyncio.run(faithfulness(replace(answer, passages=(*answer.passages, other)), judge))
+    assert not any("Never" in str(prompt) for prompt in judge.prompts)  # it is shown what a statement cites, not all that was given
     report = evaluated(tmp_path, ScriptedModel(["In wind [1].", "In wind [1]."]))
     assert "faithfulness" not in report.values
 

@@ -93,6 +93,7 @@ def test_citations_are_judged_by_source_or_by_what_they_hold() -> None:
 def test_context_is_judged_by_rank() -> None:
     assert metrics.context_precision([CAT, DOME], ["strong wind"]) == 0.5
     assert metrics.context_precision([DOME, CAT], ["strong wind"]) == 1.0
+    assert metrics.context_precision([DOME, CAT, DOME], ["strong wind"]) == (1 / 1 + 2 / 3) / 2
     assert metrics.context_precision([CAT], ["strong wind"]) == 0.0
     assert metrics.context_recall([CAT], ["strong wind"]) == 0.0
     assert metrics.context_recall([DOME, CAT], [], ["dome", "moon"]) == 0.5

@@ -90,6 +90,9 @@ def test_the_function_that_the_question_names_is_preferred() -> None:
     named = passage("Run the tasks and return their results at once.", section="asyncio.tasks.gather")
     other = passage("Run the tasks and return their results at the end.", section="asyncio.tasks.wait", source="b.md")
     assert chosen("How does asyncio.gather run tasks?", other, named)[0].endswith("at once.")
+    method = passage("Run the tasks and return their results at once.", section="asyncio.gather", source="b.md")
+    about = passage("Use gather of asyncio to run some tasks and return results.", section="asyncio")
+    assert chosen("How does asyncio.gather run tasks?", about, method)[0].endswith("at once.")
 
 
 def test_identifiers_are_taken_apart() -> None:
