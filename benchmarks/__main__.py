@@ -28,6 +28,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {  # program -> the collections that it r
     "benchmarks.kernels.linear": (),
     "benchmarks.kernels.attention": (),
     "benchmarks.training_speed": (),
+    "benchmarks.moe": (),
 }
 
 

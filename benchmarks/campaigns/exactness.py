@@ -145,6 +145,14 @@ class _Watched:
         self.given.append(self._inner.logits(hidden))
         return self.given[-1]
 
+    def greedy(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """What the native kernels find without writing the logits, and the logits beside it."""
+        token_ids, largest = self._inner.greedy(hidden)
+        logits = self.logits(hidden)
+        if not (torch.equal(token_ids, logits.argmax(-1)) and torch.equal(largest, logits.amax(-1).float())):
+            raise AssertionError(f"of logits {logits} the kernels took {token_ids} with {largest}")
+        return token_ids, largest
+
     @torch.inference_mode()
     def all_logits(self) -> Tensor:
         """[N, V] of every token of the step, wanted by the engine or not."""

@@ -12,10 +12,12 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
+from tests.ops.kernels.cpu.levels import needs_kernels
 from tripod.engine import default_encoder
 from tripod.engine.default_encoder import SHA256, locate_default_encoder
 from tripod.engine.encode import Encoder, fastest_dtype
-from tripod.errors import CheckpointError, TokenizerError
+from tripod.engine.execution.route import Kernels
+from tripod.errors import CheckpointError, ConfigError, TokenizerError
 
 WORDS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
 TEXTS = ["a b c", "q", "the quick brown fox", "", "z y x w v u t s", "m " * 40, "b", "a b c"]
@@ -77,34 +79,57 @@ def minilm() -> Path:
         pytest.skip(str(error))
 
 
+KERNELS = ["torch", pytest.param("native", marks=needs_kernels)]
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("pooling", ["mean_tokens", "cls_token"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_tiny_encoders_give_the_vectors_of_sentence_transformers(
-    tmp_path: Path, answers: Callable[[Path, list[str]], np.ndarray], pooling: str, masked: bool
+    tmp_path: Path, answers: Callable[[Path, list[str]], np.ndarray], pooling: str, masked: bool, kernels: Kernels
 ) -> None:
     folder = write_encoder(tmp_path, pooling=pooling, masked=masked)
-    vectors = Encoder.load(folder, torch.float32).encode(TEXTS)
+    vectors = Encoder.load(folder, torch.float32, kernels=kernels).encode(TEXTS)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, answers(folder, TEXTS), atol=1e-5)
     assert (1.0 - vectors @ vectors.T).max() > 0.01  # the texts are told apart
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 def test_minilm_gives_the_vectors_of_sentence_transformers(
-    minilm: Path, shared_data: Path, answers: Callable[[Path, list[str]], np.ndarray]
+    minilm: Path, shared_data: Path, answers: Callable[[Path, list[str]], np.ndarray], kernels: Kernels
 ) -> None:
     articles = json.loads((shared_data / "squad-dev" / "dev-v1.1.half.json").read_text())["data"]
     texts = [paragraph["context"] for article in articles for paragraph in article["paragraphs"]][::134]
     texts += ["", "short", "word " * 600, "Ünïcode ☃ 漢字"]
-    exact = Encoder.load(minilm, torch.float32).embed(texts)
+    exact = Encoder.load(minilm, torch.float32, kernels=kernels).embed(texts)
     np.testing.assert_allclose(exact.vectors, answers(minilm, texts), atol=1e-4)
     assert exact.num_truncated >= 1
-    rounded = Encoder.load(minilm, torch.bfloat16).encode(texts)
+    rounded = Encoder.load(minilm, torch.bfloat16, kernels=kernels).encode(texts)
     assert (rounded * exact.vectors).sum(-1).min() > 0.9999  # bfloat16 keeps 8 bits
 
 
 def test_the_order_of_texts_changes_nothing_but_the_order_of_vectors(tmp_path: Path) -> None:
     encoder = Encoder.load(write_encoder(tmp_path), torch.float32)
     np.testing.assert_allclose(encoder.encode(TEXTS[::-1]), encoder.encode(TEXTS)[::-1], atol=1e-6)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_by_the_kernels_a_text_has_the_same_bits_whatever_stands_beside_it(tmp_path: Path, dtype: torch.dtype) -> None:
+    encoder = Encoder.load(write_encoder(tmp_path), dtype, kernels="native")
+    together = encoder.encode(TEXTS)
+    for text, vector in zip(TEXTS, together, strict=True):
+        np.testing.assert_array_equal(encoder.encode([text])[0], vector)
+
+
+def test_kernels_that_lack_an_activation_leave_the_encoder_to_torch_or_say_so(tmp_path: Path) -> None:
+    folder = write_encoder(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
+    assert Encoder.load(folder).encode(["a"]).shape == (1, 24)
+    with pytest.raises(ConfigError, match="relu; use kernels='auto' or 'torch'"):
+        Encoder.load(folder, kernels="native")
 
 
 def test_more_tokens_than_fit_in_a_batch_are_still_all_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

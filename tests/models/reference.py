@@ -15,11 +15,19 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 VOCAB = 96
@@ -32,6 +40,11 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 128,
 }
 GROUPED = {**SIZES, "num_key_value_heads": 2}
+SIZES_BYTES, GROUPED_BYTES = (
+    {**SIZES, "vocab_size": 259},
+    {**GROUPED, "vocab_size": 259},
+)  # a token for each byte: the engine wants a tokenizer
+SMALL_EXPERTS: dict[str, Any] = {"num_experts": 12, "num_experts_per_tok": 4, "moe_intermediate_size": 24}
 PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -68,6 +81,23 @@ CASES: dict[str, Callable[[], PreTrainedModel]] = {
         Qwen3Config(**GROUPED, head_dim=16, tie_word_embeddings=True, attention_bias=True)
     ),
 }
+
+SPARSE_CASES: dict[str, Callable[[], PreTrainedModel]] = {
+    "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**GROUPED_BYTES, sliding_window=9)),
+    "olmoe": lambda: OlmoeForCausalLM(OlmoeConfig(**SIZES_BYTES, num_experts=16, num_experts_per_tok=4, eos_token_id=None)),
+    "olmoe grouped, clipped, with biases": lambda: OlmoeForCausalLM(
+        OlmoeConfig(
+            **GROUPED_BYTES, num_experts=8, num_experts_per_tok=3, clip_qkv=0.7, norm_topk_prob=True, attention_bias=True, eos_token_id=None
+        )
+    ),
+    "qwen2_moe": lambda: Qwen2MoeForCausalLM(
+        Qwen2MoeConfig(**GROUPED_BYTES, **SMALL_EXPERTS, shared_expert_intermediate_size=40, use_sliding_window=True, sliding_window=6)
+    ),
+    "qwen3_moe with a dense layer": lambda: Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(**GROUPED_BYTES, **SMALL_EXPERTS, head_dim=16, norm_topk_prob=True, mlp_only_layers=[0], attention_bias=True)
+    ),
+}
+CASES |= SPARSE_CASES
 
 
 def make(case: str) -> PreTrainedModel:

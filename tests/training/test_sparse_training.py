@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tripod.models.moe import Router
 
 from tests.training.conftest import MakeRecipe
 from tests.training.test_parallel import LOSS_TOLERANCE, assert_same_state, losses
 from tripod.cli.processes import run_as_processes
 from tripod.errors import ConfigError
 from tripod.models.load import load_language_model
+from tripod.models.moe import Router
 from tripod.ops.attention import causal_attention
+from tripod.training.audit import audit
 from tripod.training.gradients import target_losses
 from tripod.training.loop import StepReport, train
 from tripod.training.metrics import read_metrics
@@ -58,6 +59,7 @@ def test_the_record_is_what_the_routers_of_the_checkpoints_choose(make_recipe: M
     recipe = make_recipe((*MIXTRAL, "num_steps=5", "validation.every=5", "routing_rows=3", "batch.micro_rows=2"))
     run = train(recipe).run
     assert routing_steps(run.folder) == run.steps == (0, 1, 2, 4, 5)
+    assert audit(run.folder).is_sound
     order = run.order("valid")
     rows = np.stack([order.rows.row(row) for row in range(3)])
     for step in (0, 5):
@@ -102,6 +104,7 @@ def test_a_run_begins_as_the_dense_model_that_it_is_upcycled_from(make_recipe: M
     assert last is not None
     upcycled = make_recipe((*MIXTRAL, "num_steps=2", "validation.every=2", f"model.upcycled_from={dense.run}@step4"))
     train(upcycled)
+    assert audit(Path(upcycled.run)).is_sound
     first = next(iter(read_metrics(Path(upcycled.run) / "metrics.jsonl")))
     assert first["valid_loss"] == pytest.approx(last.valid_loss, abs=1e-5)
     with pytest.raises(ConfigError, match="num_layers=3, and 2 in the dense model"):

@@ -202,7 +202,7 @@ def _continuation(folder: Path, prompt: str) -> str:
 
 def _print_plan(recipe: Recipe, console: Console) -> None:
     from tripod.models.initialize import num_parameters
-    from tripod.training.flops import flops_per_token
+    from tripod.training.flops import flops_per_token, num_active_parameters
 
     config = recipe.model.config()
     total = num_parameters(config)
@@ -212,10 +212,12 @@ def _print_plan(recipe: Recipe, console: Console) -> None:
     shown = sorted(
         {1, 2, rates.num_warmup, rates.num_warmup + 1, recipe.num_steps // 2, recipe.num_steps} & set(range(1, recipe.num_steps + 1))
     )
+    active = num_active_parameters(config)
+    sizes = f"{total:,} parameters" + ("" if active == total else f", of which a token meets {active:,}")
     embeddings = config.vocab_size * config.hidden_size * (1 if config.is_tied else 2)
     lines = {
         "run": recipe.run,
-        "model": f"{recipe.model.architecture}, {total:,} parameters ({total - embeddings:,} without embeddings), {recipe.precision}",
+        "model": f"{recipe.model.architecture}, {sizes} ({total - embeddings:,} without embeddings), {recipe.precision}",
         "data": f"{', '.join(recipe.data.prefixes)}, order seed {recipe.seeds.order}",
         "batch": f"{batch.rows} rows of {batch.seq_length} tokens, in {batch.num_accumulated} micro-batches",
         "steps": f"{recipe.num_steps:,}, {num_tokens:,} tokens, {num_tokens * flops_per_token(config, batch.seq_length):.3g} operations",

@@ -43,6 +43,7 @@ def assemble(model: LanguageModel, config: EngineConfig, checkpoint: Path | None
         weight_format=config.weight_format,
         block_size=config.block_size,
         batch_invariant=config.batch_invariant,
+        expert_cache=config.expert_cache,
     )
     packed = route.pack(model, checkpoint)
     spec = KVCacheSpec.of(packed, kv_tokens=_kv_tokens(packed, route, config), block_size=config.block_size, dtype=route.kv_dtype)

@@ -13,23 +13,21 @@ from tokenizers import Encoding, Tokenizer
 from torch import Tensor, nn
 
 from tripod.engine.encode import fastest_dtype, token_batches
-from tripod.engine.side_by_side import SideBySide
+from tripod.engine.encoder_route import choose_encoder_route
 from tripod.errors import CheckpointError, TokenizerError
 from tripod.models.bert import Bert
 from tripod.models.load import load_cross_encoder
-from tripod.ops.attention import bidirectional_attention
 
 
 class CrossEncoder:
     """A BERT with a head of one score, and its tokenizer; the layout is that of transformers' BertForSequenceClassification."""
 
     def __init__(self, model: Bert, pooler: nn.Linear, classifier: nn.Linear, tokenizer: Tokenizer, *, max_tokens: int) -> None:
-        self.model = model
         self.max_tokens = max_tokens  # of question and passage together; the longer of the two is cut
         self._pooler = pooler
         self._classifier = classifier
         self._tokenizer = tokenizer
-        self._side_by_side = SideBySide()
+        self._route = choose_encoder_route(model)
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_tokens, strategy="longest_first")
 
@@ -59,7 +57,7 @@ class CrossEncoder:
         encodings = self._tokenizer.encode_batch_fast([(question, text) for text in texts])
         order = sorted(range(len(encodings)), key=lambda index: len(encodings[index].ids))  # neighbours of one length share a batch well
         batches = list(token_batches([encodings[index] for index in order]))
-        scores = torch.cat(self._side_by_side.map(self._scores, batches)).tolist() if batches else []
+        scores = torch.cat(self._route.map(self._scores, batches)).tolist() if batches else []
         placed = [0.0] * len(scores)
         for index, score in zip(order, scores, strict=True):
             placed[index] = score
@@ -72,6 +70,6 @@ class CrossEncoder:
         token_ids = torch.tensor([token_id for encoding in batch for token_id in encoding.ids])
         token_types = torch.tensor([kind for encoding in batch for kind in encoding.type_ids])
         positions = torch.tensor([position for length in lengths for position in range(length)])
-        hidden = self.model.hidden(token_ids, positions, bidirectional_attention(lengths), token_types=token_types)  # [T, D]
+        hidden = self._route.hidden(token_ids, positions, lengths, token_types=token_types)  # [T, D]
         first = torch.stack([state[0] for state in torch.split(hidden, lengths)])  # [N, D]
         return self._classifier(torch.tanh(self._pooler(first))).squeeze(-1)  # type: ignore[no-any-return]

@@ -17,20 +17,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
-from torch import Tensor
 
-from tripod.engine.side_by_side import SideBySide
+from tripod.engine.encoder_route import choose_encoder_route
+from tripod.engine.execution.route import Kernels
 from tripod.errors import CheckpointError, TokenizerError
 from tripod.models.bert import Bert
 from tripod.models.checkpoint import WEIGHT_FILES
 from tripod.models.load import load_encoder
-from tripod.ops.attention import bidirectional_attention
 
 logger = logging.getLogger(__name__)
 
 Pooling = Literal["mean", "cls"]
 
-MAX_BATCH_TOKENS = 1024  # enough for matrix products at full speed, few enough that the threads end together
+MAX_BATCH_TOKENS = 512  # enough for matrix products at full speed, few enough that the threads end together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,25 +93,28 @@ class Embeddings:
 class Encoder:
     """A BERT encoder with its tokenizer and pooling."""
 
-    def __init__(self, model: Bert, tokenizer: Tokenizer, config: EncoderConfig, *, weights: Path) -> None:
-        self.model = model
+    def __init__(self, model: Bert, tokenizer: Tokenizer, config: EncoderConfig, *, weights: Path, kernels: Kernels = "auto") -> None:
         self.config = config
+        self.dim = model.config.hidden_size  # D
+        self._dtype = model.dtype
+        self._route = choose_encoder_route(model, kernels)
         self._weights = weights
         self._tokenizer = tokenizer
-        self._side_by_side = SideBySide()
         tokenizer.no_padding()
         tokenizer.enable_truncation(config.max_tokens)
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype | None = None) -> Self:
+    def load(cls, folder: Path, dtype: torch.dtype | None = None, *, kernels: Kernels = "auto") -> Self:
         """Load an encoder from its folder.
 
         Args:
             folder: config.json, weights, tokenizer.json, and what sentence-transformers puts beside them.
             dtype: of weights and products; None takes bfloat16 where the processor multiplies it natively, else float32. Norms,
                 softmax, sums and pooling are float32 either way.
+            kernels: "native" and "torch" insist on one.
 
         Raises:
+            ConfigError: kernels="native", and they cannot run this encoder here.
             CheckpointError: weights or settings cannot be used.
             TokenizerError: tokenizer.json is absent, broken or does not fit the model.
         """
@@ -128,12 +130,7 @@ class Encoder:
             raise TokenizerError(f"{path} has {tokenizer.get_vocab_size()} tokens, the model only {model.config.vocab_size}")
         config = EncoderConfig.read(folder, max_positions=model.config.max_positions)
         weights = next(folder / name for name in WEIGHT_FILES if (folder / name).is_file())
-        return cls(model, tokenizer, config, weights=weights)
-
-    @property
-    def dim(self) -> int:
-        """D."""
-        return self.model.config.hidden_size
+        return cls(model, tokenizer, config, weights=weights, kernels=kernels)
 
     @property
     def max_tokens(self) -> int:
@@ -153,7 +150,7 @@ class Encoder:
         """Names weights, pooling, length and precision: vectors of different fingerprints are not to be compared."""
         with self._weights.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return f"{digest[:16]}-{self.config.pooling}-{self.config.max_tokens}-{str(self.model.dtype).removeprefix('torch.')}"
+        return f"{digest[:16]}-{self.config.pooling}-{self.config.max_tokens}-{str(self._dtype).removeprefix('torch.')}"
 
     def encode(self, texts: Sequence[str], *, kind: Literal["query", "passage"] = "passage") -> NDArray[np.float32]:
         """Unit vectors of texts, [N, D], in their order. Says in the log how many texts were cut; `embed` returns the number."""
@@ -162,7 +159,7 @@ class Encoder:
     def embed(self, texts: Sequence[str], *, kind: Literal["query", "passage"] = "passage") -> Embeddings:
         """Unit vectors of texts, in their order, with counts.
 
-        A text's vector may differ in the last bits with the texts beside it, as the matrix products have other shapes then.
+        By the native kernels a text's vector has the same bits whatever texts stand beside it; by torch the last bits may differ.
 
         Args:
             texts: any number; one that is longer than `config.max_tokens` tokens is cut.
@@ -172,9 +169,9 @@ class Encoder:
         num_truncated = sum(bool(encoding.overflowing) for encoding in encodings)
         if num_truncated:
             logger.warning("%d of %d texts are longer than %d tokens and were cut", num_truncated, len(texts), self.config.max_tokens)
-        vectors = self._side_by_side.map(self._vectors, list(token_batches(encodings)))
+        vectors = self._route.map(self._vectors, list(token_batches(encodings)))
         return Embeddings(
-            torch.cat(vectors).numpy() if vectors else np.zeros((0, self.dim), np.float32),
+            np.concatenate(vectors) if vectors else np.zeros((0, self.dim), np.float32),
             sum(len(encoding.ids) for encoding in encodings),
             num_truncated,
         )
@@ -184,18 +181,16 @@ class Encoder:
         return [f"{prompt}{text.lower() if self.config.do_lower_case else text}" for text in texts]
 
     @torch.inference_mode()
-    def _vectors(self, batch: Sequence[Encoding]) -> Tensor:
-        """[N, D] float32 of a few texts, whose tokens lie one after the other without padding."""
+    def _vectors(self, batch: Sequence[Encoding]) -> NDArray[np.float32]:
+        """[N, D] of a few texts, whose tokens lie one after the other without padding."""
         lengths = [len(encoding.ids) for encoding in batch]
         token_ids = torch.tensor([token_id for encoding in batch for token_id in encoding.ids])
         positions = torch.tensor([position for length in lengths for position in range(length)])
-        hidden = self.model.hidden(token_ids, positions, bidirectional_attention(lengths))  # [T, D]
-        states = torch.split(hidden, lengths)
-        if self.config.pooling == "cls":
-            pooled = torch.stack([state[0] for state in states])
-        else:
-            pooled = torch.stack([state.mean(0) for state in states])
-        return torch.nn.functional.normalize(pooled)
+        hidden: NDArray[np.float32] = self._route.hidden(token_ids, positions, lengths).numpy()  # [T, D]
+        first = np.cumsum([0, *lengths[:-1]])
+        # numpy, because torch would wake threads of its own beside the kernels'.
+        pooled = hidden[first] if self.config.pooling == "cls" else np.add.reduceat(hidden, first) / np.array(lengths, np.float32)[:, None]
+        return pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)  # type: ignore[no-any-return]
 
 
 def fastest_dtype() -> torch.dtype:

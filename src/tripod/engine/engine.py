@@ -61,6 +61,8 @@ class EngineStats:
     finished: int  # requests, however they ended
     failed: int  # of these, by an error
     leaked_blocks: int  # reclaimed when idle; above 0 is a defect
+    expert_hits: int = 0  # experts that a layer asked for in a step and that were in memory; 0 without `EngineConfig.expert_cache`
+    expert_misses: int = 0  # and that were not
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ class Engine:
         self.config = config
         self.mode = mode_of(parts.route)
         self._spec = spec = parts.spec
+        self._experts = parts.route.expert_cache
         self._limits = parts.limits
         self._vocab_size = model.config.vocab_size
         self._open: dict[str, Request] = {}  # by id, from the call of stream to the end
@@ -201,6 +204,8 @@ class Engine:
             finished=loop.num_finished,
             failed=loop.num_failed,
             leaked_blocks=loop.num_leaked,
+            expert_hits=0 if self._experts is None else self._experts.hits,
+            expert_misses=0 if self._experts is None else self._experts.misses,
         )
 
     def recent_steps(self) -> tuple[StepRecord, ...]:

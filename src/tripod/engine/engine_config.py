@@ -35,9 +35,14 @@ class EngineConfig:
     aging_s: float | None = 60.0  # so long a wait makes up for one level of priority; None: strict priorities, which may starve
     weight_format: LinearFormat | None = None  # of linear layers; None: as the model's dtype. See `tripod.ops.linear_formats`
     kernels: Kernels = "auto"  # "native" where they run, else "torch"; or insist on one
+    # Experts of a sparse model kept in memory, of all layers together; the others stay in the file of packed weights. None: as the system
+    # maps that file. Native kernels only.
+    expert_cache: int | None = None
     batch_invariant: bool = False  # bitwise the same logits for a token whatever else is in its step; costs time on the torch route
     log: Path | None = None  # a replay log is written there; see `tripod.engine.replay`
 
     def __post_init__(self) -> None:
+        if self.expert_cache is not None and self.expert_cache < 1:
+            raise ConfigError(f"expert_cache={self.expert_cache} holds no expert; give at least as many as a layer has, or None for all")
         if self.kv_tokens is not None and self.kv_bytes is not None:
             raise ConfigError(f"the KV pool is asked for as kv_tokens={self.kv_tokens} and kv_bytes={self.kv_bytes}; give one of the two")

@@ -13,6 +13,7 @@ from tripod.engine.execution.kv_cache import DEFAULT_MEMORY_SHARE, KVCacheSpec, 
 from tripod.errors import ConfigError
 from tripod.models.architectures import Decoder
 from tripod.models.load import empty_language_model
+from tripod.models.moe import Experts, SparseMLP
 from tripod.ops.linear import weight_bytes
 from tripod.ops.linear_formats import LinearFormat
 
@@ -96,6 +97,9 @@ def _weight_bytes(model: Decoder, weight_format: LinearFormat) -> int:
             if module is not model.head:
                 packed += weight_bytes(module.out_features, module.in_features, weight_format)
             kept += 0 if module.bias is None else module.bias.numel() * 4
+        elif isinstance(module, Experts):
+            for num_experts, num_outputs, num_inputs in (tuple(module.up.shape), tuple(module.down.shape)):
+                packed += num_experts * weight_bytes(num_outputs, num_inputs, weight_format)
         elif module is not model.embedding:
             kept += sum(parameter.numel() * 4 for parameter in module.parameters(recurse=False))
     return packed + kept
@@ -104,5 +108,7 @@ def _weight_bytes(model: Decoder, weight_format: LinearFormat) -> int:
 def _workspace_bytes(model: Decoder, config: EngineConfig) -> int:
     """The widest tensors that live at once in float32: a block's rows three times over, and logits with the sampler's copies."""
     width = max(module.out_features + module.in_features for module in model.blocks.modules() if isinstance(module, nn.Linear))
+    for router, experts in ((block.mlp.router, block.mlp.experts) for block in model.blocks if isinstance(block.mlp, SparseMLP)):
+        width = max(width, router.config.top_k * (experts.up.shape[1] + experts.up.shape[2]))
     logits = config.max_num_requests * model.config.vocab_size
     return 4 * (3 * config.max_batch_tokens * width + 4 * logits)

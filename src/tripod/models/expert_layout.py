@@ -108,7 +108,7 @@ class OpenMoELayout(TensorLayout):
                 scattered[name] = tensor.transpose(1, 2)
             elif name.endswith(".experts.wi"):
                 size = tensor.shape[1] // 3
-                scattered[f"{name}_gate"], scattered[f"{name}_up"] = tensor.transpose(1, 2).split((2 * size, size), dim=-1)
+                scattered[f"{name}_gate"], scattered[f"{name}_up"] = torch.split(tensor.transpose(1, 2), [2 * size, size], dim=-1)
             else:
                 scattered[name] = tensor
         return scattered

@@ -13,30 +13,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import linear
 
-from tripod.ops.grouped_linear import grouped_linear
-from tripod.ops.moe_routing import RouterConfig, Routing, choose_experts, combine, dispatch, jitter
+from tripod.ops.expert_mlp import Gating, expert_mlp
+from tripod.ops.kernels import expert_mlp as fast
+from tripod.ops.moe_routing import RouterConfig, Routing, choose_experts, jitter
 
-Gating: TypeAlias = Literal["swiglu", "double"]
 WatchRouting: TypeAlias = Callable[[int, Routing], None]  # (layer, what its router decided), in each forward pass
 
 
-def gated(rows: Tensor, gating: Gating) -> Tensor:
-    """What an expert or a feed-forward layer makes of its first product: [..., R] -> [..., F].
+class HasModules(Protocol):
+    """A module, or what is made of modules."""
 
-    swiglu: rows are gate and up, silu(gate) * up (Shazeer 2020, arXiv:2002.05202).
-    double: rows are a, b and up, a * silu(b) * up: OpenMoE, whose gate is twice as wide and gated itself.
-    """
-    if gating == "swiglu":
-        gate, up = rows.chunk(2, dim=-1)
-        return silu(gate) * up
-    linear_gate, gate, up = rows.chunk(3, dim=-1)
-    return linear_gate * silu(gate) * up
+    def modules(self) -> Iterator[nn.Module]: ...
 
 
 class Router(nn.Module):
@@ -83,9 +76,8 @@ class Experts(nn.Module):
         self.down = nn.Parameter(torch.empty(num_experts, hidden_size, expert_size))  # [E, D, F]
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:  # [N, D] -> [N, D]
-        sent = dispatch(routing)
-        rows = gated(grouped_linear(x[sent.tokens], self.up, sent.counts), self.gating)
-        return combine(grouped_linear(rows, self.down, sent.counts), routing, sent)
+        run = fast.expert_mlp if fast.can_run(x, self.up) else expert_mlp
+        return run(x, routing, self.up, self.down, self.gating)
 
 
 class SparseMLP(nn.Module):
@@ -108,8 +100,8 @@ class SparseMLP(nn.Module):
 
 
 @contextmanager
-def watch_routing(model: nn.Module, watch: WatchRouting) -> Iterator[None]:
-    """Within the block, tell `watch` what each router of the model decides, gradients and all."""
+def watch_routing(model: HasModules, watch: WatchRouting) -> Iterator[None]:
+    """Within the block, tell `watch` what each router of the model, plain or packed, decides, gradients and all."""
 
     def tell(router: nn.Module, given: object, routing: Routing) -> None:
         assert isinstance(router, Router)
@@ -152,7 +144,7 @@ class RoutingRecord:
 
 
 @contextmanager
-def record_routing(model: nn.Module) -> Iterator[RoutingRecord]:
+def record_routing(model: HasModules) -> Iterator[RoutingRecord]:
     """Within the block, every forward pass of the model is recorded."""
     record = RoutingRecord()
     with watch_routing(model, record.add):

@@ -218,18 +218,21 @@ class OpenMoEBlock(nn.Module):
         self.attention_norm = RMSNorm(size, eps)
         self.attention = LlamaAttention(_attention_config(config), layer, scale=1.0)
         self.mlp_norm = RMSNorm(size, eps)
-        if layer in config.sparse_layers:
-            experts = Experts(config.router.num_experts, size, config.intermediate_size, "double")
-            self.mlp: nn.Module = SparseMLP(Router(config.router, size, layer), experts)
-            self.extra_norm, self.extra_mlp = RMSNorm(size, eps), DoubleGatedMLP(config)
-        else:
-            self.mlp = DoubleGatedMLP(config)
-            self.extra_norm = self.extra_mlp = None
+        self.mlp = _sparse_mlp(config, layer) if layer in config.sparse_layers else DoubleGatedMLP(config)
+        self.extra_norm = RMSNorm(size, eps) if layer in config.sparse_layers else None
+        self.extra_mlp = DoubleGatedMLP(config) if layer in config.sparse_layers else None
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:  # [..., D] -> [..., D]
         x = x + self.attention(self.attention_norm(x), cos, sin, attend)
         x = x + self.mlp(self.mlp_norm(x))
-        return x if self.extra_mlp is None else x + self.extra_mlp(self.extra_norm(x))
+        if self.extra_norm is None or self.extra_mlp is None:
+            return x
+        return x + self.extra_mlp(self.extra_norm(x))  # type: ignore[no-any-return]
+
+
+def _sparse_mlp(config: OpenMoEConfig, layer: int) -> SparseMLP:
+    experts = Experts(config.router.num_experts, config.hidden_size, config.intermediate_size, "double")
+    return SparseMLP(Router(config.router, config.hidden_size, layer), experts)
 
 
 class OpenMoE(nn.Module):

@@ -208,6 +208,7 @@ class SparseLlamaConfig:
             }
         router = self.router
         config |= {"architectures": [MODEL_TYPES[self.model_type][0]], "model_type": self.model_type, "num_experts_per_tok": router.top_k}
+        own: dict[str, Any]
         match self.model_type:
             case "mixtral":
                 own = {"num_local_experts": router.num_experts, "intermediate_size": self.expert_size, "router_jitter_noise": router.jitter}

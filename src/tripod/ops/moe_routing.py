@@ -109,7 +109,7 @@ class Routing:
     def load(self) -> Tensor:
         """[E], int64: the assignments that each expert gets, dropped ones not counted."""
         kept = self.expert_ids.flatten() if self.is_kept is None else self.expert_ids[self.is_kept]
-        return torch.bincount(kept, minlength=self.num_experts)
+        return _counts(kept, self.num_experts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,7 +178,7 @@ def within_capacity(expert_ids: Tensor, num_experts: int, capacity: Capacity) ->
 def _first_come(expert_ids: Tensor, num_experts: int, num_slots: int) -> Tensor:
     wanted = expert_ids.T.flatten()  # choice by choice
     order = wanted.argsort(stable=True)
-    ends = torch.bincount(wanted, minlength=num_experts).cumsum(0)
+    ends = _counts(wanted, num_experts).cumsum(0)
     starts = torch.cat((ends.new_zeros(1), ends[:-1]))
     ranks = torch.empty_like(wanted)
     ranks[order] = torch.arange(len(wanted), device=wanted.device) - starts[wanted[order]]  # how many came before, for the same expert
@@ -191,11 +191,17 @@ def dispatch(routing: Routing) -> Dispatch:
     wanted = routing.expert_ids.flatten()
     if routing.is_kept is not None:
         wanted = wanted.masked_fill(~routing.is_kept.flatten(), num_experts)  # behind the last expert
-    counts = torch.bincount(wanted, minlength=num_experts + 1)[:num_experts]
+    counts = _counts(wanted, num_experts + 1)[:num_experts]
     places = wanted.argsort(stable=True)
     if routing.is_kept is not None:
         places = places[: int(counts.sum())]
     return Dispatch(places // top_k, places, counts)
+
+
+def _counts(expert_ids: Tensor, num_experts: int) -> Tensor:
+    """How often each expert is named: [...] -> [E]. Unlike torch.bincount, without waiting for a GPU."""
+    ids = expert_ids.flatten()
+    return ids.new_zeros(num_experts).scatter_add(0, ids, torch.ones_like(ids))
 
 
 def combine(outputs: Tensor, routing: Routing, sent: Dispatch) -> Tensor:
@@ -245,7 +251,7 @@ def _groups(routing: Routing, size: int | None) -> Iterator[tuple[Tensor, Tensor
 
 def _balance(gates: Tensor, expert_ids: Tensor) -> Tensor:
     num_tokens, num_experts = gates.shape
-    share = torch.bincount(expert_ids.flatten(), minlength=num_experts).to(gates) / num_tokens
+    share = _counts(expert_ids, num_experts).to(gates) / num_tokens
     return num_experts * (share * gates.mean(0)).sum()
 
 

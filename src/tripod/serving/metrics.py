@@ -147,6 +147,8 @@ class _EngineNumbers(Collector):
         )
         yield CounterMetricFamily("tripod_num_preemptions", "Requests that gave up their blocks to others", stats.preemptions)
         yield CounterMetricFamily("tripod_engine_steps", "Steps of the engine", stats.steps)
+        yield CounterMetricFamily("tripod_expert_cache_hits", "Experts asked for that were in memory", stats.expert_hits)
+        yield CounterMetricFamily("tripod_expert_cache_misses", "Experts asked for that were not", stats.expert_misses)
         yield CounterMetricFamily(
             "tripod_num_leaked_blocks", "Blocks without an owner, reclaimed when idle; above 0 is a defect", stats.leaked_blocks
         )

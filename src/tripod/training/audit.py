@@ -128,7 +128,7 @@ def audit(
     declared = initial_spread or _declared_spread(recipe)
     expected = tuple(expected_steps) if expected_steps is not None else _declared_steps(recipe) or inferred_steps(tuple(folders))
     findings = [*walk.findings, *_missing(expected, folders), *walk.repeated(), *walk.off_the_path()]
-    if 0 in folders and walk.spreads:
+    if 0 in folders and walk.spreads and (initial_spread or _is_drawn_by_a_rule(recipe)):
         findings += [
             Finding(kind=Kind.INITIALIZATION, steps=(0,), tensors=tuple(names), detail=detail)
             for names, detail in misfits(walk.spreads, walk.config, declared)
@@ -226,7 +226,7 @@ class _Walk:
                 corrupt.append(name)
             for start in range(0, math.prod(file.tensors[name].shape), _PIECE):
                 values = file.floats(name, slice(start, start + _PIECE))
-                if values is not None and (not np.isfinite(values).all() or (name.startswith("exp_avg_sq.") and (values < 0).any())):
+                if values is not None and (not np.isfinite(values).all() or (name.startswith("exp_avg_sq") and (values < 0).any())):
                     bad.append(name)
                     break
         self._report_tensors(step, corrupt, bad)
@@ -445,6 +445,12 @@ def _declared_steps(recipe: Mapping[str, Any]) -> tuple[int, ...]:
     known = {field.name for field in fields(CheckpointRule)}
     declared = CheckpointRule(**{name: value for name, value in rule.items() if name in known})
     return tuple(step for step in declared.steps(num_steps) if step >= first)
+
+
+def _is_drawn_by_a_rule(recipe: Mapping[str, Any]) -> bool:
+    """Whether step 0 can be held against `InitialSpread`: not where it was a dense model, nor drawn by the inputs of each matrix."""
+    model = recipe.get("model")
+    return not isinstance(model, Mapping) or (model.get("upcycled_from") is None and model.get("initialization") != "fan-in")
 
 
 def _declared_spread(recipe: Mapping[str, Any]) -> InitialSpread | None:

@@ -2,7 +2,8 @@
 
     config.json, model.safetensors     what transformers, vLLM and `Engine.load("run@stepN")` open; weights in float32
     tokenizer.json, ...                copied from the tokenizer's folder
-    optimizer.safetensors              exp_avg.NAME and exp_avg_sq.NAME for each weight NAME, and `step`, the number of updates
+    optimizer.safetensors              exp_avg.NAME and exp_avg_sq.NAME for each weight NAME (or what `Adafactor` keeps), and `step`, the
+                                       number of updates
     manifest.json                      hashes of all tensors, recipe, order, versions; see `Manifest`
 
 A checkpoint is written beside its place, flushed to the disk and renamed, so a crash at any point leaves the earlier ones whole and

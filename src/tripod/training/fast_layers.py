@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tripod.ops.onednn_linear import has_onednn_linear, onednn_linear
+
 
 def with_fast_layers(model: nn.Module) -> None:
     """Let the linear layers and embeddings of a model run by oneDNN and without needless copies; names and parameters stay.
@@ -37,29 +39,6 @@ class FastEmbedding(nn.Embedding):
 
     def forward(self, token_ids: Tensor) -> Tensor:
         return _Rows.apply(self.weight, token_ids)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def has_onednn_linear(x: Tensor) -> bool:
-    """Whether `onednn_linear` takes this tensor. It is a part of torch that its documentation does not promise."""
-    return x.dtype == torch.float32 and x.device.type == "cpu" and _HAS_ONEDNN
-
-
-def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x [N, A] times the transpose of weight [B, A], plus bias [B] -> [N, B], float32. Operands may be transposed views."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
-
-
-def _find_onednn() -> bool:
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    try:  # a product that is known
-        found = onednn_linear(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]), torch.tensor([5.0]))
-    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
-        return False
-    return found.tolist() == [[16.0]]
-
-
-_HAS_ONEDNN = _find_onednn()
 
 
 class _OneDnnLinear(torch.autograd.Function):

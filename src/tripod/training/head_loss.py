@@ -13,7 +13,7 @@ from tripod.ops import cross_entropy as reference
 from tripod.ops.kernels.cpu import cross_entropy as cpu_kernels
 from tripod.ops.kernels.cpu import threads
 from tripod.ops.kernels.cpu.library import is_available
-from tripod.training.fast_layers import has_onednn_linear, onednn_linear
+from tripod.ops.onednn_linear import has_onednn_linear, onednn_linear
 
 _MAX_LOGITS = 1 << 26  # numbers at a time: half the memory of one micro-batch of Pythia at most, and enough for the matrix products
 

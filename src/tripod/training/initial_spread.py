@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-_OUTPUT_SIDE = ("attention.dense.weight", "mlp.dense_4h_to_h.weight", "self_attn.o_proj.weight", "mlp.down_proj.weight")
+_OUTPUT_SIDE = ("attention.dense.weight", "mlp.dense_4h_to_h.weight", "self_attn.o_proj.weight", ".down_proj.weight", ".w2.weight")
 _STANDARD_ERRORS = 6.0
 _ROUNDING = 0.004  # bfloat16 keeps 8 bits, and a spread moves by less than half of the last
 

@@ -101,8 +101,8 @@ class OptimizerRecipe:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) or Adafactor (Shazeer & Stern 2018, arXiv:1804.04235) with steps relative to the
     size of what they change; no decay of biases and norms."""
 
-    kind: Literal["adamw", "adafactor"] = "adamw"
     lr: float  # at the peak; of adafactor relative to the root mean square of a tensor: 0.01 is common
+    kind: Literal["adamw", "adafactor"] = "adamw"
     beta1: float = 0.9  # of adamw, and so the next two
     beta2: float = 0.95
     eps: float = 1e-8

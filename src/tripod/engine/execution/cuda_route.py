@@ -14,7 +14,7 @@ from torch import Tensor
 from tripod.engine.execution.kv_cache import KVCache, KVCacheSpec
 from tripod.engine.execution.paged_attention import TorchKVCache
 from tripod.engine.execution.ragged_batch import RaggedBatch, Span
-from tripod.engine.execution.sampler import torch_argmax
+from tripod.engine.execution.sampler import torch_argmax, torch_greedy
 from tripod.models.language_model import LanguageModel, LanguageModelConfig
 from tripod.ops.attention import Attend
 from tripod.ops.kernels.cuda.paged_attention import PART, Tiles, paged_attention, write_pages
@@ -27,6 +27,7 @@ class CudaRoute:
     """Chosen on a CUDA device where Triton is installed."""
 
     is_batch_invariant = False  # its matrix products are cuBLAS's
+    expert_cache = None
 
     def __init__(self, model: LanguageModel) -> None:
         self.kv_dtype = model.dtype
@@ -45,6 +46,9 @@ class CudaRoute:
 
     def argmax(self, logits: Tensor) -> Tensor:
         return torch_argmax(logits)
+
+    def greedy(self, model: LanguageModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return torch_greedy(model, hidden)
 
     def step(self) -> AbstractContextManager[None]:
         return nullcontext()

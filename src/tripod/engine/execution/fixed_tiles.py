@@ -16,6 +16,8 @@ from torch.nn.functional import pad
 from tripod.engine.execution.paged_attention import TorchKVCache
 from tripod.engine.execution.ragged_batch import RaggedBatch
 from tripod.models.language_model import LanguageModel, LanguageModelConfig
+from tripod.models.moe import Router
+from tripod.models.pack import modules_of
 from tripod.ops.attention import Attend
 from tripod.ops.paged_attention import paged_decode, write_pages
 
@@ -75,7 +77,9 @@ class FixedTiles:
         self.config: LanguageModelConfig = inner.config
         self.dtype, self.device = inner.dtype, inner.device
         self._inner = inner
-        self.num_rows = next(num_rows for num_rows in TILES if self._is_invariant(num_rows))
+        # How many rows of a tile an expert gets is a matter of their neighbours, which no trial can rule out.
+        is_sparse = any(isinstance(module, Router) for module in modules_of(inner))
+        self.num_rows = 1 if is_sparse else next(num_rows for num_rows in TILES if self._is_invariant(num_rows))
 
     def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """[N] -> [N, D]. `attend` is a `RowAttention` of the same N rows."""

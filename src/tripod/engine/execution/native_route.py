@@ -12,10 +12,10 @@ from torch import Tensor
 
 from tripod.engine.execution.kv_cache import KVCache, KVCacheSpec
 from tripod.engine.execution.ragged_batch import RaggedBatch
-from tripod.models.gpt_neox import GPTNeoX
+from tripod.models.architectures import Decoder
+from tripod.models.expert_cache import ExpertCache
 from tripod.models.language_model import LanguageModel
-from tripod.models.llama import Llama
-from tripod.models.native_blocks import pack_native
+from tripod.models.native_blocks import NativeModel, pack_native
 from tripod.models.pack import PackedModel
 from tripod.ops.kernels.cpu import library, threads
 from tripod.ops.kernels.cpu.paged_attention import KVPool, why_no_pool
@@ -46,14 +46,15 @@ class NativeRoute:
 
     is_batch_invariant = True
 
-    def __init__(self, weight_format: LinearFormat) -> None:
+    def __init__(self, weight_format: LinearFormat, expert_cache: int | None = None) -> None:
+        self.expert_cache = None if expert_cache is None else ExpertCache(expert_cache)
         self.kv_dtype = kv_dtype_of(weight_format)
         self.weight_format = weight_format
         self._num_threads = min(threads.default_num_threads(), torch.get_num_threads())  # who limits torch limits this as well
         self.name = f"native {library.load()} ({self._num_threads} threads)"
 
     def pack(self, model: LanguageModel, checkpoint: Path | None = None) -> PackedModel:
-        return pack_native(cast("GPTNeoX | Llama", model), self.weight_format, checkpoint)
+        return pack_native(cast("Decoder", model), self.weight_format, checkpoint, self.expert_cache)
 
     def allocate(self, spec: KVCacheSpec) -> KVCache:
         return NativeKVCache(spec)
@@ -66,6 +67,9 @@ class NativeRoute:
 
     def argmax(self, logits: Tensor) -> Tensor:
         return argmax(logits)
+
+    def greedy(self, model: LanguageModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return cast(NativeModel, model).greedy(hidden)
 
     def step(self) -> AbstractContextManager[None]:
         return threads.held_awake()
@@ -94,7 +98,9 @@ class NativeKVCache:
 
     def clear(self, block_ids: Sequence[int], start: int, num_tokens: int) -> None:
         size = self.spec.block_size
-        slots = torch.tensor([block_ids[token // size] * size + token % size for token in range(start, start + num_tokens)])
+        slots = torch.tensor(
+            [block_ids[token // size] * size + token % size for token in range(start, start + num_tokens)], dtype=torch.int64
+        )
         nothing = torch.zeros(num_tokens, self.spec.num_kv_heads, self.spec.head_dim)
         for layer in range(self.spec.num_layers):
             self.pool.write(layer, nothing, nothing, slots)

@@ -14,12 +14,13 @@ from torch import Tensor
 from tripod.engine.execution.fixed_tiles import FixedTiles, RowKVCache
 from tripod.engine.execution.kv_cache import KVCache, KVCacheSpec
 from tripod.engine.execution.paged_attention import TorchKVCache
-from tripod.engine.execution.sampler import torch_argmax
+from tripod.engine.execution.sampler import torch_argmax, torch_greedy
 from tripod.errors import ConfigError
-from tripod.models.gpt_neox import GPTNeoX
+from tripod.models.architectures import Decoder
+from tripod.models.expert_cache import ExpertCache
 from tripod.models.language_model import LanguageModel
-from tripod.models.llama import Llama
 from tripod.models.pack import pack
+from tripod.models.sparse_llama import SparseLlama
 from tripod.ops.linear_formats import LinearFormat
 from tripod.ops.torch_linear import pack_torch_linear
 
@@ -49,6 +50,11 @@ class Route(Protocol):
         """Whether a row has the same bits whatever its neighbours, by the way its sums are made."""
         ...
 
+    @property
+    def expert_cache(self) -> ExpertCache | None:
+        """Which experts of a sparse model are in memory; None: all."""
+        ...
+
     def pack(self, model: LanguageModel, checkpoint: Path | None = None) -> LanguageModel:
         """The model with its weights made ready; itself where its architecture is not known here.
 
@@ -70,6 +76,10 @@ class Route(Protocol):
         """The place of each row's largest logit, the first of equals; NaN counts as the largest: [R, V] -> [R]."""
         ...
 
+    def greedy(self, model: LanguageModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """What `argmax` finds in the model's logits of these rows, and the logit itself: [R, D] -> [R], [R]."""
+        ...
+
     def step(self) -> AbstractContextManager[None]:
         """Entered around each step."""
         ...
@@ -81,7 +91,13 @@ def format_of(dtype: torch.dtype) -> LinearFormat | None:
 
 
 def choose_route(
-    model: LanguageModel, *, kernels: Kernels, weight_format: LinearFormat | None, block_size: int, batch_invariant: bool = False
+    model: LanguageModel,
+    *,
+    kernels: Kernels,
+    weight_format: LinearFormat | None,
+    block_size: int,
+    batch_invariant: bool = False,
+    expert_cache: int | None = None,
 ) -> Route:
     """Native kernels where they can run, torch elsewhere.
 
@@ -90,13 +106,21 @@ def choose_route(
         kernels: "native" and "torch" insist on one.
         weight_format: of the linear layers; None: of the model's dtype.
         batch_invariant: a row must have the same bits whatever its neighbours.
+        expert_cache: experts that are kept in memory of their own; None: all are used where they lie.
 
     Raises:
         ConfigError: what was asked for cannot run here; the message says why.
     """
     if kernels not in ("auto", "native", "torch"):
         raise ConfigError(f"kernels={kernels!r} is unknown; choose auto, native or torch")
-    if model.device.type == "cuda" and kernels != "torch" and weight_format is None and not batch_invariant and find_spec("triton"):
+    if (
+        model.device.type == "cuda"
+        and kernels != "torch"
+        and expert_cache is None
+        and weight_format is None
+        and not batch_invariant
+        and find_spec("triton")
+    ):
         from tripod.engine.execution.cuda_route import CudaRoute
 
         return CudaRoute(model)
@@ -105,19 +129,23 @@ def choose_route(
     if reason is None and chosen is not None:
         from tripod.engine.execution.native_route import NativeRoute
 
-        return NativeRoute(chosen)
+        return NativeRoute(chosen, expert_cache)
+    if expert_cache is not None:
+        raise ConfigError(f"expert_cache={expert_cache} needs the native kernels, which cannot run here: {reason}; leave it out")
     if kernels == "native":
         raise ConfigError(f"kernels='native' cannot run here: {reason}; use kernels='auto' or 'torch'")
     return TorchRoute(model, weight_format, reason or "", is_batch_invariant=batch_invariant)
 
 
 def _why_not_native(model: LanguageModel, weight_format: LinearFormat | None, block_size: int) -> str | None:
-    if not isinstance(model, GPTNeoX | Llama):
+    if not isinstance(model, Decoder):
         return f"a {type(model).__name__} is not one of the architectures that can be packed"
     if model.device.type != "cpu":
         return f"the model is on {model.device}"
     if weight_format is None:
         return f"the kernels have no linear layer in {model.dtype}"
+    if isinstance(model, SparseLlama) and model.config.router.chooser == "expert":
+        return "its experts choose tokens, which the kernels do not do"
     from tripod.engine.execution.native_route import why_not
 
     return why_not(model, weight_format, block_size)
@@ -132,6 +160,7 @@ class TorchRoute:
     """Torch's own operations; linear layers prepacked for oneDNN where a format is asked for."""
 
     def __init__(self, model: LanguageModel, weight_format: LinearFormat | None, reason: str, *, is_batch_invariant: bool) -> None:
+        self.expert_cache = None
         self.kv_dtype = model.dtype
         self.is_batch_invariant = is_batch_invariant
         self._device = model.device
@@ -146,7 +175,7 @@ class TorchRoute:
     def _packed(self, model: LanguageModel) -> LanguageModel:
         if self._format is None:
             return model
-        if not isinstance(model, GPTNeoX | Llama):
+        if not isinstance(model, Decoder):
             raise ConfigError(f"weight_format={self._format!r} was asked for, but a {type(model).__name__} cannot be packed; leave it out")
         return pack(model, functools.partial(pack_torch_linear, weight_format=self._format))
 
@@ -158,6 +187,9 @@ class TorchRoute:
 
     def argmax(self, logits: Tensor) -> Tensor:
         return torch_argmax(logits)
+
+    def greedy(self, model: LanguageModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return torch_greedy(model, hidden)
 
     def step(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -13,7 +13,7 @@ from torch import Tensor
 from tripod.engine.execution.kv_cache import KVCache
 from tripod.engine.execution.ragged_batch import RaggedBatch
 from tripod.engine.execution.route import Route
-from tripod.engine.execution.sampler import sample, score
+from tripod.engine.execution.sampler import is_plain, sample, score, sound_tokens
 from tripod.engine.grammar.masks import PendingMasks, TokenMasks
 from tripod.engine.policy.policy import Schedule
 from tripod.engine.policy.request import Request
@@ -123,9 +123,14 @@ class Runner:
                 rows.append(end - 1)
         computed = time.perf_counter()
         if sampled:
-            logits = self._model.logits(hidden if len(rows) == len(hidden) else hidden[rows])  # [R, V]
-            computed = time.perf_counter()
-            self._sample(sampled, logits, masks, result)
+            last = hidden if len(rows) == len(hidden) else hidden[rows]  # [R, D]
+            if all(map(_needs_no_logits, sampled)):
+                self._take(sampled, sound_tokens(*self._route.greedy(self._model, last)), result)
+                computed = time.perf_counter()
+            else:
+                logits = self._model.logits(last)  # [R, V]
+                computed = time.perf_counter()
+                self._sample(sampled, logits, masks, result)
         result.model_s = computed - prepared
         result.sample_s = time.perf_counter() - computed
         return result
@@ -138,20 +143,22 @@ class Runner:
             ruled_out=None if masks is None else masks.wait(requests, logits.device),
             argmax=self._route.argmax,
         )
-        scored = []
-        for row, (request, token_id) in enumerate(zip(requests, token_ids, strict=True)):
-            error = request.matcher.error if request.matcher is not None else None
-            if token_id is None or error is not None:
-                result.fail(request, error or _not_finite("logit", request))
-                continue
-            result.token_ids[request] = [token_id]
-            if request.sampling.logprobs is not None:
-                scored.append(row)
+        self._take(requests, token_ids, result)
+        scored = [row for row, request in enumerate(requests) if request.sampling.logprobs is not None and request in result.token_ids]
         if scored:
             chosen = [token_id for row in scored if (token_id := token_ids[row]) is not None]
             num_top = max(requests[row].sampling.logprobs or 0 for row in scored)
             for row, (own, top) in zip(scored, score(logits[scored], chosen, num_top), strict=True):
                 result.scores[requests[row]] = [(own, top[: requests[row].sampling.logprobs])]
+
+    def _take(self, requests: Sequence[Request], token_ids: Sequence[int | None], result: StepResult) -> None:
+        """Give each request its token, or its error."""
+        for request, token_id in zip(requests, token_ids, strict=True):
+            error = request.matcher.error if request.matcher is not None else None
+            if token_id is None or error is not None:
+                result.fail(request, error or _not_finite("logit", request))
+            else:
+                result.token_ids[request] = [token_id]
 
     def _score_prompt(self, request: Request, hidden: Tensor) -> list[TokenScore]:
         """Scores of the prompt's tokens that follow the rows of this chunk: [num_tokens, D]."""
@@ -173,6 +180,11 @@ class Runner:
 def _is_sampled(request: Request, num_tokens: int) -> bool:
     """It gets a new token: with these, all its known ones are computed."""
     return num_tokens == request.num_pending_tokens and request.max_tokens > 0
+
+
+def _needs_no_logits(request: Request) -> bool:
+    """Its next token is the most likely one, and nobody asks how likely."""
+    return is_plain(request) and request.matcher is None and request.sampling.logprobs is None
 
 
 def _not_finite(what: str, request: Request) -> EngineError:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tripod.engine.policy.request import Request
+from tripod.models.language_model import LanguageModel
 
 _MASK_64 = (1 << 64) - 1
 _SMALLEST, _LARGEST = 1e-30, 1e30  # divisors of logits: beyond, float32 has only zeros and infinities, and out of these comes NaN
@@ -52,6 +53,18 @@ def torch_argmax(logits: Tensor) -> Tensor:
     return logits.max(dim=-1).indices
 
 
+def torch_greedy(model: LanguageModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """The most likely token of each row and its logit, on any device: [R, D] -> [R], [R]."""
+    largest = model.logits(hidden).max(dim=-1)
+    return largest.indices, largest.values
+
+
+def sound_tokens(token_ids: Tensor, logits: Tensor) -> list[int | None]:
+    """R token ids with None where the logit is not finite: [R], [R], by an argmax that takes NaN for the largest."""
+    pairs = zip(token_ids.tolist(), logits.isfinite().tolist(), strict=True)
+    return [int(token_id) if is_sound else None for token_id, is_sound in pairs]
+
+
 def sample(
     logits: Tensor, requests: Sequence[Request], *, ruled_out: RuledOut | None = None, argmax: Argmax = torch_argmax
 ) -> list[int | None]:
@@ -69,16 +82,15 @@ def sample(
     if ruled_out is not None:
         logits = _without(logits, ruled_out)
     best = argmax(logits)
-    is_sound = logits.gather(-1, best[:, None]).isfinite().flatten().tolist()  # not a number where any logit of the row is none
-    token_ids = list(map(int, best.tolist()))
-    others = [row for row, request in enumerate(requests) if not _is_plain(request)]
+    token_ids = sound_tokens(best, logits.gather(-1, best[:, None]).flatten())
+    others = [row for row, request in enumerate(requests) if not is_plain(request)]
     if others:
         shaped = logits.float() if len(others) == len(requests) else logits[others].float()
         if shaped.data_ptr() == logits.data_ptr():
             shaped = shaped.clone()
         for row, token_id in zip(others, _sample_shaped(shaped, [requests[row] for row in others]), strict=True):
-            token_ids[row] = token_id
-    return [token_id if sound else None for token_id, sound in zip(token_ids, is_sound, strict=True)]
+            token_ids[row] = None if token_ids[row] is None else token_id
+    return token_ids
 
 
 def _without(logits: Tensor, ruled_out: RuledOut) -> Tensor:
@@ -90,7 +102,7 @@ def _without(logits: Tensor, ruled_out: RuledOut) -> Tensor:
     return logits
 
 
-def _is_plain(request: Request) -> bool:
+def is_plain(request: Request) -> bool:
     """Greedy over the logits as they are."""
     params = request.sampling
     return (

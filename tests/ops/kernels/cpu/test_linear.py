@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.ops.kernels.cpu.levels import level, needs_kernels
 from tripod.errors import ConfigError, ShapeError
 from tripod.ops import linear_formats as reference
-from tripod.ops.kernels.cpu.linear import gate_up, gate_up_bias, linear, pack_gate_up, pack_linear
+from tripod.ops.kernels.cpu.linear import gate_up, gate_up_bias, linear, linear_argmax, pack_gate_up, pack_linear
 from tripod.ops.kernels.cpu.packing import PackedWeight
 from tripod.ops.kernels.cpu.threads import set_num_threads
 
@@ -171,3 +171,31 @@ def test_what_the_kernel_could_not_check_is_refused_before_it() -> None:
         gate_up(x, packed)
     with pytest.raises(ConfigError, match="call gate_up"):
         linear(x, pack_gate_up(_random(64, 128), _random(64, 128), "f32"))
+
+
+@each_format
+@pytest.mark.parametrize("num_rows", [0, 1, 7, 300])  # 300: two blocks of rows
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_largest_of_a_product_is_that_of_the_written_product(
+    level: str, format: str, group: int | None, num_rows: int, threads: int
+) -> None:
+    packed, _ = _layer(333, 128, format, group)
+    x = _random(num_rows, 128, seed=3)
+    if num_rows > 4:
+        x[3] = 0.0  # all equal: the first
+        x[4, 5] = torch.nan
+    set_num_threads(threads)
+    try:
+        written = linear(x, packed)
+        places, values = linear_argmax(x, packed)
+    finally:
+        set_num_threads(1)
+    expected = written.argmax(-1)
+    assert torch.equal(places, expected)
+    assert torch.equal(values.nan_to_num(7.0), written.gather(-1, expected[:, None])[:, 0].nan_to_num(7.0))
+
+
+def test_gate_and_up_have_no_single_largest() -> None:
+    packed = pack_gate_up(_random(64, 8), _random(64, 8), "f32", None)
+    with pytest.raises(ConfigError, match="gate and up together"):
+        linear_argmax(_random(2, 8), packed)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from tests.ops.kernels.cpu.levels import level, needs_kernels  # noqa: F401  the fixture
 from tripod.errors import ConfigError, ShapeError
+from tripod.ops.attention import bidirectional_attention
 from tripod.ops.kernels.cpu.paged_attention import KVPool, paged_attention, why_no_pool
+from tripod.ops.kernels.cpu.pool_attention import TextAttention
 from tripod.ops.kernels.cpu.threads import set_num_threads
 
 pytestmark = [needs_kernels, pytest.mark.usefixtures("level")]
@@ -218,3 +220,31 @@ def test_what_does_not_fit_is_refused() -> None:
     assert why_no_pool(**fits) is None
     assert "block_size=32" in str(why_no_pool(**fits | {"block_size": 32}))
     assert "torch.float16" in str(why_no_pool(**fits | {"dtype": torch.float16}))
+
+
+@pytest.mark.parametrize("heads", [(12, 32), (3, 8), (2, 80)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_each_token_of_a_text_sees_all_of_it_and_nothing_else(heads: tuple[int, int], dtype: torch.dtype) -> None:
+    num_heads, head_dim = heads
+    generator = torch.Generator().manual_seed(2)
+    query, key, value = torch.randn(3, sum(LENGTHS), num_heads, head_dim, generator=generator).to(dtype)
+    attend = TextAttention(LENGTHS, num_heads=num_heads, head_dim=head_dim, dtype=dtype)
+    for layer in range(2):  # the second overwrites the first
+        seen = attend(layer, query, key + layer, value * (layer + 1), scale=head_dim**-0.5)
+        wide = [tensor.double() for tensor in (query, (key + layer), (value * (layer + 1)))]
+        expected = bidirectional_attention(LENGTHS)(layer, *wide, scale=head_dim**-0.5)
+        torch.testing.assert_close(seen.double(), expected, atol=2 * TOLERANCE[dtype], rtol=2 * TOLERANCE[dtype])
+
+
+def test_a_text_has_the_same_bits_alone_and_among_others() -> None:
+    query, key, value = torch.randn(3, sum(LENGTHS), 3, 32, generator=torch.Generator().manual_seed(3))
+    together = TextAttention(LENGTHS, num_heads=3, head_dim=32, dtype=torch.bfloat16)(0, query, key, value, scale=0.2)
+    parts = zip(LENGTHS, *(torch.split(tensor, LENGTHS) for tensor in (query, key, value, together)), strict=True)
+    for length, *mine, expected in parts:
+        assert torch.equal(TextAttention([length], num_heads=3, head_dim=32, dtype=torch.bfloat16)(0, *mine, scale=0.2), expected)
+
+
+def test_a_text_has_no_window() -> None:
+    query, key, value = torch.randn(3, 4, 2, 16)
+    with pytest.raises(ShapeError, match="window=2 was given to bidirectional attention"):
+        TextAttention([4], num_heads=2, head_dim=16, dtype=torch.float32)(0, query, key, value, scale=1.0, window=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from tests.ops.kernels.cpu.levels import needs_kernels
 from tripod.errors import ConfigError
 from tripod.ops.kernels.cpu.library import POINTER, KernelFunction
-from tripod.ops.kernels.cpu.threads import held_awake, num_threads, set_num_threads
+from tripod.ops.kernels.cpu.threads import held_awake, num_threads, set_num_threads, work_alone
 
 pytestmark = needs_kernels
 _count_pieces = KernelFunction("tripod_count_pieces", POINTER, ctypes.c_int64, ctypes.c_int, restype=ctypes.c_int)
@@ -54,3 +55,15 @@ def test_the_size_of_the_pool_is_what_was_set(threads: int) -> None:
     assert num_threads() == threads
     with pytest.raises(ConfigError, match=r"set_num_threads\(0\)"):
         set_num_threads(0)
+
+
+def test_a_thread_that_works_alone_does_all_of_its_pieces_beside_the_pool(threads: int) -> None:
+    def alone(_: int) -> list[tuple[list[int], int]]:
+        work_alone()
+        return [_counts(100, rounds=3) for _ in range(50)]
+
+    with ThreadPoolExecutor(2) as executor:
+        beside = executor.map(alone, range(2))
+        shared = [_counts(100, rounds=3) for _ in range(50)]
+        assert all(counted == ([3] * 100, 1) for counts in beside for counted in counts)
+    assert shared == [([3] * 100, threads)] * 50

@@ -234,14 +234,16 @@ void attend_rows(const Stretch& stretch, const Tile& tile, int row, int num_rows
     }
 }
 
-// Consecutive tokens of one request: rows [begin, end) of the batch.
+// Tokens of one request that see one more each, or all of them the same: rows [begin, end) of the batch.
 struct Span {
     int64_t begin, end;
 };
 
+TRIPOD_INLINE bool follows(int64_t position, int64_t before) { return position == before + 1 || position == before; }
+
 Span span_from(const AttentionCall& call, int64_t begin) {
     int64_t end = begin + 1;
-    while (end < call.num_rows && call.requests[end] == call.requests[begin] && call.positions[end] == call.positions[end - 1] + 1) ++end;
+    while (end < call.num_rows && call.requests[end] == call.requests[begin] && follows(call.positions[end], call.positions[end - 1])) ++end;
     return {begin, end};
 }
 

@@ -1,4 +1,4 @@
-// Causal attention over paged keys and values: decodes and chunks of prompts mixed in one ragged batch.
+// Attention over paged keys and values: decodes and chunks of prompts mixed in one ragged batch.
 #pragma once
 
 #include "kv_cache.hpp"
@@ -10,7 +10,7 @@ struct AttentionCall {
     int num_heads;     // H, a multiple of kv.num_heads
     int64_t num_rows;
     const int64_t* requests;   // [num_rows]: which row of block_tables
-    const int64_t* positions;  // [num_rows]: a row sees the tokens of its request up to this one, its own
+    const int64_t* positions;  // [num_rows]: a row sees the tokens of its request up to this one: its own, or an encoder's last
     const int64_t* block_tables;
     int64_t table_stride;
     float scale;     // > 0

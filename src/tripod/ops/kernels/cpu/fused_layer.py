@@ -153,9 +153,9 @@ class FusedLayer:
         num_kv_heads: int,
         head_dim: int,
         output: Dense,
-        mlp_norm: Norm,
-        up: Dense,
-        down: Dense,
+        mlp_norm: Norm | None = None,
+        up: Dense | None = None,
+        down: Dense | None = None,
         activation: LinearActivation | None = None,
         is_interleaved: bool = False,
         is_parallel: bool = False,
@@ -172,7 +172,7 @@ class FusedLayer:
             num_kv_heads: G, a divisor of H.
             head_dim: K.
             output: H K inputs, D outputs.
-            mlp_norm: before the feed-forward half.
+            mlp_norm: before the feed-forward half; it, up and down are None together: then the layer ends with the attention.
             up: D inputs, F outputs; or gate and up packed together.
             down: F inputs, D outputs.
             activation: after up; None where gate and up are packed together, which has its own.
@@ -192,21 +192,26 @@ class FusedLayer:
             raise ShapeError(
                 f"num_heads={num_heads} and num_kv_heads={num_kv_heads} do not fit; expected a multiple (equal, if interleaved)"
             )
-        if up.weight.is_gate_up == (activation is not None):
-            raise ConfigError(f"activation={activation!r}: give one for a single up projection, and none for gate and up packed together")
         if activation not in ACTIVATIONS:
             raise ConfigError(f"activation={activation!r} is unknown; use one of {', '.join(str(name) for name in ACTIVATIONS)}")
-        intermediate = up.weight.shape[0]
         self._expect("query_key_value", query_key_value, ((num_heads + 2 * num_kv_heads) * head_dim, size))
         self._expect("output", output, (size, num_heads * head_dim))
-        self._expect("up", up, (intermediate, size))
-        self._expect("down", down, (size, intermediate))
+        feed_forward = [] if mlp_norm is None or up is None or down is None else [("mlp_norm", mlp_norm, size)]
+        if feed_forward and up is not None and down is not None:
+            if up.weight.is_gate_up == (activation is not None):
+                raise ConfigError(
+                    f"activation={activation!r}: give one for a single up projection, and none for gate and up packed together"
+                )
+            self._expect("up", up, (up.weight.shape[0], size))
+            self._expect("down", down, (size, up.weight.shape[0]))
+        elif (mlp_norm, up, down) != (None, None, None):
+            raise ConfigError("mlp_norm, up and down make the feed-forward half together; give all of them, or none")
         head_norms = [norm for norm in (query_norm, key_norm) if norm is not None]
         if len({norm.eps for norm in head_norms}) > 1 or not all(norm.is_rms for norm in head_norms):
             raise ConfigError("norms of heads are root mean square norms with one eps; give both so, or none")
         for name, norm, width in (
             ("attention_norm", attention_norm, size),
-            ("mlp_norm", mlp_norm, size),
+            *feed_forward,
             *(("head norm", norm, head_dim) for norm in head_norms),
         ):
             expect_tensor(f"{name}.weight", norm.weight, (width,), (torch.float32,))
@@ -219,7 +224,13 @@ class FusedLayer:
         stride = (3 if is_interleaved else 1) * head_dim
         self._struct = _CLayer(
             *(_norm(attention_norm), _norm(mlp_norm), _dense(query_key_value), _dense(output), _dense(up), _dense(down)),
-            *(_SILU_MUL if up.weight.is_gate_up else ACTIVATIONS[activation], is_parallel, num_heads, num_kv_heads, head_dim),
+            *(
+                _SILU_MUL if up is not None and up.weight.is_gate_up else ACTIVATIONS[activation],
+                is_parallel,
+                num_heads,
+                num_kv_heads,
+                head_dim,
+            ),
             *(head_dim**-0.5 if scale is None else scale, window or 0, 0, key_at, value_at, stride, stride),
             *(None if norm is None else norm.weight.data_ptr() for norm in (query_norm, key_norm)),
             *(head_norm.eps for head_norm in head_norms[:1]),
@@ -266,7 +277,9 @@ class FusedLayer:
             )
 
 
-def _dense(dense: Dense) -> _CDense:
+def _dense(dense: Dense | None) -> _CDense:
+    if dense is None:
+        return _CDense()
     packed, bias = dense.weight, dense.bias
     return _CDense(
         *(FORMATS[packed.format], packed.group or 0, packed.padded_outputs, packed.shape[1], packed.shape[0]),
@@ -274,5 +287,7 @@ def _dense(dense: Dense) -> _CDense:
     )
 
 
-def _norm(norm: Norm) -> _CNorm:
+def _norm(norm: Norm | None) -> _CNorm:
+    if norm is None:
+        return _CNorm()
     return _CNorm(norm.weight.data_ptr(), None if norm.bias is None else norm.bias.data_ptr(), norm.eps, norm.is_rms)

@@ -1,47 +1,12 @@
 #include "layer.hpp"
 
 #include "epilogue.hpp"
+#include "operand.hpp"
 #include "pool.hpp"
 #include "rows.hpp"
 
 namespace tripod {
 namespace {
-
-// Rows that a product will read, in the form of its format.
-struct Operand {
-    Weights weights;
-    InputLayout layout;
-    uint8_t* memory;
-
-    Inputs inputs() const { return inputs_in(layout, memory); }
-    void convert(int64_t row, const float* x) const { convert_row(weights, layout, memory, row, x); }
-
-    // Whether the product before may write its rows here itself: they need no scales, and no zeros at their ends.
-    bool takes_rows() const {
-        return weights.format <= Format::kBf16 && layout.stride == weights.num_inputs * bytes_of(static_cast<Type>(weights.format));
-    }
-};
-
-// Takes one allocation apart. First with no memory, to learn how much it needs.
-class Carver {
-  public:
-    explicit Carver(void* memory) : memory_(static_cast<uint8_t*>(memory)) {}
-    int64_t taken() const { return taken_; }
-    uint8_t* take(int64_t num_bytes) {
-        uint8_t* const part = memory_ + taken_;
-        taken_ += ceil_div(num_bytes, 4096) * 4096;
-        return part;
-    }
-    Operand operand(const Dense& dense, int64_t rows) {
-        const Weights weights = dense.weights();
-        const InputLayout layout = input_layout(weights, rows);
-        return {weights, layout, take(layout.num_bytes)};
-    }
-
-  private:
-    uint8_t* memory_;
-    int64_t taken_ = 0;
-};
 
 struct Workspace {
     Operand normed, mlp_normed, attended, hidden;
@@ -50,10 +15,10 @@ struct Workspace {
     float* activated;        // [rows, F]: where the hidden operand does not take rows itself
 
     Workspace(Carver& carver, const Layer& layer, int64_t rows)
-        : normed(carver.operand(layer.query_key_value, rows)),
-          mlp_normed(carver.operand(layer.up, rows)),
-          attended(carver.operand(layer.output, rows)),
-          hidden(carver.operand(layer.down, rows)),
+        : normed(carver.operand(layer.query_key_value.weights(), rows)),
+          mlp_normed(carver.operand(layer.up.weights(), rows)),
+          attended(carver.operand(layer.output.weights(), rows)),
+          hidden(carver.operand(layer.down.weights(), rows)),
           query_key_value(reinterpret_cast<float*>(carver.take(rows * layer.query_key_value.num_columns * 4))),
           seen(attended.takes_rows() ? nullptr : reinterpret_cast<float*>(carver.take(rows * layer.output.num_inputs * 4))),
           activated(hidden.takes_rows() ? nullptr : reinterpret_cast<float*>(carver.take(rows * layer.down.num_inputs * 4))) {}
@@ -84,6 +49,7 @@ class Worker {
         barrier();
         if (convert(space_.attended, space_.seen) | (layer_.is_parallel && convert(space_.hidden, space_.activated))) barrier();
         add(layer_.output, space_.attended);
+        if (layer_.up.panels == nullptr) return;
         if (!layer_.is_parallel) {
             barrier();
             norm(layer_.mlp_norm, space_.mlp_normed);
@@ -105,7 +71,7 @@ class Worker {
     }
 
     void product(const Dense& dense, const Operand& from, Activation activation, void* out, Type type) const {
-        const Output output{dense.bias, activation, type, nullptr, out, dense.num_columns, dense.num_columns};
+        const Output output{dense.bias, activation, type, nullptr, out, dense.num_columns, dense.num_columns, nullptr};
         linear_share(from.weights, from.inputs(), output, step_.num_rows, thread_, num_threads_);
     }
 
@@ -118,7 +84,7 @@ class Worker {
     }
 
     void add(const Dense& dense, const Operand& from) const {
-        const Output output{dense.bias, Activation::kNone, Type::kF32, x_, x_, size_, size_};
+        const Output output{dense.bias, Activation::kNone, Type::kF32, x_, x_, size_, size_, nullptr};
         linear_share(from.weights, from.inputs(), output, step_.num_rows, thread_, num_threads_);
     }
 

@@ -28,6 +28,7 @@ struct Norm {
 };
 
 // x = x + Output(Attention(QKV(norm_1 x))), then x = x + Down(activation(Up(norm_2 x))); side by side (both norms of the same x) if is_parallel.
+// Without panels of `up` it ends after the attention.
 struct Layer {
     Norm attention_norm, mlp_norm;
     Dense query_key_value, output, up, down;

@@ -4,6 +4,7 @@
 
 #include "epilogue.hpp"
 #include "pool.hpp"
+#include "rows.hpp"
 #include "tiles.hpp"
 
 namespace tripod {
@@ -12,6 +13,7 @@ namespace {
 constexpr int64_t kBlockRows = 252;       // activations that meet a chunk of weights while it is in the second-level cache
 constexpr int64_t kChunkSteps = 384;      // 96 KiB of weights
 constexpr int64_t kGroupChunkInputs = 768;  // int4: k values of a chunk
+constexpr int64_t kArgmaxPanels = 4;      // of a block of rows, whose products (252 KiB) stay in the second-level cache
 constexpr int64_t kAhead = 4096;          // bytes; how far a single tile, which only waits for memory, looks ahead
 
 template <class Step>
@@ -112,12 +114,25 @@ void finish(const Weights& weights, const Inputs& inputs, const Output& output, 
                 F16 up = finished(weights, inputs, panel + weights.panel_bytes(), own + kBlockRows * kStepBytes, row, vector);
                 if (bias != nullptr) up = add(up, load_row(Type::kF32, bias, kPanel + vector * kLanes, left));
                 y = mul(silu(y), up);
+                if (output.factor != nullptr) y = mul(y, load_row(Type::kF32, output.factor, row * output.stride + column, left));
             } else {
                 y = activate(kActivation, y);
             }
             if (output.residual != nullptr) y = add(y, load_row(output.type, output.residual, row * output.stride + column, left));
             store_row(output.type, output.out, row * output.stride + column, left, y);
         }
+    }
+}
+
+// A thread's share of a product: rows are cut into blocks, blocks into units of columns. body(rows, units), in the order of both.
+template <class Body>
+void for_shares(int64_t units, int64_t rows, int thread, int num_threads, Body&& body) {
+    const int64_t blocks = ceil_div(rows, kBlockRows);
+    const Range mine = share(blocks * units, thread, num_threads);
+    for (int64_t piece = mine.begin; piece < mine.end;) {
+        const int64_t block = piece / units, begin = piece - block * units, end = std::min(units, begin + mine.end - piece);
+        body(share(rows, static_cast<int>(block), static_cast<int>(blocks)), Range{begin, end});
+        piece += end - begin;
     }
 }
 
@@ -141,40 +156,92 @@ void linear_units(const Weights& weights, const Inputs& inputs, const Output& ou
 }
 
 void linear_share(const Weights& weights, const Inputs& inputs, const Output& output, int64_t rows, int thread, int num_threads) {
-    const int64_t units = weights.num_panels() / panels_per_unit(output), blocks = ceil_div(rows, kBlockRows);
-    const Range mine = share(blocks * units, thread, num_threads);
-    for (int64_t piece = mine.begin; piece < mine.end;) {
-        const int64_t block = piece / units, begin = piece - block * units, end = std::min(units, begin + mine.end - piece);
-        const Range own = share(rows, static_cast<int>(block), static_cast<int>(blocks));
-        linear_units(weights, inputs, output, own.begin, own.end - own.begin, begin, end);
-        piece += end - begin;
-    }
+    for_shares(weights.num_panels() / panels_per_unit(output), rows, thread, num_threads, [&](Range own, Range units) {
+        linear_units(weights, inputs, output, own.begin, own.end - own.begin, units.begin, units.end);
+    });
 }
 
 }  // namespace tripod
 
 using namespace tripod;
 
+namespace {
+
+// The rows of a call in the form that the format reads, made by all threads of a region.
+struct CallInputs {
+    const Weights& weights;
+    const void* x;
+    Type type;
+    int64_t rows;
+    bool is_ready = weights.format == Format::kF32 && type == Type::kF32;  // f32 rows are read where they lie
+    InputLayout layout = input_layout(weights, rows);
+    void* memory = is_ready ? nullptr : scratch(Scratch::kInput, layout.num_bytes);
+
+    Inputs inputs() const {
+        return is_ready ? Inputs{static_cast<const uint8_t*>(x), weights.num_inputs * 4, nullptr, nullptr} : inputs_in(layout, memory);
+    }
+    void convert(int thread, int count) const {
+        if (is_ready) return;
+        const Range mine = share(rows, thread, count);
+        for (int64_t row = mine.begin; row < mine.end; ++row) {
+            const auto* from = static_cast<const uint8_t*>(x) + row * weights.num_inputs * bytes_of(type);
+            convert_row(weights, layout, memory, row, as_floats(type, from, weights.num_inputs));
+        }
+        barrier();
+    }
+};
+
+}  // namespace
+
 TRIPOD_API void tripod_linear(int32_t format, int32_t group, int64_t num_outputs, int64_t num_inputs, const void* panels, const void* x,
                               int32_t x_type, int64_t rows, const float* bias, int32_t activation, const void* residual, void* out,
                               int32_t out_type, int64_t num_columns) {
     const Weights weights{static_cast<Format>(format), group, num_outputs, num_inputs, static_cast<const uint8_t*>(panels)};
-    const auto type = static_cast<Type>(x_type);
-    const InputLayout layout = input_layout(weights, rows);
-    const bool is_ready = weights.format == Format::kF32 && type == Type::kF32;  // f32 rows are read where they lie
-    void* const memory = is_ready ? nullptr : scratch(Scratch::kInput, layout.num_bytes);
-    const Inputs inputs = is_ready ? Inputs{static_cast<const uint8_t*>(x), num_inputs * 4, nullptr, nullptr} : inputs_in(layout, memory);
+    const CallInputs call{weights, x, static_cast<Type>(x_type), rows};
+    const Inputs inputs = call.inputs();
     const Output output{bias,     static_cast<Activation>(activation), static_cast<Type>(out_type), residual, out, num_columns,
-                        num_columns};
+                        num_columns, nullptr};
     parallel([&](int thread, int count) {
-        if (!is_ready) {
-            const Range mine = share(rows, thread, count);
-            for (int64_t row = mine.begin; row < mine.end; ++row) {
-                const auto* from = static_cast<const uint8_t*>(x) + row * num_inputs * bytes_of(type);
-                convert_row(weights, layout, memory, row, as_floats(type, from, num_inputs));
-            }
-            barrier();
-        }
+        call.convert(thread, count);
         linear_share(weights, inputs, output, rows, thread, count);
+    });
+}
+
+// The first of the largest numbers of each row of x w^T. The product is looked through piece by piece, while a piece is in the
+// second-level cache: for a vocabulary, writing all of it to memory and reading it again takes a good part of the time.
+TRIPOD_API void tripod_linear_argmax(int32_t format, int32_t group, int64_t num_outputs, int64_t num_inputs, const void* panels, const void* x,
+                                     int32_t x_type, int64_t rows, int64_t num_columns, int64_t* places, float* values) {
+    const Weights weights{static_cast<Format>(format), group, num_outputs, num_inputs, static_cast<const uint8_t*>(panels)};
+    const CallInputs call{weights, x, static_cast<Type>(x_type), rows};
+    const Inputs inputs = call.inputs();
+    Largest* found = nullptr;  // [thread][row], in the first thread's memory
+    parallel([&](int thread, int count) {
+        if (thread == 0) found = static_cast<Largest*>(scratch(Scratch::kAttention, rows * count * int64_t{sizeof(Largest)}));
+        call.convert(thread, count);
+        barrier();
+        Largest* const mine = found + thread * rows;
+        std::fill_n(mine, rows, Largest{-__builtin_inff(), -1});
+        auto* const logits = static_cast<float*>(scratch(Scratch::kRow, kBlockRows * kArgmaxPanels * kPanel * int64_t{sizeof(float)}));
+        for_shares(weights.num_panels(), rows, thread, count, [&](Range own, Range panels_of_mine) {
+            for (int64_t panel = panels_of_mine.begin; panel < panels_of_mine.end; panel += kArgmaxPanels) {
+                const int64_t end = std::min(panel + kArgmaxPanels, panels_of_mine.end), first = panel * kPanel;
+                const int64_t size = std::min(end * kPanel, num_columns) - first;
+                // `linear_units` writes row r, column c at r * stride + c: so that these rows and columns come to the beginning of `logits`.
+                float* const out = logits - own.begin * kArgmaxPanels * kPanel - first;
+                const Output output{nullptr, Activation::kNone, Type::kF32, nullptr, out, kArgmaxPanels * kPanel, num_columns};
+                linear_units(weights, inputs, output, own.begin, own.end - own.begin, panel, end);
+                for (int64_t row = own.begin; row < own.end; ++row) {
+                    if (mine[row].at < 0) mine[row].at = first;
+                    mine[row] = argmax(out + row * kArgmaxPanels * kPanel + first, size, mine[row], first);
+                }
+            }
+        });
+        barrier();
+        if (thread != 0) return;
+        for (int64_t row = 0; row < rows; ++row) {
+            const Largest best = largest_of_threads(found, rows, count, row);
+            places[row] = best.at;
+            values[row] = best.value;
+        }
     });
 }

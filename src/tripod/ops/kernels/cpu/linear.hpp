@@ -81,6 +81,7 @@ struct Output {
     void* out;             // [rows, stride]
     int64_t stride;        // elements
     int64_t num_columns;   // N; kSiluMul: half as many, or fewer where the last pair of panels is padded
+    const float* factor;   // [rows, stride] or null: kSiluMul's result is multiplied by it
 };
 
 // kSiluMul takes panels in pairs: of the weights' rows, 64 of the gate are followed by the same 64 of up, and the output is silu(gate) up.

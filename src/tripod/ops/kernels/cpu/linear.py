@@ -18,7 +18,7 @@ from tripod.ops.kernels.cpu.library import POINTER, KernelFunction, expect_tenso
 from tripod.ops.kernels.cpu.packing import PackedWeight, gate_up_bias, pack_gate_up, pack_linear
 from tripod.ops.linear_formats import LinearActivation
 
-__all__ = ["PackedWeight", "gate_up", "gate_up_bias", "linear", "pack_gate_up", "pack_linear"]
+__all__ = ["PackedWeight", "gate_up", "gate_up_bias", "linear", "linear_argmax", "pack_gate_up", "pack_linear"]
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1}
 FORMATS = {"f32": 0, "bf16": 1, "int8": 2, "int4": 3}
@@ -31,6 +31,13 @@ _linear = KernelFunction(
     *(POINTER, ctypes.c_int32, ctypes.c_int64),  # x, its type, rows
     *(POINTER, ctypes.c_int32, POINTER),  # bias, activation, residual
     *(POINTER, ctypes.c_int32, ctypes.c_int64),  # out, its type, columns
+)
+
+_linear_argmax = KernelFunction(
+    "tripod_linear_argmax",
+    *(ctypes.c_int32, ctypes.c_int32, ctypes.c_int64, ctypes.c_int64, POINTER),  # format, group, outputs, inputs, panels
+    *(POINTER, ctypes.c_int32, ctypes.c_int64),  # x, its type, rows
+    *(ctypes.c_int64, POINTER, POINTER),  # columns, places, values
 )
 
 
@@ -86,6 +93,33 @@ def gate_up(x: Tensor, packed: PackedWeight, bias: Tensor | None = None, *, out:
     if not packed.is_gate_up:
         raise ConfigError("the weight holds a single layer; pack the two with pack_gate_up(gate, up, ...)")
     return _apply(x, packed, bias, _SILU_MUL, None, out)
+
+
+def linear_argmax(x: Tensor, packed: PackedWeight) -> tuple[Tensor, Tensor]:
+    """The largest of each row of x W^T, without the rows themselves: bit for bit what `linear` and then `argmax` give.
+
+    Args:
+        x: [R, K], as in `linear`.
+        packed: from `pack_linear`.
+
+    Returns:
+        Its place, [R] int64, the first of equals, NaN counting as the largest; and the number itself, [R] float32.
+
+    Raises:
+        ShapeError: a shape that does not fit, or a tensor with gaps.
+        ConfigError: another type, a tensor on another device, a gate-and-up weight, or no kernels here.
+    """
+    if packed.is_gate_up:
+        raise ConfigError("the weight holds gate and up together, so it has no single product")
+    num_outputs, num_inputs = packed.shape
+    expect_tensor("x", x, (None, num_inputs), (torch.float32, torch.bfloat16))
+    places, values = torch.empty(len(x), dtype=torch.int64), torch.empty(len(x))
+    if len(x):
+        _linear_argmax(
+            *(FORMATS[packed.format], packed.group or 0, packed.padded_outputs, num_inputs, packed.data.data_ptr()),
+            *(x.data_ptr(), TYPES[x.dtype], len(x), num_outputs, places.data_ptr(), values.data_ptr()),
+        )
+    return places, values
 
 
 def _apply(x: Tensor, packed: PackedWeight, bias: Tensor | None, activation: int, residual: Tensor | None, out: Tensor | None) -> Tensor:

@@ -24,6 +24,7 @@ from tripod.ops.kernels.cpu.library import POINTER, KernelFunction, expect_tenso
 
 BLOCK_SIZE = 16  # tokens of a block: the lanes of one vector
 MAX_HEAD_DIM = 512
+_LARGE_PAGE = 2**21  # bytes
 
 _INT, _INT64 = ctypes.c_int, ctypes.c_int64
 _LAYER = (POINTER, _INT64, _INT, _INT, _INT)  # words, blocks, heads, head size, whether bfloat16
@@ -137,7 +138,7 @@ def paged_attention(
     scale: float,
     window: int | None = None,
 ) -> Tensor:
-    """Each row sees the tokens of its request up to its own, whose keys and values are written already.
+    """Each row sees the tokens of its request up to a place, whose keys and values are written already.
 
     Scores are summed in float32; with a bfloat16 pool, queries and softmax weights are rounded to bfloat16 before they are multiplied.
 
@@ -147,7 +148,7 @@ def paged_attention(
         pool: keys and values.
         layer: counts from 0.
         requests: [N], int64: the row of block_tables that belongs to each query. Consecutive tokens of a request are computed together.
-        positions: [N], int64: the place of each query's token in its request.
+        positions: [N], int64: the last place in its request that each query sees: its own, or in an encoder that of the text's end.
         block_tables: [R, M], int64; what lies beyond the blocks of a request is not read.
         scale: factor on the dot products, above 0.
         window: how many tokens a query sees, itself included; None is all.
@@ -190,7 +191,7 @@ def paged_attention(
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Memory that the system gives page by page when it is first written to: a pool of gigabytes is there at once."""
     num_bytes = math.prod(shape) * dtype.itemsize
-    if num_bytes == 0:
+    if num_bytes < _LARGE_PAGE:
         return torch.zeros(shape, dtype=dtype, device="cpu")
     pages = mmap.mmap(-1, num_bytes)
     if hasattr(mmap, "MADV_HUGEPAGE"):

@@ -114,6 +114,7 @@ std::mutex regions;               // held by the caller of a region, so that reg
 int wanted = 1;
 Pool* pool = nullptr;             // never destroyed: at exit its workers are parked, and the system ends them
 thread_local Pool* inside = nullptr;  // the pool whose region this thread is in
+thread_local bool is_alone = false;   // this thread does its own regions, beside those of others
 
 void Pool::serve(int thread) {
     for (uint32_t seen = 0;;) {
@@ -149,7 +150,10 @@ void set_num_threads(int count) {
 
 void hold_awake(bool awake) { Pool::awake.store(awake, std::memory_order_relaxed); }
 
+void work_alone(bool alone) { is_alone = alone; }
+
 void run_on_all(Work work, void* context) {
+    if (is_alone) return work(context, 0, 1);
     if (inside != nullptr) {  // a region within a region: this thread does it all, and its barriers wait for nobody
         Pool* const outer = inside;
         inside = nullptr;
@@ -195,6 +199,7 @@ void* scratch(Scratch slot, int64_t num_bytes) {
 
 TRIPOD_API int tripod_num_threads() { return tripod::num_threads(); }
 TRIPOD_API void tripod_set_num_threads(int count) { tripod::set_num_threads(count); }
+TRIPOD_API void tripod_work_alone(int alone) { tripod::work_alone(alone != 0); }
 TRIPOD_API void tripod_hold_awake(int awake) { tripod::hold_awake(awake != 0); }
 
 // For the tests of the pool: every thread adds one to each of its pieces, `rounds` times with a barrier between, so that

@@ -24,6 +24,7 @@ inline Range share(int64_t pieces, int thread, int num_threads) {
 
 int num_threads();
 void set_num_threads(int count);  // stops the workers; new ones start with the next region
+void work_alone(bool alone);      // from now on the calling thread runs its regions by itself, at the same time as others run theirs
 void hold_awake(bool awake);      // while true, workers spin for the next region (a millisecond at most) instead of parking
 
 // Runs work(context, thread, num_threads) on every thread, and returns when all have returned. Called from within a region, or for a

@@ -82,21 +82,12 @@ TRIPOD_API void tripod_argmax(void* x, int is_bf16, int64_t num_rows, int64_t si
         Largest* const mine = found + thread * num_rows;
         const Range columns = share(size, thread, num_threads);
         for (int64_t row = 0; row < num_rows; ++row) {
-            mine[row] = {-__builtin_inff(), -1};
-            if (columns.begin == columns.end) continue;
-            mine[row] = is_bf16 ? argmax(row_of<uint16_t>(x, row, size) + columns.begin, columns.end - columns.begin)
-                                : argmax(row_of<float>(x, row, size) + columns.begin, columns.end - columns.begin);
-            mine[row].at += columns.begin;
+            mine[row] = {-__builtin_inff(), columns.begin == columns.end ? -1 : columns.begin};
+            mine[row] = is_bf16 ? argmax(row_of<uint16_t>(x, row, size) + columns.begin, columns.end - columns.begin, mine[row], columns.begin)
+                                : argmax(row_of<float>(x, row, size) + columns.begin, columns.end - columns.begin, mine[row], columns.begin);
         }
         barrier();
         if (thread != 0) return;
-        for (int64_t row = 0; row < num_rows; ++row) {
-            Largest best = found[row];
-            for (int other = 1; other < num_threads && best.value == best.value; ++other) {
-                const Largest& next = found[other * num_rows + row];
-                if (next.at >= 0 && (best.at < 0 || !(next.value <= best.value))) best = next;
-            }
-            out[row] = best.at;
-        }
+        for (int64_t row = 0; row < num_rows; ++row) out[row] = largest_of_threads(found, num_rows, num_threads, row).at;
     });
 }

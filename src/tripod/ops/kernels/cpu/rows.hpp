@@ -96,16 +96,17 @@ void rotate(const Number* x, const float* cos, const float* sin, Number* out, in
     if (out != x && size > 2 * half) std::memcpy(out + 2 * half, x + 2 * half, sizeof(Number) * static_cast<size_t>(size - 2 * half));
 }
 
-// The place of the largest number, the first of equals; NaN counts as the largest, as in torch. `size` is at least 1.
+// The place of the largest number, the first of equals; NaN counts as the largest, as in torch.
 struct Largest {
     float value;
     int64_t at;
 };
+
+// Looks on through `size` more numbers, the first of which is at place `first`. `best` is what was found so far.
 template <class Number>
-Largest argmax(const Number* x, int64_t size) {
+Largest argmax(const Number* x, int64_t size, Largest best, int64_t first) {
     constexpr int64_t kPiece = 1024;
-    Largest best{-__builtin_inff(), 0};
-    for (int64_t begin = 0; begin < size; begin += kPiece) {
+    for (int64_t begin = 0; begin < size && best.value == best.value; begin += kPiece) {
         const int64_t end = std::min(begin + kPiece, size);
         F16 top = splat(-__builtin_inff()), zero_times = zeros();
         for (int64_t i = begin; i < end; i += kLanes) {
@@ -119,9 +120,19 @@ Largest argmax(const Number* x, int64_t size) {
             float number;
             if constexpr (sizeof(Number) == 4) number = x[i];
             else number = bf16_to_float(x[i]);
-            if (number != number) return {number, i};
-            if (number > best.value) best = {number, i};
+            if (number != number) return {number, first + i};
+            if (number > best.value) best = {number, first + i};
         }
+    }
+    return best;
+}
+
+// What the threads found in their parts of a row, which follow one another: found is [thread][row], and -1 is no place.
+inline Largest largest_of_threads(const Largest* found, int64_t num_rows, int num_threads, int64_t row) {
+    Largest best = found[row];
+    for (int other = 1; other < num_threads && best.value == best.value; ++other) {
+        const Largest& next = found[other * num_rows + row];
+        if (next.at >= 0 && (best.at < 0 || !(next.value <= best.value))) best = next;
     }
     return best;
 }

@@ -21,6 +21,7 @@ from tripod.ops.kernels.cpu.library import KernelFunction
 
 _set_num_threads = KernelFunction("tripod_set_num_threads", ctypes.c_int)
 _num_threads = KernelFunction("tripod_num_threads", restype=ctypes.c_int)
+_work_alone = KernelFunction("tripod_work_alone", ctypes.c_int)
 _hold_awake = KernelFunction("tripod_hold_awake", ctypes.c_int)
 
 
@@ -38,6 +39,15 @@ def set_num_threads(count: int) -> None:
 def num_threads() -> int:
     """The size of the pool, the calling thread included."""
     return int(_num_threads())
+
+
+def work_alone() -> None:
+    """From now on the calling thread computes its kernels by itself: several such threads work side by side, and never wait for each other.
+
+    Raises:
+        ConfigError: there are no kernels here.
+    """
+    _work_alone(1)
 
 
 @contextmanager

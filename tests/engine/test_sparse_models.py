@@ -1,0 +1,146 @@
+"""Sparse models behind the engine: the texts of transformers, the bits of a row alone, and the routing of any of them on record."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.conftest import plain_logits
+from tests.engine.execution.test_routes import ROUTES, Steps, needs_kernels, token_ids
+from tests.engine.tiny_models import OLMOE, SPARSE, tiny_model
+from tests.models import reference
+from tripod.engine.assemble import assemble
+from tripod.engine.engine import Engine, EngineStats
+from tripod.engine.engine_config import EngineConfig
+from tripod.engine.execution.route import Kernels
+from tripod.errors import ConfigError
+from tripod.models.expert_cache import ExpertCache
+from tripod.models.moe import record_routing
+from tripod.models.save import save_checkpoint
+from tripod.ops.linear_formats import LinearFormat
+from tripod.sampling import SamplingParams
+from tripod.text.byte_level import write_byte_tokenizer
+
+PROMPTS = torch.randint(reference.VOCAB, (6, 21), generator=torch.Generator().manual_seed(3))
+SAMPLING = SamplingParams(temperature=0.0, max_tokens=64, min_tokens=64)
+
+
+@pytest.mark.parametrize("kernels", ROUTES)
+@pytest.mark.parametrize("case", reference.SPARSE_CASES)
+def test_64_greedy_tokens_of_many_requests_at_once_are_those_of_transformers(case: str, kernels: Kernels, tmp_path: Path) -> None:
+    theirs = reference.save(case, tmp_path)
+    expected = reference.greedy(theirs, PROMPTS, 64)[:, 21:].tolist()
+
+    async def answers() -> list[list[int]]:
+        config = EngineConfig(
+            kernels=kernels, max_batch_tokens=40, max_num_requests=8, kv_tokens=1024
+        )  # prompts come in chunks, beside decodes
+        async with Engine.load(str(tmp_path), config=config) as engine:
+            replies = await asyncio.gather(*(engine.generate(prompt, SAMPLING) for prompt in PROMPTS.tolist()))
+        return [list(reply.token_ids) for reply in replies]
+
+    write_byte_tokenizer(tmp_path)
+    assert asyncio.run(answers()) == expected
+
+
+@pytest.mark.parametrize("kernels", ROUTES)
+@pytest.mark.parametrize(("weight_format", "tolerance"), [("f32", 1e-5), ("bf16", 3e-2), ("int8", 6e-2)])
+@pytest.mark.parametrize("name", SPARSE)
+def test_each_route_gives_the_logits_of_the_plain_model(name: str, weight_format: LinearFormat, tolerance: float, kernels: Kernels) -> None:
+    model = tiny_model(SPARSE[name])
+    ids = token_ids(61, seed=1)
+    plain = plain_logits(model, ids)
+    logits = Steps(model, kernels, weight_format).whole(ids, [20, 1, 1, 30, 1, 8])
+    difference = (logits - plain).square().mean(-1).sqrt() / plain.square().mean(-1).sqrt()  # a token whose experts differ is far off
+    assert float(difference.median()) < tolerance
+    assert weight_format != "f32" or float(difference.max()) < tolerance
+
+
+@pytest.mark.parametrize("kernels", ROUTES)
+@pytest.mark.parametrize(("name", "weight_format"), [("qwen2_moe", "f32"), ("olmoe", "bf16"), ("openmoe", "int8"), ("sigmoid", "bf16")])
+def test_a_row_has_the_same_bits_alone_in_any_chunk_and_beside_any_neighbours(
+    name: str, weight_format: LinearFormat, kernels: Kernels
+) -> None:
+    steps = Steps(tiny_model(SPARSE[name]), kernels, weight_format, batch_invariant=True)
+    ids = token_ids(40, seed=2)
+    expected = steps.whole(ids, [1] * 40)
+    assert torch.equal(steps.whole(ids, [40]), expected), "as one chunk"
+    crowd = [steps.request(token_ids(24, seed=100 + number)) for number in range(20)]
+    sizes = [13, 1, 1, 20, 5]
+    beside = [{other: 1 + 3 * ((number + step) % 3 == 0) for number, other in enumerate(crowd)} for step in range(len(sizes))]
+    assert torch.equal(steps.whole(ids, sizes, beside), expected), "beside others"
+
+
+@pytest.mark.parametrize("kernels", ROUTES)
+@pytest.mark.parametrize("name", ["mixtral", "openmoe"])
+def test_routing_in_the_engine_is_on_record_as_in_the_plain_model(name: str, kernels: Kernels) -> None:
+    model = tiny_model(SPARSE[name])
+    ids = token_ids(30, seed=5)
+    steps = Steps(model, kernels, "f32")
+    with record_routing(model) as plain:
+        plain_logits(model, ids)
+    with record_routing(steps.model) as ours:  # type: ignore[arg-type]
+        steps.whole(ids, [17, 1, 12])
+    assert ours.layers == plain.layers
+    for layer in plain.layers:
+        assert torch.equal(ours.expert_ids(layer), plain.expert_ids(layer))
+        assert torch.allclose(ours.weights(layer), plain.weights(layer), atol=1e-5)
+
+
+def naive_misses(asked: list[tuple[int, list[int]]], room: int) -> int:
+    """Of a cache of the last used, by the definition: a list, the last used at its end; what is there of a step is touched first."""
+    held: list[tuple[int, int]] = []
+    misses = 0
+    for layer, wanted in asked:
+        here = [(layer, expert) for expert in wanted if (layer, expert) in held]
+        new = [(layer, expert) for expert in wanted if (layer, expert) not in held]
+        misses += len(new)
+        held = [*(one for one in held if one not in here), *here, *new][-room:]
+    return misses
+
+
+@needs_kernels
+def test_experts_that_are_cached_by_use_give_the_same_bits_and_count_what_they_miss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIPOD_PACKED_CACHE", str(tmp_path / "packed"))
+    monkeypatch.setattr("tripod.models.packed_file.MIN_BYTES", 0)
+    folder = tmp_path / "model"
+    save_checkpoint(tiny_model(OLMOE), folder)
+    write_byte_tokenizer(folder)
+
+    async def answers(config: EngineConfig) -> tuple[list[object], EngineStats]:
+        async with Engine.load(str(folder), config=config, dtype=torch.bfloat16) as engine:
+            replies = [await engine.generate(f"number {number}", SAMPLING) for number in range(3)]
+            return [reply.token_ids for reply in replies], engine.stats()
+
+    expected, none = asyncio.run(answers(EngineConfig(kv_tokens=512)))
+    assert (none.expert_hits, none.expert_misses) == (0, 0)
+    asked: list[tuple[int, list[int]]] = []
+    hold = ExpertCache.hold
+    monkeypatch.setattr(ExpertCache, "hold", lambda cache, owner, wanted: (asked.append((id(owner), wanted)), hold(cache, owner, wanted)))
+    for _ in range(2):  # freshly packed, then from the file
+        found, stats = asyncio.run(answers(EngineConfig(kv_tokens=512, expert_cache=18)))
+        assert found == expected
+        assert stats.expert_misses == naive_misses(asked, 18)
+        assert stats.expert_hits == sum(len(wanted) for _, wanted in asked) - stats.expert_misses
+        assert 28 < stats.expert_misses < stats.expert_hits, (
+            "28 experts do not fit 18 places, and most of what is asked for was asked before"
+        )
+        asked.clear()
+
+
+def test_a_cache_that_a_layer_does_not_fit_or_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expert_cache=0"):
+        EngineConfig(expert_cache=0)
+    with pytest.raises(ConfigError, match="expert_cache=20 needs the native kernels"):
+        assemble(tiny_model(OLMOE), EngineConfig(expert_cache=20, kernels="torch"))
+
+
+@needs_kernels
+def test_a_cache_smaller_than_a_layer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expert_cache=13 is less than the 14 experts of a layer"):
+        assemble(tiny_model(OLMOE), EngineConfig(expert_cache=13, kv_tokens=64))

@@ -1,0 +1,77 @@
+"""Rows through their experts: a loop over tokens, finite differences, and the fast twin, which is the reference up to rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from tripod.errors import ShapeError
+from tripod.ops import expert_mlp as reference
+from tripod.ops.expert_mlp import Gating
+from tripod.ops.grouped_linear import grouped_linear
+from tripod.ops.kernels import expert_mlp as fast
+from tripod.ops.moe_routing import Capacity, RouterConfig, Routing, choose_experts
+
+
+def parts(gating: Gating, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    shapes = {"x": (12, 6), "logits": (12, 7), "up": (7, 10 if gating == "swiglu" else 15, 6), "down": (7, 6, 5)}
+    return tuple(torch.randn(shape, generator=generator, dtype=dtype, requires_grad=True) for shape in shapes.values())  # type: ignore[return-value]
+
+
+def routed(logits: Tensor, capacity: Capacity | None = None) -> Routing:
+    return choose_experts(logits, RouterConfig(num_experts=7, top_k=2), capacity=capacity)
+
+
+@pytest.mark.parametrize("gating", ["swiglu", "double"])
+def test_a_pass_over_experts_is_a_loop_over_tokens(gating: Gating) -> None:
+    x, logits, up, down = parts(gating)
+    routing = routed(logits)
+    expected = torch.zeros(12, 6)
+    for token in range(12):
+        for expert, weight in zip(routing.expert_ids[token].tolist(), routing.weights[token], strict=True):
+            first = up[expert] @ x[token]
+            hidden = silu(first[:5]) * first[5:] if gating == "swiglu" else first[:5] * silu(first[5:10]) * first[10:]
+            expected[token] += weight * (down[expert] @ hidden)
+    assert torch.allclose(reference.expert_mlp(x, routing, up, down, gating), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("gating", ["swiglu", "double"])
+def test_gradients_are_those_of_finite_differences(gating: Gating, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # so that the router runs in float64 as well
+    x, logits, up, down = parts(gating, torch.float64)
+
+    def run(x: Tensor, logits: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        return reference.expert_mlp(x, routed(logits), up, down, gating)
+
+    assert torch.autograd.gradcheck(run, (x, logits, up, down))
+
+
+@pytest.mark.parametrize("gating", ["swiglu", "double"])
+@pytest.mark.parametrize("capacity", [None, Capacity(factor=0.8, rule="per-token", minimum=1)], ids=["dropless", "with drops"])
+def test_the_fast_twin_gives_the_same_outputs_and_gradients(gating: Gating, capacity: Capacity | None) -> None:
+    x, logits, up, down = parts(gating)
+    if not fast.can_run(x, up):
+        pytest.skip("this build of torch has no oneDNN")
+    found = []
+    for run in (reference.expert_mlp, fast.expert_mlp):
+        out = run(x, routed(logits, capacity), up, down, gating)
+        found.append([out, *torch.autograd.grad(out.square().sum(), (x, logits, up, down))])
+    for expected, got in zip(*found, strict=True):
+        assert torch.allclose(got, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_experts_without_rows_get_no_gradient_and_no_rows_at_all_are_fine() -> None:
+    x, _, up, down = parts("swiglu")
+    one = torch.full((12, 7), -9.0).scatter(1, torch.tensor([2, 5]).expand(12, -1), 9.0)  # everyone goes to 2 and 5
+    for run in (reference.expert_mlp, fast.expert_mlp):
+        gradient = torch.autograd.grad(run(x, routed(one), up, down, "swiglu").sum(), up)[0]
+        assert gradient.flatten(1).abs().sum(1).gt(0).tolist() == [False, False, True, False, False, True, False]
+        assert run(x[:0], routed(one[:0]), up, down, "swiglu").shape == (0, 6)
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"x has shape \[3, 4\]; expected \[\*, 5\]"):
+        grouped_linear(torch.zeros(3, 4), torch.zeros(2, 6, 5), torch.tensor([1, 2]))
