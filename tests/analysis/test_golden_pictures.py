@@ -31,6 +31,14 @@ def test_a_picture_is_drawn_from_its_table_as_the_build_of_the_documentation_doe
 
 def test_the_studies_have_their_pictures() -> None:
     names = {path.stem for path in TABLES}
-    assert names >= {"memorization", "predictable-memorization", "term-frequency", "model-statistics", "seeds", "gender-intervention"}
+    assert names >= {
+        "memorization",
+        "predictable-memorization",
+        "term-frequency",
+        "model-statistics",
+        "seeds",
+        "gender-intervention",
+        "routing",
+    }
     page = (DOCS / "studies" / "index.md").read_text(encoding="utf-8")
     assert all(f"]({name}.png)" in page for name in names)

@@ -46,12 +46,12 @@ def _draw_classes(axes: Axes, rows: Table, title: str) -> None:
     order = np.lexsort((-ratios.max(0), ratios.argmax(0)))
     image = axes.imshow(ratios[:, order], cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto", interpolation="nearest")
     _colours(axes, image, "times an even share", {-3: "1/8", -1.5: "1/3", 0: "1", 1.5: "3", 3: "8"})
-    axes.set_yticks(range(len(classes)), [name.replace("_", " ")[:18] for name in classes])
+    axes.set_yticks(range(len(classes)), [name.replace("_", " ")[:16] for name in classes])
     axes.set_xticks(range(len(order)), [str(one) for one in order], fontsize=7 if len(order) <= 32 else 4)
     axes.set_xlabel("expert")
     tested = rows.where(lambda row: row["measure"] == "divergence")
     p = f", p = {tested.numbers('p')[0]:.2g}" if len(tested) else ""
-    plain(axes, f"Share of the choices of a class, {title}{p}")
+    plain(axes, f"Choices of a class, {title}{p}")
     axes.grid(visible=False)
 
 
@@ -127,8 +127,8 @@ def _draw_dropped(axes: Axes, rows: Table) -> None:
     axes.set_ylim(0, None)
     axes.set_xlabel("position in the row")
     axes.set_ylabel("choices beyond capacity (%)")
-    plain(axes, "Dropped towards the end, by rule of capacity")
-    axes.legend(frameon=False, fontsize=8, title="mean of layers (thin: each)", title_fontsize=8)
+    plain(axes, "Dropped towards the end")
+    axes.legend(frameon=False, fontsize=8, title="rule of capacity; thin: a layer", title_fontsize=8)
 
 
 def _draw_together(axes: Axes, rows: Table, title: str) -> None:
@@ -140,7 +140,8 @@ def _draw_together(axes: Axes, rows: Table, title: str) -> None:
     _colours(axes, image, "share of the tokens of the row's expert", None)
     axes.set_xlabel("chosen too")
     axes.set_ylabel("expert")
-    plain(axes, f"Experts that are chosen together, {title}")
+    axes.locator_params(integer=True)
+    plain(axes, f"Experts chosen together, {title}")
     axes.grid(visible=False)
 
 
