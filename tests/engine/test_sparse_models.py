@@ -25,7 +25,7 @@ from tripod.sampling import SamplingParams
 from tripod.text.byte_level import write_byte_tokenizer
 
 PROMPTS = torch.randint(reference.VOCAB, (6, 21), generator=torch.Generator().manual_seed(3))
-SAMPLING = SamplingParams(temperature=0.0, max_tokens=64, min_tokens=64)
+SAMPLING = SamplingParams(temperature=0.0, max_tokens=64, ignore_eos=True)
 
 
 @pytest.mark.parametrize("kernels", ROUTES)
@@ -47,7 +47,7 @@ def test_64_greedy_tokens_of_many_requests_at_once_are_those_of_transformers(cas
 
 
 @pytest.mark.parametrize("kernels", ROUTES)
-@pytest.mark.parametrize(("weight_format", "tolerance"), [("f32", 1e-5), ("bf16", 3e-2), ("int8", 6e-2)])
+@pytest.mark.parametrize(("weight_format", "tolerance"), [("f32", 1e-5), ("bf16", 3e-2), ("int8", 1e-1)])
 @pytest.mark.parametrize("name", SPARSE)
 def test_each_route_gives_the_logits_of_the_plain_model(name: str, weight_format: LinearFormat, tolerance: float, kernels: Kernels) -> None:
     model = tiny_model(SPARSE[name])
