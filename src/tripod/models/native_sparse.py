@@ -10,22 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from tripod.models.expert_cache import ExpertCache
 from tripod.models.llama import LlamaBlock, LlamaMLP, RMSNorm
 from tripod.models.moe import Experts, Router, SparseMLP
 from tripod.models.native_attention import NativeLlamaAttention
-from tripod.models.native_parts import NativeGateUp, NativeLinear, NativeNorm, native, take_gate_up, take_linear
+from tripod.models.native_parts import NativeGateUp, NativeNorm, native, take_gate_up, take_linear
 from tripod.models.openmoe import DoubleGatedMLP, OpenMoEBlock
 from tripod.models.packed_file import FreshPacker, Packer
 from tripod.ops.attention import Attend
 from tripod.ops.kernels.cpu.experts import ExpertTable, PackedExpert, route
 from tripod.ops.kernels.cpu.fused_layer import FusedLayer, StepRows
-from tripod.ops.kernels.cpu.linear import linear
+from tripod.ops.kernels.cpu.linear import PackedWeight, linear
 from tripod.ops.kernels.cpu.paged_attention import KVPool
 from tripod.ops.linear_formats import LinearFormat
-from tripod.ops.moe_routing import Routing
+from tripod.ops.moe_routing import RouterConfig, Routing
 
 
 class NativeRouter(Router):
@@ -53,26 +54,28 @@ class NativeSparseMLP(nn.Module):
         experts = _packed_experts(sparse.experts, weight_format, packer)
         self.experts = ExpertTable(experts) if cache is None else cache.layer(experts)
         self.num_bytes = sum(expert.num_bytes for expert in experts)
-        self.gate_up: NativeGateUp | None = None
-        self.down: NativeLinear | None = None
-        self.shared_gate: NativeLinear | None = None
+        self.shared: ExpertTable | None = None  # of one expert, to which all rows go
+        self._shared_gate: PackedWeight | None = None
         if sparse.shared is not None:
             assert isinstance(sparse.shared, LlamaMLP)
-            self.gate_up = NativeGateUp(sparse.shared.gate.weight, sparse.shared.up.weight, weight_format, packer)
-            self.down = native(sparse.shared.down, weight_format, packer)
-            self.num_bytes += self.gate_up.num_bytes + self.down.num_bytes
+            gate_up = take_gate_up(sparse.shared.gate.weight, sparse.shared.up.weight, weight_format, packer)
+            shared = PackedExpert(gate_up, take_linear([sparse.shared.down.weight], weight_format, packer))
+            self.shared = ExpertTable([shared])
+            self.num_bytes += shared.num_bytes
             if sparse.shared_gate is not None:
-                self.shared_gate = native(sparse.shared_gate, "f32", FreshPacker())
+                self._shared_gate = take_linear([sparse.shared_gate.weight.detach()], "f32", FreshPacker())
 
     def forward(self, x: Tensor) -> None:  # [N, D], float32
         normed = self.norm(x)
         self.experts.add(normed, self.router(normed), x)
-        if self.gate_up is not None and self.down is not None:
-            hidden = self.gate_up(normed)
-            if self.shared_gate is None:
-                self.down.add_to(x, hidden)
-            else:
-                x += _sigmoid(self.shared_gate(normed)) * self.down(hidden)
+        if self.shared is not None:
+            # Its factor is the kernel's sigmoid: torch's gives a row other bits where it stands last.
+            logits = torch.zeros(len(x), 1) if self._shared_gate is None else linear(normed, self._shared_gate)
+            self.shared.add(normed, route(logits, _FOR_ALL if self._shared_gate is None else _FOR_ALL_BY_A_GATE), x)
+
+
+_FOR_ALL = RouterConfig(num_experts=1, top_k=1)  # the softmax of one number is 1
+_FOR_ALL_BY_A_GATE = RouterConfig(num_experts=1, top_k=1, gate="sigmoid")
 
 
 def _packed_experts(experts: Experts, weight_format: LinearFormat, packer: Packer) -> list[PackedExpert]:
@@ -151,10 +154,3 @@ def _native_mlp(
         return NativeSparseMLP(norm, mlp, weight_format, packer, cache)
     assert isinstance(mlp, DoubleGatedMLP)
     return NativeDoubleGatedMLP(norm, mlp, weight_format, packer)
-
-
-def _sigmoid(x: Tensor) -> Tensor:
-    """[N, 1] -> [N, 1], in whole vectors: the last few numbers of a tensor torch computes another way, which gives them other bits."""
-    padded = x.new_zeros(-(-len(x) // 64) * 64)
-    padded[: len(x)] = x[:, 0]
-    return padded.sigmoid_()[: len(x), None]

@@ -208,7 +208,7 @@ def combine(outputs: Tensor, routing: Routing, sent: Dispatch) -> Tensor:
     """Add up what the experts made of each token, times its weights: outputs [A, D] -> [N, D], in float32 and then in their dtype."""
     num_tokens, top_k = routing.expert_ids.shape
     if routing.is_kept is None:  # a token's own terms, in the order of its choices
-        spread = torch.empty_like(outputs).index_copy(0, sent.places, outputs).view(num_tokens, top_k, -1)
+        spread = torch.empty_like(outputs).index_copy(0, sent.places, outputs).view(num_tokens, top_k, outputs.shape[-1])
         return (spread * routing.weights[..., None]).sum(1).to(outputs.dtype)
     weighted = outputs * routing.weights.flatten()[sent.places, None]
     return weighted.new_zeros(num_tokens, outputs.shape[-1]).index_add(0, sent.tokens, weighted).to(outputs.dtype)
