@@ -13,7 +13,7 @@ from tripod.interop.haystack import from_component, from_retriever, from_tool, t
 from tripod.messages import ToolCall
 
 pytest.importorskip("haystack", reason="haystack-ai is not installed")
-from haystack import Document, Pipeline
+from haystack import Document, Pipeline, component
 from haystack.components.builders import PromptBuilder
 from haystack.components.joiners import DocumentJoiner
 from haystack.components.preprocessors import DocumentSplitter
@@ -48,6 +48,24 @@ def test_a_component_is_a_step_with_its_own_inputs_types_and_defaults() -> None:
     flow = tripod.Flow(step, shout)
     assert "word: Any" in str(flow)
     assert flow.run(word="hi") == "SAY HI"
+
+
+def test_a_variadic_input_is_a_list_and_one_of_several_outputs_can_be_the_result() -> None:
+    one, two = Document(content="one"), Document(content="two")
+    joined = tripod.run(from_component(DocumentJoiner())(documents=[[one], [one, two]]))
+    assert sorted(document.content for document in joined) == ["one", "two"]
+
+    @component
+    class Halves:
+        def warm_up(self) -> None:
+            self.by = 2
+
+        @component.output_types(half=int, rest=int)
+        def run(self, number: int) -> dict[str, int]:
+            return {"half": number // self.by, "rest": number % self.by}
+
+    assert tripod.run(from_component(Halves(), output="rest")(number=7)) == 1
+    assert tripod.run(from_component(Halves())(number=7)) == {"half": 3, "rest": 1}
 
 
 def test_what_is_no_component_or_has_no_such_output_is_refused() -> None:

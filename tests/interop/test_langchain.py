@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import pytest
 
 import tripod
@@ -83,6 +84,17 @@ def test_an_agent_of_ours_calls_a_langchain_tool_and_is_told_what_it_raises() ->
         "Error: convert failed: ToolException: no such amount",
     ]
     assert from_tool(convert).spec.parameters["properties"] == {"crowns": {"type": "number"}}
+
+
+def test_a_langchain_tool_is_not_waited_for_beyond_its_limit() -> None:
+    @tool
+    async def forever() -> str:
+        """Hang."""
+        await anyio.sleep_forever()
+        return ""
+
+    with pytest.raises(TimeoutError):
+        tripod.run(from_tool(forever, timeout_s=0.01).call({}, Context(None)))
 
 
 def test_a_tool_there_and_back_is_the_same_tool() -> None:

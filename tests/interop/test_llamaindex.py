@@ -8,6 +8,7 @@ import tripod
 from tests.interop.rooms import PRICES, SCHEMA, price
 from tripod.agents.context import Context
 from tripod.chat.scripted import ScriptedModel
+from tripod.errors import ToolError
 from tripod.interop.llamaindex import from_retriever, from_tool, to_retriever, to_tool
 from tripod.messages import ToolCall
 
@@ -17,7 +18,7 @@ from llama_index.core.llms import MockLLM
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import get_response_synthesizer
-from llama_index.core.tools import FunctionTool, RetrieverTool
+from llama_index.core.tools import BaseTool, FunctionTool, RetrieverTool, ToolMetadata, ToolOutput
 
 
 def convert(crowns: float) -> str:
@@ -53,6 +54,17 @@ def test_an_agent_of_ours_calls_a_llamaindex_tool_and_is_told_what_it_raises() -
         "5.0 euros",
         "Error: convert failed: ValueError: no such amount",
     ]
+
+
+def test_an_output_marked_as_an_error_is_an_error() -> None:
+    class Refusing(BaseTool):
+        metadata = ToolMetadata("Refuse.", "refuse")
+
+        def __call__(self, input: str) -> ToolOutput:  # type: ignore[override]
+            return ToolOutput(tool_name="refuse", content=f"no {input}", raw_input={}, is_error=True)
+
+    with pytest.raises(ToolError, match="no chair"):
+        tripod.run(from_tool(Refusing()).call({"input": "chair"}, Context(None)))
 
 
 def test_a_retriever_tool_of_theirs_over_our_search_is_a_tool_of_ours(index: tripod.Index) -> None:
