@@ -67,7 +67,7 @@ class CachedExperts:
 
     def add(self, x: Tensor, routing: Routing, out: Tensor) -> None:
         """See `ExpertTable.add`."""
-        self._cache.hold(self, routing.expert_ids.unique().tolist())
+        self._cache.hold(self, sorted(set(routing.expert_ids.flatten().tolist())))
         self.table.add(x, routing, out)
 
 
