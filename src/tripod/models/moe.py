@@ -76,7 +76,7 @@ class Experts(nn.Module):
         self.down = nn.Parameter(torch.empty(num_experts, hidden_size, expert_size))  # [E, D, F]
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:  # [N, D] -> [N, D]
-        run = fast.expert_mlp if fast.can_run(x, self.up) else expert_mlp
+        run = fast.expert_mlp if fast.is_faster(x, routing, self.up) else expert_mlp
         return run(x, routing, self.up, self.down, self.gating)
 
 

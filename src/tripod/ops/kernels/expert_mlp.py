@@ -15,13 +15,21 @@ import torch
 from torch import Tensor
 
 from tripod.ops.expert_mlp import Gating, gated
+from tripod.ops.grouped_linear import has_grouped_product
 from tripod.ops.moe_routing import Dispatch, Routing, dispatch
 from tripod.ops.onednn_linear import has_onednn_linear, onednn_linear
 
+_MANY_ROWS = 48  # an expert, on average: with fewer, the steps between the products take longer than oneDNN saves
+
 
 def can_run(x: Tensor, up: Tensor) -> bool:
-    """Whether this twin takes these tensors, which decides between the two."""
+    """Whether this twin takes these tensors."""
     return has_onednn_linear(x) and has_onednn_linear(up) and not torch.is_autocast_enabled("cpu")
+
+
+def is_faster(x: Tensor, routing: Routing, up: Tensor) -> bool:
+    """Whether it takes them and is the faster of the two."""
+    return can_run(x, up) and (routing.expert_ids.numel() >= _MANY_ROWS * len(up) or not has_grouped_product(x, up))
 
 
 def expert_mlp(x: Tensor, routing: Routing, up: Tensor, down: Tensor, gating: Gating) -> Tensor:
