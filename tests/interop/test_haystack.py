@@ -77,14 +77,15 @@ def test_what_is_no_component_or_has_no_such_output_is_refused() -> None:
         from_retriever(InMemoryEmbeddingRetriever(InMemoryDocumentStore()))
 
 
-def test_a_retriever_is_a_search_that_knows_where_its_chunks_stood() -> None:
+@pytest.mark.parametrize("meta", [{"file_path": "guide.md"}, {}])
+def test_a_retriever_is_a_search_that_knows_where_its_chunks_stood(meta: dict[str, str]) -> None:
     text = "The retry wrapper waits as long as it must. A sync compares the folder with the index. Blocks are freed at the end."
-    chunks = DocumentSplitter(split_by="period", split_length=1).run([Document(content=text, meta={"file_path": "guide.md"})])["documents"]
+    document = Document(content=text, meta=meta)
     store = InMemoryDocumentStore()
-    store.write_documents(chunks)
-    found = tripod.run(from_retriever(InMemoryBM25Retriever(store))("what does a sync compare", k=1))
-    assert len(found) == 1
-    assert found[0].text == text[found[0].start : found[0].end] == " A sync compares the folder with the index."
+    store.write_documents(DocumentSplitter(split_by="period", split_length=1).run([document])["documents"])
+    [found] = tripod.run(from_retriever(InMemoryBM25Retriever(store))("what does a sync compare", k=1))
+    assert found.source == meta.get("file_path", document.id)
+    assert found.text == text[found.start : found.end] == " A sync compares the folder with the index."
 
 
 def test_an_agent_of_ours_calls_a_haystack_tool_and_is_told_what_it_raises() -> None:

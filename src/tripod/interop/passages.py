@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from tripod.documents import Passage
 
-_SOURCES = ("source", "file_path", "file_name", "url")  # where others write it into the metadata
+_SOURCES = ("source", "file_path", "file_name", "url", "source_id")  # where others write it into the metadata
 
 
 class Search(Protocol):
@@ -31,12 +31,12 @@ def passage_of(
 
     Args:
         source: None: as the metadata says.
-        start: where it begins in its document, in characters. Whoever does not know makes each chunk a source of its own, named after
-            its document, so that two chunks are never taken for one.
+        start: where it begins in its document, in characters. Where nobody knows, or nobody knows the document, a chunk is a source of
+            its own, so that two chunks are never taken for one.
         id: names the chunk, where nothing says what it was cut from.
     """
     source = source or next((str(metadata[key]) for key in _SOURCES if metadata.get(key)), "")
-    if not isinstance(start, int):
+    if not source or not isinstance(start, int):
         digest = sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
         source, start = f"{source}#{digest}" if source else id or digest, 0
     kept = {key: value for key, value in metadata.items() if isinstance(value, str | bool | int | float) and math.isfinite(_number(value))}
