@@ -62,10 +62,10 @@ SHAPES = {
         block_weights=24 * (896 * (896 + 2 * 128) + 896 * 896 + 3 * 896 * 4864),
         head_weights=151936 * 896,
     ),
-    "mixtral-0.5b": Shape(  # 521 million parameters, of which a token meets the experts' eighth
+    "mixtral-0.5b": Shape(  # 549 million parameters, of which a token meets the experts' eighth
         model_type="mixtral",
         config={
-            "vocab_size": 32000, "hidden_size": 768, "intermediate_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 12,
+            "vocab_size": 50304, "hidden_size": 768, "intermediate_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 12,
             "num_key_value_heads": 4, "num_local_experts": 16, "num_experts_per_tok": 2, "max_position_embeddings": 4096,
             "rope_theta": 1e6, "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 0,
         },
@@ -73,7 +73,7 @@ SHAPES = {
         hidden_size=768,
         kv_size=256,
         block_weights=12 * (2 * 768 * (768 + 256) + 16 * 768 + 2 * 3 * 768 * 1024),
-        head_weights=32000 * 768,
+        head_weights=50304 * 768,
     ),
 }  # fmt: skip
 
