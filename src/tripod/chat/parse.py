@@ -54,9 +54,10 @@ async def parse(
         ConfigError: no JSON schema can be made of the type.
         EngineError: no answer was of the type; the message says what was wrong with the last one.
     """
-    async for event in parse_stream(model, prompt, returns, sampling, attempts=attempts, is_streamed=False):
-        if isinstance(event, Parsed):
-            return event
+    async with closing(parse_stream(model, prompt, returns, sampling, attempts=attempts, is_streamed=False)) as events:
+        async for event in events:
+            if isinstance(event, Parsed):
+                return event
     raise AssertionError("it ends with a value or an error")
 
 
