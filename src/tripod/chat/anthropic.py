@@ -13,9 +13,9 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from tripod.chat.connection import Connection, api_key_of
-from tripod.chat.wire.openai_replies import ErrorDetail, ModelList
+from tripod.chat.wire.openai_replies import ErrorDetail
 from tripod.chat.wire.sse import events
-from tripod.errors import ConfigError, EngineError, RequestError
+from tripod.errors import EngineError, RequestError
 from tripod.messages import File, FinishReason, Message, Reply, Timings, Usage
 from tripod.prompts import Prompt
 from tripod.sampling import Grammar, SamplingParams
@@ -161,11 +161,7 @@ class AnthropicChatModel:
 
     async def _model_name(self) -> str:
         if self._model is None:
-            async with self._connection.request("GET", "/models") as response:
-                names = [card.id for card in self._connection.parse(ModelList, await response.aread()).data]
-            if len(names) != 1:
-                raise ConfigError(f"{self.base_url} has {len(names)} models ({', '.join(names)}); name one with model=...")
-            self._model = names[0]
+            self._model = await self._connection.only_model()
         return self._model
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from tripod.chat.wire.openai_replies import ErrorBody, ErrorDetail
+from tripod.chat.wire.openai_replies import ErrorBody, ErrorDetail, ModelList
 from tripod.errors import (
     ConfigError,
     ContextLengthError,
@@ -55,6 +55,18 @@ class Connection:
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+    async def only_model(self) -> str:
+        """The name of the one model that the server has; errors as for `request`.
+
+        Raises:
+            ConfigError: it has none, or several.
+        """
+        async with self.request("GET", "/models") as response:
+            names = [card.id for card in self.parse(ModelList, await response.aread()).data]
+        if len(names) != 1:
+            raise ConfigError(f"{self.base_url} has {len(names)} models ({', '.join(names)}); name one with model=...")
+        return names[0]
 
     @asynccontextmanager
     async def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> AsyncIterator[httpx.Response]:

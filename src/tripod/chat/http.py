@@ -8,9 +8,9 @@ from typing import Any, Self
 
 from tripod.chat.connection import Connection, api_key_of
 from tripod.chat.wire.openai import ChatBody
-from tripod.chat.wire.openai_replies import ChatChunk, ChatCompletion, ErrorDetail, ModelList, finish_reason
+from tripod.chat.wire.openai_replies import ChatChunk, ChatCompletion, ErrorDetail, finish_reason
 from tripod.chat.wire.sse import events
-from tripod.errors import ConfigError, EngineError, RequestError
+from tripod.errors import EngineError, RequestError
 from tripod.messages import File, FinishReason, Reply, Timings, Usage
 from tripod.prompts import Prompt
 from tripod.sampling import SamplingParams
@@ -118,11 +118,7 @@ class HttpChatModel:
 
     async def _model_name(self) -> str:
         if self._model is None:
-            async with self._connection.request("GET", "/models") as response:
-                names = [card.id for card in self._connection.parse(ModelList, await response.aread()).data]
-            if len(names) != 1:
-                raise ConfigError(f"{self.base_url} has {len(names)} models ({', '.join(names)}); name one with model=...")
-            self._model = names[0]
+            self._model = await self._connection.only_model()
         return self._model
 
     def _chunk(self, data: str) -> ChatChunk:
