@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.flows_peers import BUILDERS
+from benchmarks.peer_process import PeerError, PeerProcess
 from benchmarks.setting import keep, setting
 
-ROOT = Path(__file__).parents[1]
 CASES = [(steps, mode, at_once) for mode, at_once in (("sync", 1), ("async", 1), ("async", 200)) for steps in (1, 5, 20)]
 GOAL_US, GOAL_RATIO = 10.0, 0.125  # of a step among 20; ours over the best of the others
 
@@ -38,35 +35,10 @@ class Worker:
     """A framework in its process."""
 
     def __init__(self, name: str, python: str) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]), "HAYSTACK_TELEMETRY_ENABLED": "False"}
-        environment |= {"LANGSMITH_TRACING": "false", "OTEL_SDK_DISABLED": "true"}
+        quiet = {"HAYSTACK_TELEMETRY_ENABLED": "False", "LANGSMITH_TRACING": "false", "OTEL_SDK_DISABLED": "true"}
         self.name = name
-        command = [python, "-m", "benchmarks.flows_peers", name]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, env=environment
-        )
-        self.version: str = self.read()["version"]
-
-    def ask(self, **content: object) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(content) + "\n")
-        self.process.stdin.flush()
-        return self.read()
-
-    def read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        content: dict[str, Any] = json.loads(line) if line else {"error": "its process ended"}
-        if "error" in content:
-            raise RuntimeError(content["error"])
-        return content
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            assert stream is not None
-            stream.close()
+        self.process = PeerProcess(python, "benchmarks.flows_peers", name, environment=quiet)
+        self.version: str = self.process.read()["version"]
 
 
 async def waiting_executions(number: int) -> dict[str, float]:
@@ -101,14 +73,14 @@ def main() -> int:
     for name in BUILDERS:
         try:
             workers[name] = Worker(name, pythons.get(name, sys.executable))
-        except (OSError, RuntimeError) as error:
+        except (OSError, PeerError) as error:
             absent[name] = str(error)
     times: dict[str, dict[str, list[float]]] = {name: {} for name in workers}
     for number in range(arguments.rounds):
         names = list(workers)
         for name in [*names[number % len(names) :], *names[: number % len(names)]]:
             for steps, mode, at_once in CASES:
-                found = workers[name].ask(num_steps=steps, mode=mode, num_at_once=at_once, least_s=arguments.seconds)
+                found = workers[name].process.ask(num_steps=steps, mode=mode, num_at_once=at_once, least_s=arguments.seconds)
                 if found["us"] is None:
                     continue  # the framework has no such way
                 if found["result"] != str(steps):
@@ -120,10 +92,10 @@ def main() -> int:
     for name, worker in workers.items():
         if arguments.idle:
             try:
-                memory[name] = worker.ask(idle=arguments.idle)
-            except RuntimeError as error:
+                memory[name] = worker.process.ask(idle=arguments.idle)
+            except PeerError as error:
                 memory[name] = {"error": str(error)}
-        worker.close()
+        worker.process.close()
     durable = asyncio.run(waiting_executions(arguments.idle)) if arguments.idle else None
     measured = {name: cases for name, cases in times.items() if name not in absent}
     verdict = judge(measured)

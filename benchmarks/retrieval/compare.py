@@ -12,11 +12,9 @@ encoder loaded, and a question at a time by one thread. A round is one build and
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,6 +26,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.peer_process import PeerError, PeerProcess
 from benchmarks.retrieval.judged_sets import SETS, JudgedSet
 from benchmarks.setting import keep, setting
 from benchmarks.shared_data import DATA
@@ -39,63 +38,35 @@ FRAMEWORKS = ("tripod", "langchain", "llamaindex", "haystack")
 METRICS = {"ndcg@10": ndcg, "recall@10": recall, "mrr@10": reciprocal_rank}
 K = 10
 SEED = 20260101
-ROOT = Path(__file__).parents[2]
 TIMED = "squad"
 NUM_TIMED = 300  # questions of a round
 GOALS = {"build_s": 0.40, "p50_ms": 0.35, "peak_mib": 1.0}  # ours over the best of the others, at most
 
 
-class AbsentError(Exception):
-    """A framework that cannot be measured."""
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Contestant:
     """A framework in its process."""
 
     name: str
-    process: subprocess.Popen[str]
+    process: PeerProcess
     load_s: float
     versions: Mapping[str, str]
 
     @staticmethod
     def start(name: str, python: str, encoder: Path, threads: int, log: Path) -> Contestant:
-        """Raises AbsentError with the reason."""
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-        environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
-        command = [python, "-m", "benchmarks.retrieval.frameworks.worker", name, str(encoder), str(threads), "1"]
+        """Raises PeerError with the reason."""
+        environment = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
+        arguments = (name, str(encoder), str(threads), "1")
         try:
-            with log.open("w") as errors:
-                process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=environment
-                )
+            process = PeerProcess(python, "benchmarks.retrieval.frameworks.worker", *arguments, environment=environment, log=log)
         except OSError as error:
-            raise AbsentError(str(error)) from error
-        contestant = Contestant(name, process, 0.0, {})
+            raise PeerError(str(error)) from error
         try:
-            content = contestant.read()
-        except AbsentError as error:
-            raise AbsentError(f"{error} {' '.join(log.read_text(errors='replace').splitlines()[-2:])}") from None
-        contestant.load_s, contestant.versions = content["load_s"], content["versions"]
-        return contestant
-
-    def ask(self, **content: object) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(content) + "\n")
-        self.process.stdin.flush()
-        return self.read()
-
-    def read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        content: dict[str, Any] = json.loads(line) if line else {"error": "its process ended."}
-        if "error" in content:
-            raise AbsentError(content["error"])
-        return content
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
+            content = process.read()
+        except PeerError as error:
+            process.close()
+            raise PeerError(f"{error}. {' '.join(log.read_text(errors='replace').splitlines()[-2:])}") from None
+        return Contestant(name, process, content["load_s"], content["versions"])
 
 
 def drawn(judged: JudgedSet, count: int) -> list[str]:
@@ -107,14 +78,14 @@ def drawn(judged: JudgedSet, count: int) -> list[str]:
 
 def build(contestant: Contestant, judged: JudgedSet, queries: Sequence[str]) -> dict[str, float]:
     texts = list(judged.documents.values())
-    return contestant.ask(ids=list(judged.documents), texts=texts, first=judged.queries[queries[0]])
+    return contestant.process.ask(ids=list(judged.documents), texts=texts, first=judged.queries[queries[0]])
 
 
 def quality(contestants: Sequence[Contestant], judged: JudgedSet, queries: Sequence[str]) -> dict[str, dict[str, list[float]]]:
     """Framework -> metric -> one value a question, in their order. The retrievers are built before."""
     values: dict[str, dict[str, list[float]]] = {}
     for contestant in contestants:
-        rankings = contestant.ask(questions=[judged.queries[query] for query in queries])["rankings"]
+        rankings = contestant.process.ask(questions=[judged.queries[query] for query in queries])["rankings"]
         pairs = [(list(dict.fromkeys(ranking))[:K], judged.gains[query]) for ranking, query in zip(rankings, queries, strict=True)]
         values[contestant.name] = {name: [metric(ranking, gains, K) for ranking, gains in pairs] for name, metric in METRICS.items()}
     return values
@@ -133,10 +104,10 @@ def timed(start: Mapping[str, tuple[str, Path]], encoder: Path, threads: int, ju
             contestant = Contestant.start(name, python, encoder, threads, log)
             try:
                 built = build(contestant, judged, drawn(judged, 1))
-                contestant.ask(questions=questions[:20])  # warm up
-                answer = contestant.ask(questions=questions)
+                contestant.process.ask(questions=questions[:20])  # warm up
+                answer = contestant.process.ask(questions=questions)
             finally:
-                contestant.close()
+                contestant.process.close()
             milliseconds = answer["ms"]
             figures[name] = {
                 "load_s": contestant.load_s,
@@ -181,13 +152,13 @@ def main() -> int:
                     contestants.append(contestant)
                     build(contestant, judged, queries)
                     versions[name] = contestant.versions
-                except AbsentError as error:
+                except PeerError as error:
                     absent[name] = str(error)
                     del start[name]
                     contestants = [other for other in contestants if other.name != name]
             values = quality(contestants, judged, queries)
             for contestant in contestants:
-                contestant.close()
+                contestant.process.close()
             intervals[set_name] = {"questions": len(queries), **_intervals(values)}
             console.print(_quality_table(set_name, len(judged.documents), intervals[set_name]))
         if arguments.rounds:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from benchmarks.peer_process import PeerError, PeerProcess
 from benchmarks.serving.workloads import Requests
-
-ROOT = Path(__file__).parents[2]
 
 
 class ContestantError(Exception):
@@ -39,14 +35,13 @@ class Contestant:
         """
         self.name = name
         engine, _, weight_format = name.partition(":")
-        environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads), "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-        command = [python, "-m", "benchmarks.serving.engines.worker", engine, weight_format, str(folder), str(num_threads)]
-        with log.open("w") as errors:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=environment
-            )
+        arguments = (engine, weight_format, str(folder), str(num_threads))
         self._log = log
-        self.versions: Mapping[str, str] = self._read()["versions"]
+        self._process = PeerProcess(
+            python, "benchmarks.serving.engines.worker", *arguments, environment={"OMP_NUM_THREADS": str(num_threads)}, log=log
+        )
+        with self._named():
+            self.versions: Mapping[str, str] = self._process.read()["versions"]
 
     def run(self, requests: Requests) -> Answer:
         """Answer a workload.
@@ -54,23 +49,19 @@ class Contestant:
         Raises:
             ContestantError: it failed, or gave another number of tokens than asked for.
         """
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"prompts": requests.prompts, "num_outputs": requests.num_outputs}) + "\n")
-        self._process.stdin.flush()
-        content = self._read()
+        with self._named():
+            content = self._process.ask(prompts=requests.prompts, num_outputs=requests.num_outputs)
         lengths = [len(tokens) for tokens in content["tokens"]]
         if lengths != requests.num_outputs:
             raise ContestantError(f"{self.name} answered with {lengths} tokens; asked for {requests.num_outputs}")
         return Answer(content["seconds"], content["tokens"])
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        self._process.close()
 
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        content: dict[str, Any] = json.loads(line) if line else {"error": f"it ended; its last words are in {self._log}"}
-        if "error" in content:
-            raise ContestantError(f"{self.name}: {content['error']}")
-        return content
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except PeerError as error:
+            raise ContestantError(f"{self.name}: {error}; its last words are in {self._log}") from error
