@@ -1,11 +1,19 @@
-"""The option `--weights` of commands that open a model."""
+"""The options `--weights` and `--kv-cache-dtype` of commands that open a model."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
+
+import typer
 
 if TYPE_CHECKING:
+    from tripod.engine.execution.kv_cache import KVCacheDtype
     from tripod.ops.linear_formats import LinearFormat
+
+Weights: TypeAlias = Annotated[str | None, typer.Option("--weights", metavar="f32|bf16|int8|int4", help="Format of linear layers.")]
+KVCacheType: TypeAlias = Annotated[
+    str | None, typer.Option("--kv-cache-dtype", metavar="int8", help="Of keys and values, if not as precise as the weights.")
+]
 
 
 def weight_format(value: str | None) -> LinearFormat | None:
@@ -20,3 +28,8 @@ def weight_format(value: str | None) -> LinearFormat | None:
     from tripod.ops.linear_formats import check_format
 
     return check_format(value, INT4_GROUP if value == "int4" else None)
+
+
+def kv_dtype(value: str | None) -> KVCacheDtype | None:
+    """As it was named; `EngineConfig` refuses what it does not know."""
+    return cast("KVCacheDtype | None", value)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tripod.engine.engine_config import EngineConfig
-from tripod.engine.execution.kv_cache import DEFAULT_MEMORY_SHARE, KVCacheSpec, free_bytes
+from tripod.engine.execution.kv_cache import DEFAULT_MEMORY_SHARE, KVCacheSpec, free_bytes, kv_dtype_of
 from tripod.errors import ConfigError
 from tripod.models.architectures import Decoder
 from tripod.models.load import empty_language_model
@@ -63,7 +63,7 @@ def plan_engine(folder: Path, config: EngineConfig = EngineConfig(), *, free: in
     model = empty_language_model(folder)
     weight_format = config.weight_format or "f32"
     by_format = {known: _weight_bytes(model, known) for known in FORMATS}
-    dtype = torch.float32 if weight_format == "f32" else torch.bfloat16
+    dtype = kv_dtype_of(weight_format, config.kv_cache_dtype)
     block = KVCacheSpec.of(model, kv_tokens=1, block_size=config.block_size, dtype=dtype)
     available = free_bytes(torch.device("cpu")) if free is None else free
     if config.kv_bytes is not None:

@@ -15,6 +15,7 @@ from tests.engine.tiny_models import BIASED_LLAMA, NEOX, QWEN, QWEN3, SERIAL_NEO
 from tripod.engine.assemble import assemble
 from tripod.engine.engine_config import EngineConfig
 from tripod.engine.execution.fixed_tiles import FixedTiles
+from tripod.engine.execution.kv_cache import KVCacheDtype
 from tripod.engine.execution.ragged_batch import RaggedBatch
 from tripod.engine.execution.route import Kernels
 from tripod.engine.policy.request import Request
@@ -37,9 +38,17 @@ class Steps:
     """A runner's model and cache, driven by hand: which tokens of which sequence come in which step."""
 
     def __init__(
-        self, model: LanguageModel, kernels: Kernels, weight_format: LinearFormat | None, *, batch_invariant: bool = False
+        self,
+        model: LanguageModel,
+        kernels: Kernels,
+        weight_format: LinearFormat | None,
+        *,
+        batch_invariant: bool = False,
+        kv_cache_dtype: KVCacheDtype | None = None,
     ) -> None:
-        config = EngineConfig(kv_tokens=2048, kernels=kernels, weight_format=weight_format, batch_invariant=batch_invariant)
+        config = EngineConfig(
+            kv_tokens=2048, kernels=kernels, weight_format=weight_format, batch_invariant=batch_invariant, kv_cache_dtype=kv_cache_dtype
+        )
         parts = assemble(model, config)
         self.model, self.cache = parts.runner._model, parts.runner._kv_cache
         self._free = list(range(128))
@@ -107,6 +116,29 @@ def test_a_row_has_the_same_bits_alone_in_any_chunk_and_beside_any_neighbours(
         assert torch.equal(steps.whole(ids, sizes, beside), expected), f"beside {len(crowd)} others"
         for other in crowd:
             steps._free += other.block_ids
+
+
+@needs_kernels
+@pytest.mark.parametrize("weight_format", ["f32", "int8"])
+@pytest.mark.parametrize("name", ["neox", "qwen3"])
+def test_keys_and_values_in_8_bits_stay_near_the_plain_model_and_keep_a_rows_bits(name: str, weight_format: LinearFormat) -> None:
+    model = tiny_model(CONFIGS[name])
+    steps = Steps(model, "native", weight_format, kv_cache_dtype="int8")
+    ids = token_ids(61, seed=1)
+    plain = plain_logits(model, ids)
+    logits = steps.whole(ids, [20, 1, 1, 30, 1, 8])
+    difference = float((logits - plain).square().mean().sqrt() / plain.square().mean().sqrt())
+    assert 1e-4 < difference < (2e-2 if weight_format == "f32" else 8e-2)
+    crowd = {steps.request(token_ids(24, seed=100 + number)): 1 + number % 3 for number in range(9)}
+    assert torch.equal(steps.whole(ids, [1] * 61), logits)
+    assert torch.equal(steps.whole(ids, [7, 1, 53], [crowd, crowd, crowd]), logits)
+
+
+def test_keys_and_values_in_8_bits_need_the_native_kernels() -> None:
+    with pytest.raises(ConfigError, match="kv_cache_dtype='int8' needs the native kernels, which cannot run here: asked for; leave it out"):
+        assemble(tiny_model(NEOX), EngineConfig(kv_tokens=64, kernels="torch", kv_cache_dtype="int8"))
+    with pytest.raises(ConfigError, match="kv_cache_dtype='fp4' is unknown; give 'int8'"):
+        EngineConfig(kv_cache_dtype="fp4")  # type: ignore[arg-type]
 
 
 @needs_kernels

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tripod.engine.execution.fixed_tiles import FixedTiles, RowKVCache
-from tripod.engine.execution.kv_cache import KVCache, KVCacheSpec
+from tripod.engine.execution.kv_cache import KVCache, KVCacheDtype, KVCacheSpec
 from tripod.engine.execution.paged_attention import TorchKVCache
 from tripod.engine.execution.sampler import torch_argmax, torch_greedy
 from tripod.errors import ConfigError
@@ -98,6 +98,7 @@ def choose_route(
     block_size: int,
     batch_invariant: bool = False,
     expert_cache: int | None = None,
+    kv_cache_dtype: KVCacheDtype | None = None,
 ) -> Route:
     """Native kernels where they can run, torch elsewhere.
 
@@ -107,6 +108,7 @@ def choose_route(
         weight_format: of the linear layers; None: of the model's dtype.
         batch_invariant: a row must have the same bits whatever its neighbours.
         expert_cache: experts that are kept in memory of their own; None: all are used where they lie.
+        kv_cache_dtype: of keys and values; None: as precise as the weights.
 
     Raises:
         ConfigError: what was asked for cannot run here; the message says why.
@@ -117,6 +119,7 @@ def choose_route(
         model.device.type == "cuda"
         and kernels != "torch"
         and expert_cache is None
+        and kv_cache_dtype is None
         and weight_format is None
         and not batch_invariant
         and find_spec("triton")
@@ -125,19 +128,22 @@ def choose_route(
 
         return CudaRoute(model)
     chosen = weight_format or format_of(model.dtype)
-    reason = "asked for" if kernels == "torch" else _why_not_native(model, chosen, block_size)
+    reason = "asked for" if kernels == "torch" else _why_not_native(model, chosen, block_size, kv_cache_dtype)
     if reason is None and chosen is not None:
         from tripod.engine.execution.native_route import NativeRoute
 
-        return NativeRoute(chosen, expert_cache)
-    if expert_cache is not None:
-        raise ConfigError(f"expert_cache={expert_cache} needs the native kernels, which cannot run here: {reason}; leave it out")
+        return NativeRoute(chosen, expert_cache, kv_cache_dtype)
+    for name, value in (("expert_cache", expert_cache), ("kv_cache_dtype", kv_cache_dtype)):
+        if value is not None:
+            raise ConfigError(f"{name}={value!r} needs the native kernels, which cannot run here: {reason}; leave it out")
     if kernels == "native":
         raise ConfigError(f"kernels='native' cannot run here: {reason}; use kernels='auto' or 'torch'")
     return TorchRoute(model, weight_format, reason or "", is_batch_invariant=batch_invariant)
 
 
-def _why_not_native(model: LanguageModel, weight_format: LinearFormat | None, block_size: int) -> str | None:
+def _why_not_native(
+    model: LanguageModel, weight_format: LinearFormat | None, block_size: int, kv_cache_dtype: KVCacheDtype | None
+) -> str | None:
     if not isinstance(model, Decoder):
         return f"a {type(model).__name__} is not one of the architectures that can be packed"
     if model.device.type != "cpu":
@@ -148,12 +154,13 @@ def _why_not_native(model: LanguageModel, weight_format: LinearFormat | None, bl
         return "its experts choose tokens, which the kernels do not do"
     from tripod.engine.execution.native_route import why_not
 
-    return why_not(model, weight_format, block_size)
+    return why_not(model, weight_format, block_size, kv_cache_dtype)
 
 
 def mode_of(route: Route) -> str:
     """How answers are computed, as a reply tells it."""
-    return f"{route.name.partition(' (')[0]}, {route.weight_format}" + (", batch-invariant" if route.is_batch_invariant else "")
+    kv = ", keys and values in int8" if route.kv_dtype == torch.int8 else ""
+    return f"{route.name.partition(' (')[0]}, {route.weight_format}{kv}" + (", batch-invariant" if route.is_batch_invariant else "")
 
 
 class TorchRoute:

@@ -6,6 +6,9 @@
 // a decode, a chunk of any size, one head or the many of a group are the same arithmetic on more or fewer rows at a time.
 //
 // Rows of one request that share a key/value head are computed together, as many as a tile holds: what is loaded once serves them all.
+//
+// Keys and values in 8 bits are made bfloat16 a stretch at a time, in the first-level cache, for all rows of a tile: bfloat16 has every
+// whole number of -127..127. A key's scale then multiplies its score, and a value's scale the weight that the value gets.
 #include "attention.hpp"
 
 #include <algorithm>
@@ -66,17 +69,17 @@ TRIPOD_INLINE float largest_of(F16 x) {
 #endif
 }
 
-// Lanes [begin, end) of x, minus infinity in the others.
-TRIPOD_INLINE F16 keep(F16 x, int64_t begin, int64_t end) {
+// Lanes [begin, end) of x, `fill` in the others.
+TRIPOD_INLINE F16 keep(F16 x, int64_t begin, int64_t end, float fill) {
     const int from = static_cast<int>(std::clamp<int64_t>(begin, 0, kLanes)), to = static_cast<int>(std::clamp<int64_t>(end, 0, kLanes));
 #if defined(__AVX512F__)
     const uint32_t lanes = ((1u << to) - 1u) & ~((1u << from) - 1u);
-    return _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), static_cast<__mmask16>(lanes), x);
+    return _mm512_mask_mov_ps(_mm512_set1_ps(fill), static_cast<__mmask16>(lanes), x);
 #else
     float lanes[kLanes];
     store(lanes, x);
     for (int lane = 0; lane < kLanes; ++lane)
-        if (lane < from || lane >= to) lanes[lane] = -__builtin_inff();
+        if (lane < from || lane >= to) lanes[lane] = fill;
     return load(lanes);
 #endif
 }
@@ -118,6 +121,8 @@ TRIPOD_INLINE void multiply(F16 (&sums)[kNumRows][kColumns], const Word* const (
 struct Stretch {
     const Word* keys[kStretchBlocks];   // blocks beyond the context repeat the last one
     const Word* ahead[kStretchBlocks];  // the keys of the stretch that comes next, or null in ahead[0]
+    const float* scales[kStretchBlocks];  // 8 bits: of the sixteen keys of each block; null in scales[0] otherwise
+    int64_t value_scales;               // floats from a block's scales of keys to those of values
     int64_t start;                      // its first token
     float scale;
     int64_t window;
@@ -135,11 +140,14 @@ __attribute__((noinline)) void weigh(const Stretch& stretch, const Tile& tile, i
     TRIPOD_UNROLL for (int b = 0; b < kNumBlocks; ++b) keys[b] = stretch.keys[b];
     multiply<Number, 1, kNumRows>(scores, keys, kBlockTokens, tile.query + int64_t{row} * steps, steps, stretch.ahead[0] ? stretch.ahead : nullptr);
 
+    const bool has_scales = stretch.scales[0] != nullptr;
     TRIPOD_UNROLL for (int r = 0; r < kNumRows; ++r) {
-        if (is_cut) {
-            const int64_t end = tile.position[row + r] + 1 - stretch.start, begin = stretch.window > 0 ? end - stretch.window : 0;
-            TRIPOD_UNROLL for (int b = 0; b < kNumBlocks; ++b) scores[r][b] = keep(scores[r][b], begin - b * kLanes, end - b * kLanes);
-        }
+        const int64_t end = tile.position[row + r] + 1 - stretch.start, begin = stretch.window > 0 ? end - stretch.window : 0;
+        if (has_scales)
+            TRIPOD_UNROLL for (int b = 0; b < kNumBlocks; ++b) scores[r][b] = mul(scores[r][b], load(stretch.scales[b]));
+        if (is_cut)
+            TRIPOD_UNROLL for (int b = 0; b < kNumBlocks; ++b)
+                scores[r][b] = keep(scores[r][b], begin - b * kLanes, end - b * kLanes, -__builtin_inff());
         F16 top = scores[r][0];
         TRIPOD_UNROLL for (int b = 1; b < kNumBlocks; ++b) top = max(top, scores[r][b]);
         float largest = tile.largest[row + r];
@@ -156,7 +164,10 @@ __attribute__((noinline)) void weigh(const Stretch& stretch, const Tile& tile, i
         F16 weight[kStretchBlocks];
         TRIPOD_UNROLL for (int b = 0; b < kNumBlocks; ++b) {
             weight[b] = exp(fma(scores[r][b], scale, offset));
-            Number::store16(weights + (r * kStretch + b * kBlockTokens) / Number::kPerWord, weight[b]);
+            F16 factor = weight[b];
+            if (has_scales) factor = mul(factor, load(stretch.scales[b] + stretch.value_scales));
+            if (has_scales && is_cut) factor = keep(factor, begin - b * kLanes, end - b * kLanes, 0.0f);  // nobody may have written a scale there
+            Number::store16(weights + (r * kStretch + b * kBlockTokens) / Number::kPerWord, factor);
         }
         TRIPOD_UNROLL for (int b = kNumBlocks; b < kStretchBlocks; ++b) weight[b] = zeros();
         store(tile.total + (row + r) * kLanes, add(total, add(add(weight[0], weight[1]), add(weight[2], weight[3]))));
@@ -275,7 +286,8 @@ class Worker {
         stretch.scale = call_.scale;
         stretch.window = call_.window;
         stretch.padded = padded_;
-        stretch.half = kv_.half();
+        stretch.half = kv_.plain_half();
+        stretch.value_scales = kv_.half();
         const int64_t last = last_stretch(unit);
         for (int64_t at = first_stretch(unit); at <= last; ++at) {
             stretch.start = at * kStretch;
@@ -286,12 +298,13 @@ class Worker {
                 stretch.ahead[0] = nullptr;
                 if (next != nullptr) fetch(*next);
             }
+            if (kv_.format == KvFormat::kInt8) widen(stretch);
             for (int row = 0; row < tile.num_rows;) {
                 const int num_rows = rows_at_a_time(tile.num_rows - row);
                 const bool is_after = tile.position[row + num_rows - 1] >= stretch.start;
                 const bool is_within = call_.window == 0 || tile.position[row] - call_.window + 1 < stretch.start + kStretch;
                 if (is_after && is_within) {
-                    if (kv_.is_bf16) attend_rows<Bf16>(stretch, tile, row, num_rows);
+                    if (kv_.is_bf16()) attend_rows<Bf16>(stretch, tile, row, num_rows);
                     else attend_rows<Float>(stretch, tile, row, num_rows);
                     stretch.ahead[0] = nullptr;  // fetched by the first rows
                 }
@@ -317,6 +330,33 @@ class Worker {
         const int64_t* blocks = call_.block_tables + call_.requests[unit.span.begin] * call_.table_stride;
         const int64_t last_block = last_position(unit) / kBlockTokens;
         for (int b = 0; b < kStretchBlocks; ++b) keys[b] = kv_.keys(blocks[std::min(stretch * kStretchBlocks + b, last_block)], unit.head);
+    }
+
+    // Makes bfloat16 of a stretch in 8 bits, and fetches the one that comes next meanwhile.
+    void widen(Stretch& stretch) const {
+        const int64_t numbers = 2 * kv_.plain_half(), half = kv_.half();  // of the keys of a block, and of the values
+        auto* to = static_cast<uint16_t*>(scratch(Scratch::kStretch, kStretchBlocks * 2 * numbers * 2));
+        const Word* before = nullptr;
+        for (int b = 0; b < kStretchBlocks; ++b) {
+            const Word* const keys = stretch.keys[b];
+            stretch.scales[b] = reinterpret_cast<const float*>(keys + numbers / 4);
+            if (keys == before) {  // beyond the context
+                stretch.keys[b] = stretch.keys[b - 1];
+                continue;
+            }
+            before = keys;
+            stretch.keys[b] = reinterpret_cast<const Word*>(to);
+            for (int64_t part = 0; part < 2; ++part, to += numbers) {
+                const auto* from = reinterpret_cast<const int8_t*>(keys + part * half);
+                const auto* ahead = stretch.ahead[0] == nullptr ? nullptr : stretch.ahead[b] + part * half;
+                for (int64_t i = 0; i < numbers; i += 4 * kLanes) {
+                    if (ahead != nullptr) fetch_line(ahead + i / 4);
+                    TRIPOD_UNROLL for (int64_t j = i; j < i + 4 * kLanes; j += kLanes) store_bf16(to + j, to_float(widen8(from + j)));
+                }
+                if (ahead != nullptr) fetch_line(ahead + numbers / 4);
+            }
+        }
+        stretch.ahead[0] = nullptr;
     }
 
     // The first stretch of a unit, or what there is of it.
@@ -345,7 +385,7 @@ class Worker {
             for (int r = begin; r < begin + together; ++r) {
                 const int64_t row = unit.span.begin + (mine.begin + r) / group_;
                 const int head = unit.head * group_ + static_cast<int>((mine.begin + r) % group_);
-                pack_head(packed, call_.query, row, head, kv_.head_size, padded_, kv_.is_bf16);
+                pack_head(packed, call_.query, row, head, kv_.head_size, padded_, kv_.is_bf16());
                 Word* const to = tile.query + int64_t{begin} * words_ + r - begin;
                 for (int step = 0; step < words_; ++step) to[step * together] = packed[step];
                 tile.position[r] = call_.positions[row];
@@ -428,11 +468,11 @@ void paged_attention(const KvLayer& kv, const AttentionCall& call, int thread, i
 }  // namespace tripod
 
 // Returns -1, or the first row whose request, position or blocks do not exist (and then nothing is computed).
-TRIPOD_API int64_t tripod_paged_attention(void* layer, int64_t num_blocks, int num_kv_heads, int head_size, int kv_is_bf16, void* query,
+TRIPOD_API int64_t tripod_paged_attention(void* layer, int64_t num_blocks, int num_kv_heads, int head_size, int kv_format, void* query,
                                           int query_is_bf16, int64_t query_row_stride, int64_t query_head_stride, void* out, int num_heads,
                                           int64_t num_rows, const int64_t* requests, const int64_t* positions, const int64_t* block_tables,
                                           int64_t num_tables, int64_t table_width, float scale, int64_t window) {
-    const tripod::KvLayer kv{static_cast<tripod::Word*>(layer), num_blocks, num_kv_heads, head_size, kv_is_bf16 != 0};
+    const tripod::KvLayer kv{static_cast<tripod::Word*>(layer), num_blocks, num_kv_heads, head_size, static_cast<tripod::KvFormat>(kv_format)};
     tripod::AttentionCall call{};
     call.query = {query, query_is_bf16 != 0, query_row_stride, query_head_stride};
     call.out = {out, query_is_bf16 != 0, int64_t{num_heads} * head_size, head_size};

@@ -30,7 +30,8 @@ int32_t lane_sum(I16 x) {
     return total;
 }
 
-// x as whole numbers of -127..127 times the scale that is returned; `offset` becomes `zero_point` times their sum.
+}  // namespace
+
 float quantize(const float* x, int64_t count, int8_t* to, int32_t zero_point, int32_t* offset) {
     const float most = largest(x, count);
     const F16 factor = splat(most > 0.0f ? 127.0f / most : 0.0f);
@@ -51,8 +52,6 @@ float quantize(const float* x, int64_t count, int8_t* to, int32_t zero_point, in
     *offset = zero_point * lane_sum(total);
     return most / 127.0f;
 }
-
-}  // namespace
 
 InputLayout input_layout(const Weights& weights, int64_t rows) {
     const int64_t bytes_per_step = weights.format == Format::kInt4 ? 8 : 4;

@@ -154,7 +154,7 @@ using namespace tripod;
 TRIPOD_API int64_t tripod_first_wrong_row(const Step* step, int64_t num_blocks) {
     for (int64_t row = 0; row < step->num_rows; ++row)
         if (step->slots[row] < 0 || step->slots[row] >= num_blocks * kBlockTokens) return row;
-    const KvLayer kv{nullptr, num_blocks, 1, 1, false};
+    const KvLayer kv{nullptr, num_blocks, 1, 1, KvFormat::kF32};
     AttentionCall call{};
     call.num_rows = step->num_rows;
     call.requests = step->requests;
@@ -165,8 +165,8 @@ TRIPOD_API int64_t tripod_first_wrong_row(const Step* step, int64_t num_blocks) 
 }
 
 // x: [rows, D], changed in place.
-TRIPOD_API void tripod_layer(const Layer* layer, void* kv_words, int64_t num_blocks, int32_t kv_is_bf16, const Step* step, float* x) {
-    const KvLayer kv{static_cast<Word*>(kv_words), num_blocks, layer->num_kv_heads, layer->head_size, kv_is_bf16 != 0};
+TRIPOD_API void tripod_layer(const Layer* layer, void* kv_words, int64_t num_blocks, int32_t kv_format, const Step* step, float* x) {
+    const KvLayer kv{static_cast<Word*>(kv_words), num_blocks, layer->num_kv_heads, layer->head_size, static_cast<KvFormat>(kv_format)};
     Carver measure(nullptr);
     (void)Workspace(measure, *layer, step->num_rows);
     Carver carver(scratch(Scratch::kInput, measure.taken()));
