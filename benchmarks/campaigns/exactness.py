@@ -38,7 +38,7 @@ from tripod.models.llama import Llama, LlamaConfig
 from tripod.models.load import load_language_model
 from tripod.models.save import save_checkpoint
 from tripod.ops.attention import Attend
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 from tripod.ops.rope import RopeConfig
 from tripod.sampling import SamplingParams
 
@@ -60,7 +60,7 @@ class RouteCase:
     """A route, and how far its logits may be from float32: root mean square of the difference over that of the logits."""
 
     kernels: Kernels
-    weight_format: LinearFormat
+    weight_format: WeightFormat
     batch_invariant: bool
     tolerance: float
     kv_cache_dtype: KVCacheDtype | None = None
@@ -73,7 +73,7 @@ class RouteCase:
 
 # Float32 sums in another order. bfloat16 keeps 8 bits of every factor, int8 about 7 of the largest in a row, int4 not quite 4 in a group;
 # the kernels themselves are held to their formats, bit by bit where that is possible, in tests/ops/kernels.
-TOLERANCES: Mapping[LinearFormat, float] = {"f32": 1e-5, "bf16": 3e-2, "int8": 1e-1, "int4": 6e-1}
+TOLERANCES: Mapping[WeightFormat, float] = {"f32": 1e-5, "bf16": 3e-2, "int8": 1e-1, "int4": 6e-1}
 INT8_KV = 3e-2  # what is added by keys and values of about 7 bits, and by queries and weights of 8
 WORST = 3.0  # times the tolerance: the farthest of thousands of rows, of which some are small themselves
 ROUTES = (

@@ -17,7 +17,7 @@ from tripod.errors import CheckpointError, ConfigError
 from tripod.models.gpt_neox import GPTNeoXConfig
 from tripod.models.llama import LlamaConfig
 from tripod.models.save import save_checkpoint
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 
 
 @pytest.fixture(params=[NEOX, QWEN], ids=["neox", "qwen2, tied"])
@@ -28,7 +28,7 @@ def config(request: pytest.FixtureRequest) -> GPTNeoXConfig | LlamaConfig:
 
 @pytest.mark.parametrize("weight_format", ["f32", "bf16", "int8"])
 def test_planned_bytes_are_those_that_the_torch_route_takes(
-    config: GPTNeoXConfig | LlamaConfig, weight_format: LinearFormat, tmp_path: Path
+    config: GPTNeoXConfig | LlamaConfig, weight_format: WeightFormat, tmp_path: Path
 ) -> None:
     model = tiny_model(config)
     save_checkpoint(model, tmp_path)

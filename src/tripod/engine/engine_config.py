@@ -9,7 +9,7 @@ from tripod.engine.execution.kv_cache import KVCacheDtype
 from tripod.engine.execution.route import Kernels
 from tripod.engine.policy.config import CHUNK_BESIDE_DECODES
 from tripod.errors import ConfigError
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class EngineConfig:
     prefix_cache: bool = True  # reuse the keys and values of beginnings that were computed before
     fair: bool = True  # tenants share the engine equally; False: one queue for all
     aging_s: float | None = 60.0  # so long a wait makes up for one level of priority; None: strict priorities, which may starve
-    weight_format: LinearFormat | None = None  # of linear layers; None: as the model's dtype. See `tripod.ops.linear_formats`
+    weight_format: WeightFormat | None = None  # of linear layers; None: as the model's dtype. See `tripod.ops.linear_formats`
     # "int8": keys and values in whole numbers, with a scale for each head of each token: a quarter of float32's memory, half of bfloat16's.
     # None: as precise as the weights. Native kernels only.
     kv_cache_dtype: KVCacheDtype | None = None

@@ -25,7 +25,7 @@ from tripod.models.language_model import LanguageModel
 from tripod.models.llama import LlamaConfig
 from tripod.models.native_blocks import NativeModel
 from tripod.ops.kernels.cpu import library
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 from tripod.ops.rope import RopeConfig
 from tripod.sampling import GREEDY
 
@@ -41,7 +41,7 @@ class Steps:
         self,
         model: LanguageModel,
         kernels: Kernels,
-        weight_format: LinearFormat | None,
+        weight_format: WeightFormat | None,
         *,
         batch_invariant: bool = False,
         kv_cache_dtype: KVCacheDtype | None = None,
@@ -90,7 +90,7 @@ def token_ids(length: int, seed: int) -> list[int]:
 @pytest.mark.parametrize("kernels", ROUTES)
 @pytest.mark.parametrize(("weight_format", "tolerance"), [("f32", 1e-5), ("bf16", 3e-2), ("int8", 6e-2)])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_each_route_gives_the_logits_of_the_plain_model(name: str, weight_format: LinearFormat, tolerance: float, kernels: Kernels) -> None:
+def test_each_route_gives_the_logits_of_the_plain_model(name: str, weight_format: WeightFormat, tolerance: float, kernels: Kernels) -> None:
     model = tiny_model(CONFIGS[name])
     ids = token_ids(61, seed=1)
     plain = plain_logits(model, ids)
@@ -102,7 +102,7 @@ def test_each_route_gives_the_logits_of_the_plain_model(name: str, weight_format
 @pytest.mark.parametrize("weight_format", ["f32", "bf16", "int8"])
 @pytest.mark.parametrize("name", ["neox", "qwen2", "qwen3"])
 def test_a_row_has_the_same_bits_alone_in_any_chunk_and_beside_any_neighbours(
-    name: str, weight_format: LinearFormat, kernels: Kernels
+    name: str, weight_format: WeightFormat, kernels: Kernels
 ) -> None:
     steps = Steps(tiny_model(CONFIGS[name]), kernels, weight_format, batch_invariant=True)
     ids = token_ids(40, seed=2)
@@ -121,7 +121,7 @@ def test_a_row_has_the_same_bits_alone_in_any_chunk_and_beside_any_neighbours(
 @needs_kernels
 @pytest.mark.parametrize("weight_format", ["f32", "int8"])
 @pytest.mark.parametrize("name", ["neox", "qwen3"])
-def test_keys_and_values_in_8_bits_stay_near_the_plain_model_and_keep_a_rows_bits(name: str, weight_format: LinearFormat) -> None:
+def test_keys_and_values_in_8_bits_stay_near_the_plain_model_and_keep_a_rows_bits(name: str, weight_format: WeightFormat) -> None:
     model = tiny_model(CONFIGS[name])
     steps = Steps(model, "native", weight_format, kv_cache_dtype="int8")
     ids = token_ids(61, seed=1)
@@ -142,10 +142,10 @@ def test_keys_and_values_in_8_bits_need_the_native_kernels() -> None:
 
 
 @needs_kernels
-@pytest.mark.parametrize("weight_format", ["f32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("weight_format", ["f32", "bf16", "int8", "int4", "int4-128"])
 @pytest.mark.parametrize("name", ["neox", "qwen2", "qwen3"])
 def test_one_call_a_layer_gives_the_bits_of_the_kernels_one_by_one(
-    name: str, weight_format: LinearFormat, monkeypatch: pytest.MonkeyPatch
+    name: str, weight_format: WeightFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = Steps(tiny_model(CONFIGS[name]), "native", weight_format)
     ids = token_ids(40, seed=4)

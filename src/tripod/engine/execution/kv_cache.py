@@ -15,7 +15,7 @@ from tripod.engine.execution.ragged_batch import RaggedBatch
 from tripod.errors import ConfigError
 from tripod.models.language_model import LanguageModel
 from tripod.ops.attention import Attend
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 
 KVCacheDtype: TypeAlias = Literal["int8"]
 DEFAULT_SEQUENCES = 16  # of full length
@@ -87,7 +87,7 @@ class KVCache(Protocol):
         ...
 
 
-def kv_dtype_of(weight_format: LinearFormat, kv_cache_dtype: KVCacheDtype | None = None) -> torch.dtype:
+def kv_dtype_of(weight_format: WeightFormat, kv_cache_dtype: KVCacheDtype | None = None) -> torch.dtype:
     """Of the native kernels' pool: keys and values are rounded no more than what made them, unless it is asked for."""
     if kv_cache_dtype == "int8":
         return torch.int8

@@ -21,10 +21,10 @@ from tripod.ops.kernels.cpu import library, threads
 from tripod.ops.kernels.cpu.paged_attention import KVPool, why_no_pool
 from tripod.ops.kernels.cpu.pool_attention import PoolAttention
 from tripod.ops.kernels.cpu.rows import argmax
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 
 
-def why_not(model: LanguageModel, weight_format: LinearFormat, block_size: int, kv_cache_dtype: KVCacheDtype | None = None) -> str | None:
+def why_not(model: LanguageModel, weight_format: WeightFormat, block_size: int, kv_cache_dtype: KVCacheDtype | None = None) -> str | None:
     """Why the kernels cannot run this model here; None where they can."""
     config = model.config
     return library.why_not() or why_no_pool(
@@ -41,7 +41,7 @@ class NativeRoute:
 
     is_batch_invariant = True
 
-    def __init__(self, weight_format: LinearFormat, expert_cache: int | None = None, kv_cache_dtype: KVCacheDtype | None = None) -> None:
+    def __init__(self, weight_format: WeightFormat, expert_cache: int | None = None, kv_cache_dtype: KVCacheDtype | None = None) -> None:
         self.expert_cache = None if expert_cache is None else ExpertCache(expert_cache)
         self.kv_dtype = kv_dtype_of(weight_format, kv_cache_dtype)
         self.weight_format = weight_format

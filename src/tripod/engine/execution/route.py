@@ -21,7 +21,7 @@ from tripod.models.expert_cache import ExpertCache
 from tripod.models.language_model import LanguageModel
 from tripod.models.pack import pack
 from tripod.models.sparse_llama import SparseLlama
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 from tripod.ops.torch_linear import pack_torch_linear
 
 Kernels: TypeAlias = Literal["auto", "native", "torch"]
@@ -85,7 +85,7 @@ class Route(Protocol):
         ...
 
 
-def format_of(dtype: torch.dtype) -> LinearFormat | None:
+def format_of(dtype: torch.dtype) -> WeightFormat | None:
     """The format that keeps weights as they are; None: they stay in torch's own layers."""
     return {torch.float32: "f32", torch.bfloat16: "bf16"}.get(dtype)  # type: ignore[return-value]
 
@@ -94,7 +94,7 @@ def choose_route(
     model: LanguageModel,
     *,
     kernels: Kernels,
-    weight_format: LinearFormat | None,
+    weight_format: WeightFormat | None,
     block_size: int,
     batch_invariant: bool = False,
     expert_cache: int | None = None,
@@ -142,7 +142,7 @@ def choose_route(
 
 
 def _why_not_native(
-    model: LanguageModel, weight_format: LinearFormat | None, block_size: int, kv_cache_dtype: KVCacheDtype | None
+    model: LanguageModel, weight_format: WeightFormat | None, block_size: int, kv_cache_dtype: KVCacheDtype | None
 ) -> str | None:
     if not isinstance(model, Decoder):
         return f"a {type(model).__name__} is not one of the architectures that can be packed"
@@ -166,7 +166,7 @@ def mode_of(route: Route) -> str:
 class TorchRoute:
     """Torch's own operations; linear layers prepacked for oneDNN where a format is asked for."""
 
-    def __init__(self, model: LanguageModel, weight_format: LinearFormat | None, reason: str, *, is_batch_invariant: bool) -> None:
+    def __init__(self, model: LanguageModel, weight_format: WeightFormat | None, reason: str, *, is_batch_invariant: bool) -> None:
         self.expert_cache = None
         self.kv_dtype = model.dtype
         self.is_batch_invariant = is_batch_invariant

@@ -154,7 +154,7 @@ def paged_attention(
 ) -> Tensor:
     """Each row sees the tokens of its request up to a place, whose keys and values are written already.
 
-    Scores are summed in float32; unless the pool is float32, queries and softmax weights are rounded to bfloat16 before they are multiplied.
+    Scores are summed in float32; unless the pool is float32, queries and softmax weights are rounded to bfloat16 before they meet it.
 
     Args:
         query: [N, H, K], float32 or bfloat16; query heads H/G * g up to H/G * (g + 1) share key/value head g. Rows and heads may have
