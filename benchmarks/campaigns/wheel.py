@@ -2,9 +2,9 @@
 
     python -m benchmarks.campaigns wheel [--work FOLDER] [--torch 'torch==2.13.0'] [--out benchmarks/results]
 
-The promises: a wheel that was built where there is a compiler holds the kernels of every level, and they run where no compiler is on the
-path; it names no Python, so one serves all; a wheel that was built without a compiler installs as well, `tripod doctor` says what is missing
-and what that costs, and on torch it continues a prompt with the same tokens.
+The promises: a wheel that was built where there is a compiler holds the kernels of every level, and they run where none is on the path; it
+names no Python, so one serves all; a wheel that was built without a compiler installs as well, `tripod doctor` says what is missing and
+what that costs, and on torch it continues a prompt with the same tokens.
 """
 
 from __future__ import annotations
