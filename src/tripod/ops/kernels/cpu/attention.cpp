@@ -61,14 +61,6 @@ TRIPOD_INLINE bool any_above(F16 x, float bound) {
 #endif
 }
 
-TRIPOD_INLINE float largest_of(F16 x) {
-#if defined(__AVX512F__)
-    return _mm512_reduce_max_ps(x);
-#else
-    return max_of(x);
-#endif
-}
-
 // Lanes [begin, end) of x, `fill` in the others.
 TRIPOD_INLINE F16 keep(F16 x, int64_t begin, int64_t end, float fill) {
     const int from = static_cast<int>(std::clamp<int64_t>(begin, 0, kLanes)), to = static_cast<int>(std::clamp<int64_t>(end, 0, kLanes));
@@ -86,7 +78,7 @@ TRIPOD_INLINE F16 keep(F16 x, int64_t begin, int64_t end, float fill) {
 
 // The work on rows that share a request and a key/value head, and all that is known of it on the way.
 struct Tile {
-    Word* query;       // [P / kPerWord][rows], for each few rows that are computed together
+    Word* query;       // [rows][P / kPerWord]
     float* out;        // [rows][P], not yet divided
     float* total;      // [rows][16]: the sum of the weights so far is the sum of these
     float* largest;    // [rows]
@@ -100,18 +92,18 @@ int rows_at_a_time(int left) {
     return (left + parts - 1) / parts;
 }
 
-// sums[r][c] += over steps: columns[c][step * stride] . rows[r * kRowStride + step * kStepStride]. `ahead` is where the next stretch
-// lies, from the same place on: it is fetched while this one is computed. Null where there is none.
-template <class Number, int kRowStride, int kStepStride, int kNumRows, int kColumns>
-TRIPOD_INLINE void multiply(F16 (&sums)[kNumRows][kColumns], const Word* const (&columns)[kColumns], int64_t stride, const Word* rows, int steps,
-                            const Word* const* ahead) {
+// sums[r][c] += over steps: columns[c][step * stride] . rows[r * row_stride + step]. `ahead` is where the next stretch lies, from the same
+// place on: it is fetched while this one is computed. Null where there is none.
+template <class Number, int kNumRows, int kColumns>
+TRIPOD_INLINE void multiply(F16 (&sums)[kNumRows][kColumns], const Word* const (&columns)[kColumns], int64_t stride, const Word* rows,
+                            int64_t row_stride, int steps, const Word* const* ahead) {
     for (int step = 0; step < steps; ++step) {
         I16 words[kColumns];
         TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) words[c] = iload(columns[c] + step * stride);
         if (ahead != nullptr)
             TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) fetch_line(ahead[c] + step * stride);
         TRIPOD_UNROLL for (int r = 0; r < kNumRows; ++r) {
-            const Word word = rows[r * kRowStride + step * kStepStride];
+            const Word word = rows[r * row_stride + step];
             TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) sums[r][c] = Number::dot(sums[r][c], words[c], word);
         }
     }
@@ -138,7 +130,7 @@ __attribute__((noinline)) void weigh(const Stretch& stretch, const Tile& tile, i
         TRIPOD_UNROLL for (int b = 0; b < kNumBlocks; ++b) scores[r][b] = zeros();
     const Word* keys[kNumBlocks];
     TRIPOD_UNROLL for (int b = 0; b < kNumBlocks; ++b) keys[b] = stretch.keys[b];
-    multiply<Number, 1, kNumRows>(scores, keys, kBlockTokens, tile.query + int64_t{row} * steps, steps, stretch.ahead[0] ? stretch.ahead : nullptr);
+    multiply<Number>(scores, keys, kBlockTokens, tile.query + int64_t{row} * steps, steps, steps, stretch.ahead[0] ? stretch.ahead : nullptr);
 
     const bool has_scales = stretch.scales[0] != nullptr;
     TRIPOD_UNROLL for (int r = 0; r < kNumRows; ++r) {
@@ -154,7 +146,7 @@ __attribute__((noinline)) void weigh(const Stretch& stretch, const Tile& tile, i
         F16 total = load(tile.total + (row + r) * kLanes);
         if (any_above(top, largest)) {
             const float before = largest;
-            largest = tile.largest[row + r] = largest_of(top);
+            largest = tile.largest[row + r] = max_of(top);
             const F16 fade = exp(splat((before - largest) * stretch.scale));
             total = mul(total, fade);
             float* out = tile.out + int64_t{row + r} * stretch.padded;
@@ -190,12 +182,12 @@ __attribute__((noinline)) void add_values(const Stretch& stretch, const Tile& ti
             values[c] = stretch.keys[b] + stretch.half + i + c * kLanes;
             ahead[c] = stretch.ahead[b] + stretch.half + i + c * kLanes;
         }
-        multiply<Number, kRowStride, 1>(sums, values, stretch.padded, weights + b * kSteps, steps, stretch.ahead[0] ? ahead : nullptr);
+        multiply<Number>(sums, values, stretch.padded, weights + b * kSteps, kRowStride, steps, stretch.ahead[0] ? ahead : nullptr);
     }
     if (tail != nullptr) {
         const Word* values[kColumns];
         TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) values[c] = tail + i + c * kLanes;
-        multiply<Number, kRowStride, 1>(sums, values, stretch.padded, weights + num_tokens / Number::kPerWord, 1, nullptr);
+        multiply<Number>(sums, values, stretch.padded, weights + num_tokens / Number::kPerWord, kRowStride, 1, nullptr);
     }
     TRIPOD_UNROLL for (int r = 0; r < kNumRows; ++r)
         TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) store(out + int64_t{r} * stretch.padded + c * kLanes, sums[r][c]);
@@ -379,18 +371,12 @@ class Worker {
         tile.total = tile.out + rows * padded_;
         tile.position = reinterpret_cast<int64_t*>(tile.total + rows * kLanes);
         tile.largest = reinterpret_cast<float*>(tile.position + rows);
-        alignas(64) Word packed[512];
-        for (int begin = 0, together = 0; begin < num_rows; begin += together) {
-            together = rows_at_a_time(num_rows - begin);
-            for (int r = begin; r < begin + together; ++r) {
-                const int64_t row = unit.span.begin + (mine.begin + r) / group_;
-                const int head = unit.head * group_ + static_cast<int>((mine.begin + r) % group_);
-                pack_head(packed, call_.query, row, head, kv_.head_size, padded_, kv_.is_bf16());
-                Word* const to = tile.query + int64_t{begin} * words_ + r - begin;
-                for (int step = 0; step < words_; ++step) to[step * together] = packed[step];
-                tile.position[r] = call_.positions[row];
-                tile.largest[r] = kNothingSeen;
-            }
+        for (int r = 0; r < num_rows; ++r) {
+            const int64_t row = unit.span.begin + (mine.begin + r) / group_;
+            const int head = unit.head * group_ + static_cast<int>((mine.begin + r) % group_);
+            pack_head(tile.query + int64_t{r} * words_, call_.query, row, head, kv_.head_size, padded_, kv_.is_bf16());
+            tile.position[r] = call_.positions[row];
+            tile.largest[r] = kNothingSeen;
         }
         std::memset(tile.out, 0, sizeof(float) * num_rows * padded_);
         std::memset(tile.total, 0, sizeof(float) * num_rows * kLanes);

@@ -23,13 +23,6 @@ float largest(const float* x, int64_t count) {
     return max_of(most) + sum(poison);
 }
 
-int32_t lane_sum(I16 x) {
-    int32_t lanes[kLanes], total = 0;
-    istore(lanes, x);
-    for (int32_t lane : lanes) total += lane;
-    return total;
-}
-
 }  // namespace
 
 float quantize(const float* x, int64_t count, int8_t* to, int32_t zero_point, int32_t* offset) {
@@ -49,7 +42,7 @@ float quantize(const float* x, int64_t count, int8_t* to, int32_t zero_point, in
         narrow8(lanes, whole);
         std::memcpy(to + i, lanes, static_cast<size_t>(count - i));
     }
-    *offset = zero_point * lane_sum(total);
+    *offset = zero_point * sum(total);
     return most / 127.0f;
 }
 

@@ -231,12 +231,23 @@ TRIPOD_INLINE void store_bf16(uint16_t* to, F16 x) {
 
 // ---- whole-vector values; the order of the lanes is fixed, so a row's result does not depend on where the row stands ----
 
+#if defined(__AVX512F__)
+TRIPOD_INLINE float sum(F16 x) { return _mm512_reduce_add_ps(x); }  // in the order of the loop below
+TRIPOD_INLINE int32_t sum(I16 x) { return _mm512_reduce_add_epi32(x); }
+TRIPOD_INLINE float max_of(F16 x) { return _mm512_reduce_max_ps(x); }  // of what is not NaN, or NaN
+#else
 TRIPOD_INLINE float sum(F16 x) {
     float lanes[kLanes];
     store(lanes, x);
     for (int width = kLanes / 2; width > 0; width /= 2)
         for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
     return lanes[0];
+}
+TRIPOD_INLINE int32_t sum(I16 x) {
+    int32_t lanes[kLanes], total = 0;
+    istore(lanes, x);
+    for (int32_t lane : lanes) total += lane;
+    return total;
 }
 TRIPOD_INLINE float max_of(F16 x) {
     float lanes[kLanes];
@@ -245,6 +256,7 @@ TRIPOD_INLINE float max_of(F16 x) {
     for (int lane = 1; lane < kLanes; ++lane) largest = lanes[lane] > largest ? lanes[lane] : largest;
     return largest;
 }
+#endif
 
 // e^x to about 2 units in the last place: 2^n by the exponent bits, the rest by a polynomial (Cephes expf). Below -87.3 the result is 0.
 TRIPOD_INLINE F16 exp(F16 x) {
