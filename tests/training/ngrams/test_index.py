@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +122,31 @@ def test_an_index_is_made_once_and_again_for_another_order(run: Run, make_recipe
     other = Run.begin(make_recipe(("seeds.order=3",)))
     NGramIndex.of(other, progress=lambda stage, done, total: stages.append(stage))
     assert {"read rows", "sort suffixes"} <= set(stages)
+
+
+def test_an_index_is_made_again_for_other_documents_of_the_same_sizes(run: Run, tiny_data: Path, tmp_path: Path) -> None:
+    """Their order is the same, so its fingerprint does not tell them apart."""
+    for file in tiny_data.glob("train*"):
+        shutil.copy(file, tmp_path)
+    data = replace(run.recipe.data, prefixes=(str(tmp_path / "train"),))
+    copy = Run(run.folder, replace(run.recipe, data=data))
+    ids = list(b" make")
+    before = len(NGramIndex.of(copy).find(ids))
+    assert before == len(NGramIndex.of(run).find(ids)) > 0
+    np.fromfile(tmp_path / "train.bin", "<u2")[::-1].tofile(tmp_path / "train.bin")
+    assert copy.order().fingerprint == run.order().fingerprint
+    assert len(NGramIndex.of(copy).find(ids)) == 0
+    assert len(NGramIndex.of(copy).find(ids[::-1])) > 0
+
+
+def test_a_damaged_index_is_named(run: Run, tmp_path: Path) -> None:
+    build_index(run.order(), 12, tmp_path / "index")
+    (tmp_path / "index" / "suffixes-0.npy").unlink()
+    with pytest.raises(DatasetError, match=r"is damaged .*; remove it"):
+        NGramIndex.open(tmp_path / "index")
+    (tmp_path / "index" / "facts.json").write_text("{}")
+    with pytest.raises(DatasetError, match="has another format than 2"):
+        NGramIndex.open(tmp_path / "index")
 
 
 def test_what_cannot_be_indexed_is_refused(run: Run, tmp_path: Path) -> None:
