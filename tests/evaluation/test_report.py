@@ -51,6 +51,13 @@ def test_a_false_alarm_comes_about_once_in_forty() -> None:
     assert alarms <= 12  # 5 are expected (2.5 % on this side); 12 or fewer with probability 0.998
 
 
+def test_cases_too_few_to_tell_from_chance_show_nothing() -> None:
+    """Five that all get worse do so by chance in two of 2 ** 5 ways, six in two of 2 ** 6: below one in twenty."""
+    for number, is_shown in ((1, False), (5, False), (6, True)):
+        now, then = (Report(name="a", cases=CASES[:number], values={"f1": [value] * number}) for value in (0.4, 0.5))
+        assert now.compare(then)["f1"].is_worse == then.compare(now)["f1"].is_better == is_shown
+
+
 def test_of_seconds_fewer_are_better() -> None:
     now = Report(name="a", cases=CASES, values={"seconds": (BEFORE - 0.1).tolist()}, lower_is_better=frozenset({"seconds"}))
     then = Report(name="b", cases=CASES, values={"seconds": BEFORE.tolist()}, lower_is_better=frozenset({"seconds"}))

@@ -17,7 +17,7 @@ from tripod.evaluation.table import Table
 OLD = {"results": {"piqa": {"acc": 0.5, "acc_stderr": 0.1, "acc_norm": 0.25, "acc_norm_stderr": 0.2}}, "config": {"num_fewshot": 0}}
 NEW = {
     "results": {
-        "piqa": {"alias": "piqa", "acc,none": 0.5, "acc_stderr,none": 0.1, "samples": 4},
+        "piqa": {"name": "piqa", "alias": "piqa", "sample_len": 4, "acc,none": 0.5, "acc_stderr,none": 0.1},
         "gsm8k": {"alias": "gsm8k", "exact_match,strict-match": 0.25, "exact_match_stderr,strict-match": "N/A"},
     },
     "n-shot": {"piqa": 0, "gsm8k": 5},
@@ -31,6 +31,7 @@ def test_old_and_new_files_give_the_same_rows() -> None:
     assert old.column("stderr") == new.column("stderr") == [0.1]
     assert old.column("filter") == [None]
     assert new.column("filter") == ["none"]
+    assert [(row["task"], row["metric"]) for row in results_of(NEW, "a.json")] == [("piqa", "acc"), ("gsm8k", "exact_match")]
 
 
 def test_a_new_file_says_filters_and_the_shots_of_each_task() -> None:
@@ -83,10 +84,11 @@ def test_of_two_results_the_newest_counts(tmp_path: Path) -> None:
     assert sorted(read_results([tmp_path], keep_repeated=True).where(task="piqa").numbers("value")) == [1.0, 2.0]
 
 
-def test_our_own_table_is_read_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
+def test_our_own_table_is_read_back(tmp_path: Path, suffix: str) -> None:
     rows = [{"model": "a", "step": 1, "task": "piqa", "metric": "acc", "value": 0.5, "stderr": 0.1, "shots": 0, "num_items": 4}]
-    Table.of(rows).write(tmp_path / "table.parquet")
-    [row] = read_results([tmp_path / "table.parquet"])
+    Table.of(rows).write(tmp_path / f"table{suffix}")
+    [row] = read_results([tmp_path / f"table{suffix}"])
     assert tuple(row) == COLUMNS
     assert {name: row[name] for name in ("model", "step", "task", "value", "run")} == {
         "model": "a", "step": 1, "task": "piqa", "value": 0.5, "run": "base",
