@@ -48,6 +48,25 @@ def test_tasks_are_kept_apart_so_that_one_can_be_added(run: Path, shared_data: P
     assert len(list(tmp_path.iterdir())) == 4
 
 
+def test_what_a_task_of_lm_eval_reads_is_part_of_what_names_its_score(run: Path, tmp_path: Path) -> None:
+    """Its task file, the code and the data beside it, and data elsewhere that the task file names."""
+    pytest.importorskip("lm_eval")
+    data, folder = tmp_path / "data.jsonl", tmp_path / "tasks"
+    folder.mkdir()
+    data.write_text("{}")
+    (folder / "mine.yaml").write_text(f"task: mine\ndataset_kwargs: {{data_files: {{test: {data}}}}}\n")
+    (folder / "utils.py").write_text("")
+    [checkpoint, _] = find_checkpoints([str(run)])
+    score = TaskScore(task="lm-eval:mine", include=str(folder))
+    found = [score.depends_on(checkpoint)]
+    for file in (data, folder / "mine.yaml", folder / "utils.py"):
+        file.write_text(file.read_text() + "# more\n")
+        found.append(score.depends_on(checkpoint))
+    assert len({str(one) for one in found}) == 4
+    with pytest.raises(ConfigError, match="holds no task file of lm-eval"):
+        TaskScore(task="lm-eval:mine", include=str(run)).depends_on(checkpoint)
+
+
 def test_a_file_that_is_not_there_is_named_before_a_model_is_opened(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the task piqa reads a file; give its folder"):
         tripod.run(score_checkpoints([TaskScore(task="piqa")], find_checkpoints([str(run)])))

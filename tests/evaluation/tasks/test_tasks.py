@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from tripod.evaluation.tasks.catalogue import TASKS, tasks_named
 from tripod.evaluation.tasks.metrics import Contrast, Mean, Perplexity, PerUnit
 from tripod.evaluation.tasks.multiple_choice import judge_choice
 from tripod.evaluation.tasks.open_answer import judge_worked_answer, texts_task
-from tripod.evaluation.tasks.question import Continuation, Generated, Generation, Likelihood, Question
+from tripod.evaluation.tasks.question import Continuation, Generated, Generation, Likelihood, Question, WholeText
 from tripod.evaluation.tasks.scoring import Asking, score_task
 
 
@@ -51,6 +53,12 @@ def test_perplexity_and_bits_a_byte_are_what_their_names_say() -> None:
     assert PerUnit("bytes", in_bits=True)(measures).value == pytest.approx(1.0)  # 4 bits, 4 bytes
     assert PerUnit("bytes")(measures).value == pytest.approx(2.0)
     assert PerUnit("bytes")(measures).stderr == pytest.approx(0.0)  # both texts have the same rate
+
+
+def test_a_perplexity_that_is_too_large_for_a_number_is_infinite() -> None:
+    one_word = [{"logprob": -5000.0, "words": 1.0, "bytes": 1000.0}]  # a text without a space
+    assert PerUnit("words")(one_word).value == Perplexity()(one_word).value == math.inf
+    assert PerUnit("bytes")(one_word).value == pytest.approx(math.exp(5.0))
 
 
 def test_bias_is_one_side_less_the_other() -> None:
@@ -105,6 +113,8 @@ def test_winobias_asks_both_ways_of_each_sentence(shared_data: Path) -> None:
     assert "[" not in right.context
     generated = TASKS["winobias_generated"].questions(task.path(shared_data))
     assert len(generated) == 4 * 396
+    groups = Counter(one.group for one in task.questions(task.path(shared_data), limit=8))
+    assert groups == dict.fromkeys(("type1_pro", "type1_anti", "type2_pro", "type2_anti"), 2)  # else nothing could be compared
     assert all(isinstance(ask, Generation) for ask in generated[0].asks)
 
 
@@ -113,6 +123,24 @@ def test_every_task_reads_its_real_file(shared_data: Path) -> None:
     assert {name: sizes[name] for name in ("lambada_openai", "piqa", "arc_easy", "sciq", "logiqa", "gsm8k", "crows_pairs_english")} == {
         "lambada_openai": 5153, "piqa": 1838, "arc_easy": 570, "sciq": 1000, "logiqa": 651, "gsm8k": 1319, "crows_pairs_english": 1508,
     }  # fmt: skip
+
+
+def test_a_question_may_hold_any_character(tmp_path: Path) -> None:
+    (tmp_path / "lambada_openai").mkdir()
+    path = tmp_path / "lambada_openai" / "lambada_test.jsonl"
+    path.write_text('{"text": "one\u2028two end"}\n{"text": "a b"}\n', encoding="utf-8")
+    first, _ = TASKS["lambada_openai"].questions(path)
+    assert first.asks == (Continuation("one\u2028two", " end"),)
+
+
+def test_articles_of_wikitext_begin_at_their_titles(tmp_path: Path) -> None:
+    path = tmp_path / "test.txt"
+    path.write_text(" \n = One = \n \n A @-@ b . \n = = Part = = \n C \n = Two = \n D \n", encoding="utf-8")
+    first, second = TASKS["wikitext"].questions(path)
+    assert first.asks == (WholeText(" = One =\n\nA-b.\n== Part ==\nC "),)
+    assert second.asks == (WholeText(" = Two =\nD\n"),)
+    original = " = One = \n \n A @-@ b . \n = = Part = = \n C "
+    assert first.lengths == (len(re.split(r"\s+", original)), len(original))  # as lm-eval counts: of the original
 
 
 def test_examples_are_other_questions_and_the_same_every_time(tmp_path: Path) -> None:
