@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,18 @@ def test_a_branch_without_its_control_is_named(suite: list[tuple[Run, Run]], pai
         tripod.run(run_study(study, find_checkpoints([f"{suite[0][0].folder}@step{STEPS}"]), tmp_path))
     with pytest.raises(ConfigError, match="none of the runs is a branch"):
         tripod.run(run_study(study, find_checkpoints([f"{suite[0][1].folder}@step{STEPS}"]), tmp_path))
+
+
+def test_a_group_that_no_item_has_and_two_branches_of_one_seed_are_refused(
+    suite: list[tuple[Run, Run]], pairs_file: Path, found: dict[str, Finding], tmp_path: Path
+) -> None:
+    kept = found["age"].folder / "measured"
+    pair = [f"{run.folder}@step{STEPS}" for run in suite[0]]
+    wrong = GenderIntervention(tasks=("crows_pairs_english",), group="gendr", data=str(pairs_file))
+    with pytest.raises(ConfigError, match="no item is of the group 'gendr'; there are age, gender"):
+        tripod.run(run_study(wrong, find_checkpoints(pair), tmp_path, kept=kept))
+    again = shutil.copytree(suite[0][0].folder, tmp_path / "again")
+    study = GenderIntervention(tasks=("crows_pairs_english",), data=str(pairs_file))
+    with pytest.raises(ConfigError, match="have one seed, 1; an interval over seeds is of one intervention"):
+        tripod.run(run_study(study, find_checkpoints([*pair, f"{again}@step{STEPS}"]), tmp_path, kept=kept))
+    assert not (tmp_path / "measured").exists()  # the group does not name a measurement: all of them were there

@@ -145,6 +145,26 @@ def test_an_earlier_checkpoint_foretells_some_and_what_it_knows_stays_known(
     assert float(values["correlation of scores"][0] or 0) > 0.3
 
 
+def test_another_size_of_bins_needs_no_new_measurement(repeated_run: PlantedRun, repeated: Finding, tmp_path: Path) -> None:
+    found = _study(Memorization(bin=32), repeated_run, tmp_path, kept=repeated.folder / "measured")
+    assert found.num_measured == 0
+    counts = {row["count"] for row in found.table.where(statistic="dispersion of bins", step=NUM_STEPS)}
+    assert counts == {NUM_STEPS * ROWS // 32}
+
+
+def test_a_predictor_is_called_what_it_is_beside_the_target(trained_series: Path, copied_series: Path) -> None:
+    other = copied_series.rename(copied_series.with_name("other"))
+    checkpoints = find_checkpoints([str(trained_series), f"{other}@step8", f"{other}@step64"], steps=[8, 64])
+    table = Table.of([{"row": 0, "matched": 32}, {"row": 1, "matched": 3}])
+    found = PredictableMemorization().conclude([(checkpoint, table) for checkpoint in checkpoints]).where(statistic="tp")
+    kinds = {(row["model"], row["step"]): row["kind"] for row in found}
+    assert kinds == {
+        ("run", 8): "earlier step",
+        ("other", 8): "other model of its size, earlier step",
+        ("other", 64): "other model of its size",
+    }
+
+
 def test_rates_by_hand() -> None:
     flags = (np.array([1, 1, 0, 0, 1, 0, 0, 0], bool), np.array([1, 0, 1, 1, 1, 0, 0, 0], bool))
     prediction = Prediction.of(*flags)

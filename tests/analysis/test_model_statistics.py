@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
@@ -49,7 +50,8 @@ def test_statistics_of_weights_are_numpys(run: Run, tmp_path: Path) -> None:
     assert len(table.by("layer", "part")) == len(last)
 
 
-def test_statistics_of_activations_are_those_of_the_forward_pass(run: Run, tmp_path: Path) -> None:
+def test_statistics_of_activations_are_those_of_the_forward_pass(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tripod.analysis.tensor_statistics._POSITIONS_AT_ONCE", 5)  # of 16: their logits come in four parts
     table = _study(run, tmp_path, num_rows=3).table.where(step=12)
     model = load_language_model(run.checkpoint(12))
     rows = torch.from_numpy(np.stack([run.order().rows.row(row).astype(np.int64) for row in range(3)]))
@@ -65,6 +67,10 @@ def test_statistics_of_activations_are_those_of_the_forward_pass(run: Run, tmp_p
     model.norm.register_forward_hook(lambda _, inputs, __: stream.update(x=inputs[0]))
     model.hidden(rows[:, :-1], torch.arange(16).expand(3, -1), causal_attention)
     assert last == pytest.approx(float(stream["x"].square().mean().sqrt()), rel=1e-5)
+    [tails] = table.where(kind="activation", layer=1, statistic="excess kurtosis").numbers("value")
+    assert tails == pytest.approx(scipy.stats.kurtosis(stream["x"].double().numpy().ravel()), rel=1e-4)
+    [largest] = table.where(statistic="largest logit").numbers("value")
+    assert largest == pytest.approx(float(logits.max()), rel=1e-5)
 
 
 def test_losses_and_spikes_are_those_of_the_run(run: Run, tmp_path: Path) -> None:

@@ -56,6 +56,9 @@ def test_points_that_cannot_be_fitted_are_refused() -> None:
         fit_scaling_law([1] * 5, [1] * 5, [1] * 5)
     with pytest.raises(ConfigError, match="step 0 has seen no tokens"):
         fit_scaling_law([1] * 6, [0] * 6, [1] * 6)
+    for sizes, tokens in (([5] * 6, range(1, 7)), (range(1, 7), [5] * 6)):
+        with pytest.raises(ConfigError, match="points of one size, or of one number of tokens"):
+            fit_scaling_law([*sizes], [*tokens], [1] * 6)
 
 
 def test_the_sizes_of_the_published_models_are_those_of_their_shapes() -> None:

@@ -73,6 +73,14 @@ def test_addresses_name_runs_and_single_checkpoints_each_once(trained_series: Pa
     assert {checkpoint.name for checkpoint in found} == {"run"}
 
 
-def test_steps_that_no_run_has_are_an_error(trained_series: Path) -> None:
-    with pytest.raises(ConfigError, match="no checkpoint is of the steps 3"):
-        find_checkpoints([str(trained_series)], steps=[3])
+@pytest.mark.parametrize("steps", [[3], [0, 3, 64]])
+def test_steps_that_no_run_has_are_an_error(trained_series: Path, steps: list[int]) -> None:
+    with pytest.raises(ConfigError, match=r"no checkpoint is of the steps 3$"):
+        find_checkpoints([str(trained_series)], steps=steps)
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_folders(trained_series: Path, copied_series: Path) -> None:
+    """Else one would take the other's place, in tables and in studies of several runs."""
+    found = find_checkpoints([str(trained_series), f"{copied_series}@step64"], steps=[0, 64])
+    names = [f"{folder.parent.name}/run" for folder in (trained_series, copied_series)]
+    assert [(checkpoint.name, checkpoint.step) for checkpoint in found] == [(names[0], 0), (names[0], 64), (names[1], 64)]

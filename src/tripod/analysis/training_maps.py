@@ -114,9 +114,9 @@ def _expectation_maximisation(
             occupied[at], moves, log_one = _forward_backward(_log_densities(sequence, means, variances), start, transitions)
             moved += moves
             log_likelihood += log_one
-        if log_likelihood - before < 1e-6 * abs(log_likelihood):
+        gain, before = log_likelihood - before, log_likelihood
+        if gain < 1e-6 * abs(log_likelihood):
             break
-        before = log_likelihood
         weights = occupied.reshape(-1, num_states)
         totals = weights.sum(0)[:, None] + 1e-12
         means = weights.T @ flat / totals
