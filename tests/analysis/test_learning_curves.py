@@ -3,15 +3,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 import tripod
 from tests.engine.tiny_models import tiny_model
 from tests.evaluation.tasks.conftest import CONFIG
 from tripod.analysis.checkpoints import find_checkpoints
-from tripod.analysis.learning_curves import LearningCurves
+from tripod.analysis.learning_curves import LearningCurves, draw_curves
 from tripod.analysis.study import run_study
 from tripod.analysis.task_scores import TaskScore, score_checkpoints
 from tripod.errors import ConfigError
+from tripod.evaluation.table import Table
 from tripod.models.save import save_checkpoint
 from tripod.text.byte_level import write_byte_tokenizer
 
@@ -35,6 +37,22 @@ def test_a_curve_has_a_row_for_each_checkpoint_task_and_metric(run: Path, shared
     ]
     assert set(table.column("num_items")) == {5}
     assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
+
+
+def test_of_three_seeds_the_median_and_the_quartiles_are_drawn() -> None:
+    values = {1: (0.2, 0.3, 0.7), 10: (0.5, 0.1, 0.4)}
+    rows = [
+        {"model": f"seed{seed}", "size": 1000, "step": step, "task": "piqa", "metric": "acc", "value": value, "stderr": 0.1}
+        for step, of_step in values.items()
+        for seed, value in enumerate(of_step)
+    ]
+    figure = Figure()
+    draw_curves(Table.of(rows), figure)
+    axes = figure.axes[0]
+    assert axes.lines[0].get_ydata().tolist() == [0.3, 0.4]
+    [band] = axes.collections
+    corners = {(float(x), round(float(y), 9)) for x, y in band.get_paths()[0].vertices}
+    assert corners == {(1.0, 0.25), (1.0, 0.5), (10.0, 0.25), (10.0, 0.45)}
 
 
 def test_tasks_are_kept_apart_so_that_one_can_be_added(run: Path, shared_data: Path, tmp_path: Path) -> None:

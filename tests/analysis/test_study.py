@@ -13,7 +13,7 @@ import tripod
 from tests.analysis.weight_norm import WeightNorm
 from tests.training.checkpoint_series import STEPS
 from tripod.analysis.checkpoints import Checkpoint, find_checkpoints
-from tripod.analysis.study import Finding, Study, run_study
+from tripod.analysis.study import Finding, Study, measurement_key, run_study
 from tripod.errors import ConfigError
 
 
@@ -49,6 +49,22 @@ def test_a_checkpoint_is_found_again_by_its_content_and_not_by_its_place(copied_
     [here], [there] = (find_checkpoints([str(run)], steps=[64]) for run in (copied_series, elsewhere))
     [other] = find_checkpoints([str(copied_series)], steps=[56])
     assert here.hash == there.hash != other.hash
+
+
+def test_a_measurement_is_named_by_version_weights_architecture_tokenizer_and_device(copied_series: Path) -> None:
+    class Newer(WeightNorm):
+        version = 2
+
+    def key(study: type[Study] = WeightNorm, device: str = "cpu", step: int = 64) -> str:
+        return measurement_key(study(), Checkpoint("run", copied_series / f"step{step}", step, device))
+
+    found = [key(), key(Newer), key(device="cuda"), key(step=56)]
+    for file in ("config.json", "tokenizer.json"):
+        path = copied_series / "step64" / file
+        path.write_text(path.read_text() + " ")
+        found.append(key())
+    assert len(set(found)) == 6
+    assert key() == found[-1]
 
 
 @pytest.mark.parametrize("with_manifest", [True, False])
