@@ -157,29 +157,28 @@ def attach(*spans: Span) -> None:
 
 
 @contextmanager
-def span(name: str, **attributes: Any) -> Iterator[dict[str, Any]]:
-    """Times a block as a span below the one that is open here; what the block adds to the yielded dict is kept.
+def timed(put: Callable[[Span], None], name: str, children: Sequence[Span] = (), /, **attributes: Any) -> Iterator[dict[str, Any]]:
+    """Times a block, also one that yields, and hands its span to `put`; what the block adds to the yielded dict is kept.
 
-    An error is recorded and goes on rising. Not around a `yield`: what runs between two items of a generator is not part of it; there,
-    collect with a `Recorder` and `attach` its spans at the end.
+    An error is recorded and goes on rising; that nobody reads a generator to its end is none. `children` are the spans below it, to which
+    the block may still add.
     """
     start_s = time.monotonic()
-    children: list[Span] = []
-    token = open_children.set(children)
     try:
         yield attributes
+    except GeneratorExit:
+        raise
     except BaseException as error:
         attributes["error"] = f"{type(error).__name__}: {error}"
         raise
     finally:
-        open_children.reset(token)
-        attach(Span(name, start_s, time.monotonic() - start_s, attributes, tuple(children)))
+        put(Span(name, start_s, time.monotonic() - start_s, attributes, tuple(children)))
 
 
 @contextmanager
-def recording() -> Iterator[list[Span]]:
+def recording(spans: list[Span] | None = None) -> Iterator[list[Span]]:
     """A list into which all top-level spans go that end inside of the block."""
-    spans: list[Span] = []
+    spans = [] if spans is None else spans
     token = open_children.set(spans)
     try:
         yield spans
@@ -187,27 +186,12 @@ def recording() -> Iterator[list[Span]]:
         open_children.reset(token)
 
 
-class Recorder:
-    """Collects spans: `with recorder.span("retrieve", k=8) as attributes: ...`; nesting follows the `with` blocks."""
+@contextmanager
+def span(name: str, put: Callable[[Span], None] = attach, /, **attributes: Any) -> Iterator[dict[str, Any]]:
+    """Times a block as a span below the one that is open here, with all spans below it that end inside of the block.
 
-    def __init__(self) -> None:
-        self._open: list[list[Span]] = [[]]
-
-    @property
-    def spans(self) -> tuple[Span, ...]:
-        """The finished top-level spans, in order."""
-        return tuple(self._open[0])
-
-    @contextmanager
-    def span(self, name: str, **attributes: Any) -> Iterator[dict[str, Any]]:
-        """Times a block; what the block adds to the yielded dict is kept. An error is recorded and goes on rising."""
-        start_s = time.monotonic()
-        self._open.append([])
-        try:
-            yield attributes
-        except BaseException as error:
-            attributes["error"] = f"{type(error).__name__}: {error}"
-            raise
-        finally:
-            children = tuple(self._open.pop())
-            self._open[-1].append(Span(name, start_s, time.monotonic() - start_s, attributes, children))
+    Not around a `yield`: what runs between two items of a generator is not part of it; there, use `timed`.
+    """
+    children: list[Span] = []
+    with timed(put, name, children, **attributes) as told, recording(children):
+        yield told
