@@ -110,6 +110,15 @@ def test_a_tool_that_may_be_called_twice_is_called_until_it_succeeds() -> None:
 
     assert once(RetryTools(frozenset({"flaky"}), wait_s=0.0)) == "at last"
     assert times == 3
+    times, waits = 0, list[float]()
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(anyio, "sleep", sleep)
+        assert once(RetryTools(frozenset({"flaky"}), wait_s=0.5)) == "at last"
+    assert waits == [0.5, 1.0]
     times = 0
     assert once(RetryTools(frozenset({"other"}))) == "Error: flaky failed: ConnectionError: reset"
     assert times == 1

@@ -388,6 +388,27 @@ def test_a_journal_that_is_away_for_a_while_is_no_failure_of_the_function(locati
     with_journal(location, use, lease_s=0.06)
 
 
+def test_a_lease_is_renewed_for_as_long_as_an_effect_takes(shared_location: str) -> None:
+    async def go() -> None:
+        async with Journal(shared_location, lease_s=0.2) as first, Journal(shared_location, lease_s=0.2) as second:
+
+            @effect
+            async def long() -> int:
+                for _ in range(5):
+                    await anyio.sleep(0.1)
+                    with pytest.raises(JournalError, match="is worked on by"):
+                        await second.resume("x", job)
+                return 1
+
+            @durable
+            async def job() -> int:
+                return await long()
+
+            assert (await first.run(job, id="x")).result == 1
+
+    anyio.run(go)
+
+
 def test_two_workers_never_run_the_same_step(shared_location: str) -> None:
     """Two workers, each with its own connection, race for 20 executions; every effect happens once."""
     happened: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
 from contextlib import suppress
 from typing import Any
@@ -139,7 +140,9 @@ def test_mermaid_draws_inputs_steps_and_types() -> None:
 def test_names_that_look_alike_are_two_nodes() -> None:
     drawn = Flow(step(load, name="a b"), step(split, name="a_b", text="a b")).mermaid()
     assert drawn.count('["a b"]') == drawn.count('["a_b"]') == 1
-    assert len({line.split("[")[0] for line in drawn.splitlines() if '["a' in line}) == 2
+    ids = {line.split("[")[0].strip() for line in drawn.splitlines() if '["a' in line}
+    assert len(ids) == 2
+    assert all(re.fullmatch(r"\w+", one, re.ASCII) for one in ids)
 
 
 def test_the_svg_holds_every_step_below_what_it_takes_from() -> None:
