@@ -30,7 +30,7 @@ def test_the_api_of_agents_takes_under_a_fifth_of_a_second_and_no_client_or_engi
     code = "import json, sys, time; t = time.process_time(); from tripod import Agent, Model, tool; print(time.process_time() - t)"
     assert min(float(_in_fresh_interpreter(code)) for _ in range(3)) < 0.2  # of one core's time: other tests run beside this one
     loaded = json.loads(_in_fresh_interpreter(f"{code.replace('print', 'str')}; print(json.dumps(sorted(sys.modules)))"))
-    assert not {"torch", "httpx", "numpy", "starlette", "mcp", "tripod.engine", "tripod.retrieval"} & set(loaded)
+    assert not {"torch", "httpx", "numpy", "pydantic", "starlette", "mcp", "tripod.engine", "tripod.retrieval"} & set(loaded)
 
 
 def test_an_unknown_name_is_refused_with_the_public_ones() -> None:

@@ -58,6 +58,12 @@ def test_a_choice_of_a_tool_that_is_not_offered_is_refused() -> None:
         Prompt.of("2 * 2?", tool_choice="required")
 
 
+def test_a_choice_can_be_made_later() -> None:
+    offered = Prompt.of("2 + 2?", tools=(ToolSpec("add", "Adds.", {"type": "object"}),))
+    assert Prompt.of(offered, tool_choice="add").tool_choice == "add"
+    assert Prompt.of(offered) is offered
+
+
 def test_a_string_is_a_question() -> None:
     assert Prompt.of("What is a block?").parts == (Part("What is a block?", "user", "question"),)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from tripod.errors import EngineError
 from tripod.messages import ToolCall, Usage
-from tripod.trace import Delta, Event, Finished, Recorder, ToolCallDelta, fold
+from tripod.trace import Delta, Event, Finished, Span, ToolCallDelta, fold, timed
 
 
 async def _stream(*events: Event) -> AsyncIterator[Event]:
@@ -43,24 +44,33 @@ def test_a_stream_without_an_end_is_an_error_and_not_a_short_reply() -> None:
         asyncio.run(fold(_stream(Delta(text="he"))))
 
 
-def test_spans_nest_and_keep_what_was_added_inside() -> None:
-    recorder = Recorder()
-    with recorder.span("ask", question="Why?"):
-        with recorder.span("retrieve", k=8) as attributes:
-            attributes["found"] = 3
-        with recorder.span("generate"):
-            pass
-    [ask] = recorder.spans
-    assert [span.name for span in ask.walk()] == ["ask", "retrieve", "generate"]
-    assert ask.children[0].attributes == {"k": 8, "found": 3}
-    assert ask.duration_s >= sum(child.duration_s for child in ask.children)
+def test_spans_of_a_generator_nest_and_keep_what_was_added_inside() -> None:
+    spans: list[Span] = []
+
+    def ask() -> Iterator[str]:
+        below: list[Span] = []
+        with timed(spans.append, "ask", below, name="Ada"):
+            with timed(below.append, "retrieve", k=8) as attributes:
+                yield "found"
+                attributes["found"] = 3
+            yield "left here"
+
+    for event in ask():
+        if event == "left here":
+            break
+    gc.collect()  # closes the generator
+    [span] = spans
+    assert [one.name for one in span.walk()] == ["ask", "retrieve"]
+    assert span.children[0].attributes == {"k": 8, "found": 3}
+    assert span.attributes == {"name": "Ada"}  # to leave it is no error
+    assert span.duration_s >= span.children[0].duration_s
 
 
 def test_an_error_inside_a_span_is_recorded_and_rises() -> None:
-    recorder = Recorder()
-    with pytest.raises(ValueError, match="given 3"), recorder.span("convert"):
+    spans: list[Span] = []
+    with pytest.raises(ValueError, match="given 3"), timed(spans.append, "convert"):
         raise ValueError("given 3")
-    assert recorder.spans[0].attributes["error"] == "ValueError: given 3"
+    assert spans[0].attributes["error"] == "ValueError: given 3"
 
 
 def test_usage_adds_up() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from mimetypes import guess_type
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -66,6 +65,8 @@ class File:
         Raises:
             ConfigError: the name tells no type, or the file is empty.
         """
+        from mimetypes import guess_type
+
         media_type, _ = guess_type(str(path))
         if media_type is None:
             raise ConfigError(f"the name of {path} does not tell what kind of file it is; give File(media_type=..., data=...)")

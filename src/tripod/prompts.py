@@ -55,7 +55,8 @@ class Prompt:
             RequestError: the conversation has no turn.
         """
         if isinstance(source, Prompt):
-            return replace(source, tools=(*source.tools, *tools), tool_choice=tool_choice) if tools else source
+            is_same = not tools and tool_choice == "auto"
+            return source if is_same else replace(source, tools=(*source.tools, *tools), tool_choice=tool_choice)
         if isinstance(source, str):
             return Prompt((Part(source, kind="question"),), tools, tool_choice)
         parts = tuple(_part(message) for message in source)

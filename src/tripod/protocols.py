@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from tripod.documents import Document, Passage, SourceState, StoredSource, StoreStats
-from tripod.filters import Where as Where
-from tripod.messages import Content, Message, Reply, ToolSpec, Usage
-from tripod.prompts import Prompt
-from tripod.sampling import SamplingParams
-from tripod.trace import Event
-
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
+
+    from tripod.documents import Document, Passage, SourceState, StoredSource, StoreStats
+    from tripod.filters import Where
+    from tripod.messages import Content, Message, Reply, ToolSpec, Usage
+    from tripod.prompts import Prompt
+    from tripod.sampling import SamplingParams
+    from tripod.trace import Event
 
     Vectors: TypeAlias = NDArray[numpy.float32]
 

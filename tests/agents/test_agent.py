@@ -19,9 +19,9 @@ from tripod.agents.run import Result, ToolFinished, ToolStarted
 from tripod.agents.tool import tool
 from tripod.agents.turns import Limits
 from tripod.chat.scripted import ScriptedModel
-from tripod.errors import AgentError, ConfigError
+from tripod.errors import AgentError, ConfigError, EngineError
 from tripod.messages import Message, ToolCall, assistant, user
-from tripod.trace import Delta
+from tripod.trace import Delta, recording
 
 SCRIPT = str | ToolCall | tuple[ToolCall, ...] | Message | Exception
 
@@ -165,6 +165,20 @@ def test_the_trace_holds_the_prompt_the_reply_and_each_call() -> None:
     assert span.duration_s >= sum(child.duration_s for child in span.children)
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_what_a_model_was_asked_that_failed_is_in_the_trace(is_streamed: bool) -> None:
+    async def ask() -> None:
+        async with aclosing(Agent(ScriptedModel([EngineError("out of memory")])).stream("Why?")) as events:
+            async for _ in events:
+                pass
+
+    with recording() as spans, pytest.raises(EngineError):
+        anyio.run(ask) if is_streamed else run(Agent(ScriptedModel([EngineError("out of memory")])), "Why?")
+    [asked] = spans[0].children
+    assert (asked.name, asked.attributes["error"], spans[0].attributes["error"]) == ("model", *["EngineError: out of memory"] * 2)
+    assert asked.attributes["prompt"].messages == (user("Why?"),)
+
+
 def test_usage_is_that_of_all_replies() -> None:
     model = ScriptedModel([call("search", '{"city": "Oslo"}'), "Done at last."])
     result = run(Agent(model, [search]))
@@ -185,6 +199,9 @@ def test_dependencies_reach_the_tools_and_are_checked_before_anything_is_asked()
         run(agent)
     assert model.prompts == []
     assert run(agent, deps={"a": 7}).messages[2].text == "7"
+    for above in (Agent(model, [agent]), Agent(model, handoffs=[Agent(model, name="b", handoffs=[agent])])):  # whoever may come to call it
+        with pytest.raises(ConfigError, match="the tool lookup needs deps of type dict"):
+            run(above)
 
 
 def test_an_agent_is_a_tool_of_another_and_what_it_spends_and_does_is_the_callers() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tripod.agents.agent import Agent
 from tripod.agents.hooks import Approve, Budget, Hook, Proceed, Redact, RetryTools
+from tripod.agents.memory import Window
 from tripod.agents.run import Result, Run
 from tripod.agents.tool import tool
 from tripod.agents.turns import Called
@@ -109,6 +110,15 @@ def test_a_tool_that_may_be_called_twice_is_called_until_it_succeeds() -> None:
 
     assert once(RetryTools(frozenset({"flaky"}), wait_s=0.0)) == "at last"
     assert times == 3
+    times, waits = 0, list[float]()
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(anyio, "sleep", sleep)
+        assert once(RetryTools(frozenset({"flaky"}), wait_s=0.5)) == "at last"
+    assert waits == [0.5, 1.0]
     times = 0
     assert once(RetryTools(frozenset({"other"}))) == "Error: flaky failed: ConnectionError: reset"
     assert times == 1
@@ -131,6 +141,38 @@ def test_a_model_never_reads_a_secret_and_tools_and_people_never_read_its_mark()
     assert "@" not in "".join(map(str, model.prompts))
     assert model.prompts[0].messages == (user("Write to <email-1> about <email-2>, then <email-1> again."),)
     assert model.prompts[1].messages[2].text == "sent to <email-1> and <email-3>"
+
+
+def test_a_secret_is_all_that_its_pattern_matches_and_keeps_its_mark_when_the_history_is_cut() -> None:
+    sent: list[str] = []
+
+    @tool
+    async def mail(to: str) -> str:
+        """Send."""
+        sent.append(to)
+        return "sent"
+
+    history = [user("Ask first@example.org. " + "x" * 400), Message("assistant", "Yes.")]
+    model = ScriptedModel([ToolCall("1", "mail", '{"to": "<email-2>"}'), "to <id-1>"])
+    hooks = [Window(tokens=50), Redact({"email": r"[\w.]+@[\w.]+\w", "id": r"(AB|CD)-(\d+)"})]
+
+    async def running() -> Result[str]:
+        return await Agent(model, [mail], hooks=hooks)("Write to second@example.org of CD-17.", history=history)
+
+    result = anyio.run(running)
+    assert [message.text for message in model.prompts[0].messages] == ["Write to <email-2> of <id-1>."]  # the first is out of the window
+    assert sent == ["second@example.org"]
+    assert result.value == "to CD-17"
+
+
+def test_what_another_hook_recalls_is_hidden_too() -> None:
+    class Recalls(Hook):
+        async def before_model(self, run: Run[Any], messages: Sequence[Message]) -> Sequence[Message]:
+            return [user("Ada is ada@example.org."), *messages]
+
+    model = ScriptedModel(["Write to <email-1>."])
+    assert run(model, Recalls(), Redact()).value == "Write to ada@example.org."
+    assert model.prompts[0].messages[0].text == "Ada is <email-1>."
 
 
 def test_a_pattern_that_is_none_is_refused() -> None:

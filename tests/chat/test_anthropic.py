@@ -227,6 +227,10 @@ def test_sampling_and_thinking_are_sent() -> None:
     }  # fmt: skip
     assert body["thinking"] == {"type": "enabled", "budget_tokens": 1024}
     assert body["max_tokens"] == 1034  # thoughts count among them
+    for held in (SamplingParams(grammar=Grammar.json_schema(TOOL.parameters)), SamplingParams()):
+        prompt = Prompt.of("Hi") if held.grammar else Prompt.of("Hi", tools=(TOOL,), tool_choice="required")
+        body, _ = sent(prompt, held, thinking_tokens=1024)  # the API: "thinking may not be enabled when tool_choice forces tool use"
+        assert ("thinking" in body, body["max_tokens"]) == (False, 4096)
 
 
 @pytest.mark.parametrize("sampling", [SamplingParams(seed=1), SamplingParams(logprobs=0), SamplingParams(grammar=Grammar.regex("a"))])

@@ -98,6 +98,12 @@ def test_a_recorded_run_is_replayed_from_its_file_without_a_model(tmp_path: Path
     assert replayed[0].message == said
 
 
+def test_a_reply_may_hold_what_ends_a_line(tmp_path: Path) -> None:
+    said = "one\u2028line \x85 and \r\n\x0bmore"
+    asyncio.run(completed(Cached(ScriptedModel([said]), "script", path=tmp_path / "c.jsonl")))
+    assert asyncio.run(completed(Cached(None, "script", path=tmp_path / "c.jsonl"))).text == said
+
+
 def test_what_is_not_recorded_is_refused_with_the_end_of_its_prompt(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no reply of 'script' to this prompt is recorded in .*\[user\]\\nWhy\?"):
         asyncio.run(completed(Cached(None, "script", path=tmp_path / "none.jsonl")))

@@ -203,7 +203,7 @@ def error_response(status: int, message: str, headers: dict[str, str] | None = N
         (429, OverloadedError),
         (500, EngineError),
         (502, EngineError),
-        (503, EngineError),
+        (503, OverloadedError),  # RFC 9110, 15.6.4: it will be alleviated after some delay
         (504, ModelTimeoutError),
     ],
 )
@@ -215,7 +215,10 @@ def test_each_status_is_its_reaction(way: Callable[..., Any], status: int, expec
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [("7", 7.0), ("0.5", 0.5), (formatdate(2**31, usegmt=True), None), ("soon", 1.0), (None, 1.0), (formatdate(0, usegmt=True), 0.0)],
+    [
+        *(("7", 7.0), ("0.5", 0.5), ("soon", 1.0), ("inf", 1.0), (None, 1.0)),
+        *((formatdate(2**31, usegmt=True), None), (formatdate(0, usegmt=True), 0.0)),
+    ],
 )
 def test_retry_after_is_read_as_seconds_or_as_a_date(header: str | None, seconds: float | None) -> None:
     with (
@@ -301,6 +304,28 @@ def test_a_stream_may_be_cut_anywhere_by_the_network() -> None:
         reply = ask(url, streamed)
     assert reply.text == "grün 日本"
     assert reply.finish_reason == "length"
+
+
+def test_streams_one_after_the_other_share_a_connection() -> None:
+    ports: set[int] = set()
+
+    async def answer(request: Request) -> Response:
+        async def said() -> AsyncIterator[str]:
+            for event in (chunk("hi"), chunk("", "stop"), "data: [DONE]\n\n"):
+                yield event
+                await asyncio.sleep(0)
+
+        ports.add(request.scope["client"][1])
+        return StreamingResponse(said(), media_type="text/event-stream")
+
+    async def thrice(url: str) -> None:
+        async with HttpChatModel(url, model="m") as model:
+            for _ in range(3):
+                assert (await fold(model.stream(Prompt.of("?"), SamplingParams()))).text == "hi"
+
+    with answering(answer) as url:
+        asyncio.run(thrice(url))
+    assert len(ports) == 1
 
 
 @pytest.mark.parametrize("events", [[chunk("half")], [chunk("half"), "data: [DONE]\n\n"], []])

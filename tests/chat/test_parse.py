@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import sys
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import date
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -44,6 +47,10 @@ class Row(TypedDict):
     title: int
 
 
+class Strict(BaseModel, strict=True):
+    on: date
+
+
 class Invoice(BaseModel):
     total: float = Field(gt=0, description="in euros")
 
@@ -58,6 +65,7 @@ class Tree:
     [
         (Trip, '{"title": "N", "stops": [{"city": "Oslo", "nights": 2}], "mood": null}', Trip("N", [Stop("Oslo", 2)])),
         (Row, '{"default": "a", "title": 3}', {"default": "a", "title": 3}),
+        (list[Strict], '{"value": [{"on": "2026-11-26"}]}', [Strict(on=date(2026, 11, 26))]),
         (Invoice, '{"total": 3.5}', Invoice(total=3.5)),
         (Tree, '{"children": [{"children": []}]}', Tree([Tree([])])),
         (list[Stop], '{"value": [{"city": "Oslo", "nights": 2}]}', [Stop("Oslo", 2)]),
@@ -103,6 +111,16 @@ def test_every_object_requires_all_of_its_properties_and_allows_no_others() -> N
 def test_what_is_wrong_is_said_with_its_place(returns: type[Any], text: str, complaint: str) -> None:
     with pytest.raises(WrongValueError, match=complaint):
         Shape(returns).read(text)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="pydantic reads typing.TypedDict from Python 3.12 on")
+def test_a_typed_dict_that_this_python_cannot_tell_enough_of_is_refused_with_the_one_that_it_can() -> None:
+    class Plain(typing.TypedDict):
+        city: str
+
+    for returns in (Plain, list[Plain]):
+        with pytest.raises(ConfigError, match=r"cannot be written as a JSON schema: .*use `typing_extensions.TypedDict` instead"):
+            Shape(returns)
 
 
 def test_a_type_that_json_cannot_hold_is_refused() -> None:

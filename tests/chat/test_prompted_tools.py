@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 
 import pytest
 from jsonschema import Draft202012Validator
 
+from tripod.agents.tool import tool
 from tripod.chat.prompted_tools import PromptedTools
 from tripod.chat.scripted import ScriptedModel
 from tripod.errors import RequestError
@@ -101,3 +103,34 @@ def test_a_grammar_beside_tools_is_refused() -> None:
 def test_a_stream_is_the_same_reply() -> None:
     reply = asyncio.run(fold(PromptedTools(ScriptedModel([CALL])).stream(Prompt.of("1 + 1?", tools=(ADD,)), SamplingParams())))
     assert reply.tool_calls[0].name == "add"
+
+
+@dataclass
+class Place:
+    city: str
+
+
+@dataclass
+class Number:
+    number: int
+
+
+Number.__name__ = Number.__qualname__ = "Place"
+
+
+def test_the_schemas_of_two_tools_may_define_the_same_name() -> None:
+    @tool
+    async def go(to: Place) -> None:
+        """Go."""
+
+    @tool
+    async def count(what: Number) -> None:
+        """Count."""
+
+    assert list(go.spec.parameters["$defs"]) == list(count.spec.parameters["$defs"]) == ["Place"]
+    inner = Watched(["hi"])
+    ask(PromptedTools(inner), Prompt.of("?", tools=(go.spec, count.spec)))
+    bern, one = '{"city": "Bern"}', '{"number": 1}'
+    calls = [("go", f'{{"to": {bern}}}'), ("go", f'{{"to": {one}}}'), ("count", f'{{"what": {one}}}'), ("count", f'{{"what": {bern}}}')]
+    answers = [f'{{"next": {{"tool": "{tool}", "arguments": {arguments}}}}}' for tool, arguments in calls]
+    assert allowed(inner, *answers) == [True, False, True, False]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import anyio
 import pytest
 
 from tripod.chat.scripted import ScriptedModel
@@ -236,7 +238,9 @@ def test_a_rate_limit_spreads_requests_over_its_window(way: Way, monkeypatch: py
     begun: list[float] = []
 
     async def sleep(seconds: float) -> None:
-        begun[-1] += seconds
+        nonlocal clock
+        clock += seconds
+        begun[-1] = clock
 
     monkeypatch.setattr("anyio.current_time", lambda: clock)
     monkeypatch.setattr("anyio.sleep", sleep)
@@ -251,6 +255,21 @@ def test_a_rate_limit_spreads_requests_over_its_window(way: Way, monkeypatch: py
     assert begun == [0.0, 0.0, 60.0, 60.0, 120.0]
     with pytest.raises(ConfigError, match="lets nobody ask"):
         RateLimited(ScriptedModel([]), requests=0)
+
+
+def test_who_gives_up_waiting_for_a_turn_takes_none() -> None:
+    async def ask() -> float:
+        model = RateLimited(ScriptedModel(["ok"] * 2), requests=1, per_s=0.1)
+        await completed(model)
+        start_s = time.monotonic()
+        with anyio.move_on_after(0.02):
+            async with anyio.create_task_group() as group:
+                for _ in range(20):
+                    group.start_soon(completed, model)
+        await completed(model)
+        return time.monotonic() - start_s
+
+    assert 0.08 < asyncio.run(ask()) < 0.5  # twenty turns would be two seconds
 
 
 class Rated(ScriptedModel):

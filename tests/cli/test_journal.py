@@ -72,6 +72,9 @@ def test_one_is_cancelled_and_what_cannot_be_done_is_told(tripod: Command, shop:
     cancelled = tripod("journal", "resume", "order-1", "--code", code, "--in", where)
     assert cancelled.code == 2
     assert "was cancelled; fork it" in cancelled.err
+    nowhere = Path(where).with_name("typo.db")
+    assert "there is no journal" in tripod("journal", "list", "--in", nowhere).err
+    assert not nowhere.exists()
     code.write_text("", encoding="utf-8")
     assert (
         "holds no @durable function and no flow that is named 'order'"

@@ -102,6 +102,8 @@ def test_what_is_missing_is_named_with_the_step_that_needs_it() -> None:
         Flow(count).run()
     with pytest.raises(ConfigError, match=r"step 'count': its input 'words' \(list\[Word\]\) is missing"):
         Flow(count, inputs={"path": str})
+    with pytest.raises(ConfigError, match="step 'split' takes 'text' from 'laod', which is not there; there are: load, split, path"):
+        Flow(load, step(split, text="laod"), inputs={"path": str})
     with pytest.raises(ConfigError, match="declares the input 'folder', which no step takes"):
         Flow(load, inputs={"path": str, "folder": str})
     with pytest.raises(ConfigError, match="has no input 'paht'; it takes path"):
@@ -227,6 +229,8 @@ def test_a_loop_ends_when_it_is_content_and_fails_at_its_bound() -> None:
         tripod.run(Flow(small)(number=1000))
     with pytest.raises(ConfigError, match="at_most=0"):
         loop(halve, until=bool, at_most=0)
+    with pytest.raises(ConfigError, match="over='nmber': 'halve' has no such parameter; it takes number"):
+        loop(halve, until=bool, at_most=1, over="nmber")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

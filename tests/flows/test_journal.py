@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 import tripod
 from tripod.errors import ConfigError, JournalError
+from tripod.flows.database import UnreachableError
 from tripod.flows.durable import Durable, durable, sleep, wait_for
 from tripod.flows.effects import effect
 from tripod.flows.flow import Flow
@@ -236,6 +238,8 @@ def test_an_effect_that_raises_raises_the_same_whenever_it_is_replayed(location:
         with pytest.raises(EffectError):
             await journal.resume("b", careless, retry=["flaky"])
         assert calls == [1, 2, 2]
+        assert (await journal.resume("b", careless, skip={"flaky": 5})).result == 5
+        assert (await journal.look("b")).error is None
 
     with_journal(location, use)
 
@@ -273,6 +277,136 @@ def test_a_wait_of_days_survives_a_restart(shared_location: str, backend: str) -
     assert shop.happened == ["price"]
     assert at(5.1, later).result == "lamp shipped"
     assert shop.happened == ["price", "ship"]
+
+
+def test_an_answer_that_comes_before_its_execution_has_parted_is_not_lost(location: str) -> None:
+    """Of two branches one asks a person and the other is at work; the person answers while it still is."""
+    shop = Shop()
+
+    async def use(journal: Journal) -> None:
+        @effect
+        async def work() -> str:
+            while [one.state for one in await journal.history("x") if one.path == "go"] != ["waiting"]:
+                await anyio.sleep(0.001)
+            await journal.answer("x", "go", True)
+            await shop.happens("work")
+            return "done"
+
+        @durable
+        async def job() -> bool:
+            answers: list[bool] = []
+
+            async def ask() -> None:
+                answers.append(await wait_for("go", bool))
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(work)
+                group.start_soon(ask)
+            return answers[0]
+
+        assert (await journal.run(job, id="x")).state == "ready"
+        assert await journal.work([job]) == 1
+        assert (await journal.look("x", job)).result is True
+        assert (await journal.record("x")).wake_at_s is None
+
+    with_journal(location, use)
+    assert shop.happened == ["work"]
+
+
+def test_an_execution_that_is_done_cannot_be_cancelled_even_if_it_ends_meanwhile(shared_location: str) -> None:
+    shop = Shop()
+    worker = Journal(shared_location)
+
+    class Looks(Journal):
+        async def record(self, id: str) -> Any:
+            seen = await super().record(id)
+            await worker.resume("y", shop.order)  # it ends just after it was looked at
+            return seen
+
+    async def go() -> None:
+        async with worker, Looks(shared_location) as other:
+            await worker.run(shop.order, "lamp", id="x")
+            await worker.fork("x", new_id="y")
+            with pytest.raises(JournalError, match="'y' is done, so it cannot be cancelled"):
+                await other.cancel("y")
+            assert (await worker.look("y")).state == "done"
+
+    anyio.run(go)
+
+
+def test_workers_agree_when_a_lease_is_over_whatever_their_own_clocks_say(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = time.time
+
+    async def go() -> None:
+        async with Journal(f"{postgres}#clocks") as first, Journal(f"{postgres}#clocks") as second:
+
+            @durable
+            async def job() -> int:
+                monkeypatch.setattr(time, "time", lambda: real() + 3600.0)  # as on another machine, an hour ahead
+                assert abs(second.clock() - real()) > 3000.0  # until it has spoken with the server
+                with pytest.raises(JournalError, match="is worked on by"):
+                    await second.resume("x", job)
+                assert abs(second.clock() - real()) < 5.0
+                monkeypatch.setattr(time, "time", real)
+                return 1
+
+            assert (await first.run(job, id="x")).result == 1
+
+    anyio.run(go)
+
+
+def test_a_journal_that_is_away_for_a_while_is_no_failure_of_the_function(location: str) -> None:
+    async def use(journal: Journal) -> None:
+        async def rename(table: str, to: str) -> None:
+            await journal.transaction(lambda execute: execute(f"ALTER TABLE {table} RENAME TO {to}"))
+
+        @effect(repeatable=True)
+        async def outlasts() -> int:
+            await rename("executions", "gone")  # no sign of life can be given
+            await anyio.sleep(0.1)
+            await rename("gone", "executions")
+            return 1
+
+        @effect(repeatable=True)
+        async def breaks() -> int:
+            if len(await journal.history("x")) == 2 and not broken:
+                broken.append(1)
+                await rename("steps", "gone")
+            return 2
+
+        @durable
+        async def job() -> int:
+            return await outlasts() + await breaks()
+
+        broken: list[int] = []
+        with pytest.raises(UnreachableError, match="steps"):
+            await journal.run(job, id="x")
+        await rename("gone", "steps")
+        assert (await journal.look("x")).state == "ready"
+        assert (await journal.resume("x", job)).result == 3
+
+    with_journal(location, use, lease_s=0.06)
+
+
+def test_a_lease_is_renewed_for_as_long_as_an_effect_takes(shared_location: str) -> None:
+    async def go() -> None:
+        async with Journal(shared_location, lease_s=0.2) as first, Journal(shared_location, lease_s=0.2) as second:
+
+            @effect
+            async def long() -> int:
+                for _ in range(5):
+                    await anyio.sleep(0.1)
+                    with pytest.raises(JournalError, match="is worked on by"):
+                        await second.resume("x", job)
+                return 1
+
+            @durable
+            async def job() -> int:
+                return await long()
+
+            assert (await first.run(job, id="x")).result == 1
+
+    anyio.run(go)
 
 
 def test_two_workers_never_run_the_same_step(shared_location: str) -> None:
@@ -386,6 +520,36 @@ def test_a_change_of_the_code_is_seen_and_named(location: str) -> None:
         assert (await journal.resume("x", named(reworded), accept_changes=True)).result == "lamp shipped"
 
     with_journal(location, use)
+
+
+def test_code_that_does_not_fit_leaves_an_execution_as_it_was(location: str) -> None:
+    shop = Shop()
+    now_s = 0.0
+
+    async def sleeps(item: str) -> str:
+        await sleep(10.0)
+        return await shop.ship(item)
+
+    async def other(item: str) -> str:
+        await shop.price(item)
+        return ""
+
+    other.__name__ = "sleeps"
+
+    async def use(journal: Journal) -> None:
+        nonlocal now_s
+        await journal.run(sleeps, "lamp", id="x")
+        before = await journal.record("x")
+        for accept_changes in (False, True):
+            with pytest.raises(ChangedError):
+                await journal.resume("x", other, accept_changes=accept_changes)
+            assert await journal.record("x") == before
+        now_s = 11.0
+        assert await journal.work([sleeps]) == 1
+        assert (await journal.look("x")).state == "done"
+
+    with_journal(location, use, clock=lambda: now_s)
+    assert shop.happened == ["ship"]
 
 
 def test_other_arguments_and_steps_left_over_are_named(location: str) -> None:
@@ -723,6 +887,11 @@ def test_what_an_effect_calls_is_a_part_of_it(location: str) -> None:
 
         @effect
         async def loose(**options: int) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"durable 'many' takes \*items: 'int'; a journal keeps arguments by name"):
+
+        @durable
+        async def many(*items: int) -> None: ...
 
 
 def test_a_worker_goes_on_with_the_others_where_one_is_refused(location: str) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
+from contextlib import suppress
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tripod
 from tests.flows.test_flow import Text, Word, count, deep, load, quick, route, shout, split
@@ -94,6 +99,26 @@ def test_what_is_not_allowed_is_named_and_never_looked_up(text: str, why: str) -
         Flow.from_yaml(text, allow=[load])
 
 
+_WORDS = st.sampled_from(
+    [*"ab", "call", "each", "loop", "branch", "flow", "over", "limit", "until", "at_most", "then", "otherwise", "takes"]
+)
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 3) | st.floats() | st.sampled_from(["load", "split", "quick", "path", "text", "a"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(_WORDS, inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    steps=st.dictionaries(st.sampled_from("ab"), st.dictionaries(_WORDS, _VALUES, min_size=1, max_size=4), max_size=2) | _VALUES,
+    beside=st.dictionaries(st.sampled_from(["name", "returns", "max_concurrency"]), _VALUES),
+)
+def test_whatever_a_yaml_says_it_is_a_flow_or_one_clear_error(steps: Any, beside: dict[str, Any]) -> None:
+    with suppress(ConfigError):
+        assert Flow.from_yaml(yaml.safe_dump({"steps": steps, **beside}), allow=[load, split, quick]).max_concurrency >= 1
+
+
 def test_a_function_without_a_name_cannot_go_to_yaml() -> None:
     with pytest.raises(ConfigError, match="'<lambda>' has no name by which YAML could call it"):
         Flow(step(lambda path: path, name="f")).to_yaml()
@@ -110,6 +135,14 @@ def test_mermaid_draws_inputs_steps_and_types() -> None:
         '    step_load -->|"Text"| step_split\n'
         '    step_split -->|"Sequence[Word]"| step_weigh\n'
     )
+
+
+def test_names_that_look_alike_are_two_nodes() -> None:
+    drawn = Flow(step(load, name="a b"), step(split, name="a_b", text="a b")).mermaid()
+    assert drawn.count('["a b"]') == drawn.count('["a_b"]') == 1
+    ids = {line.split("[")[0].strip() for line in drawn.splitlines() if '["a' in line}
+    assert len(ids) == 2
+    assert all(re.fullmatch(r"\w+", one, re.ASCII) for one in ids)
 
 
 def test_the_svg_holds_every_step_below_what_it_takes_from() -> None:

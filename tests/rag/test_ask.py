@@ -22,7 +22,7 @@ from tripod.rag.extractive import THRESHOLD
 from tripod.rag.prompts import ABSTENTION
 from tripod.retrieval.index import Index
 from tripod.sampling import SamplingParams
-from tripod.trace import Event, Finished
+from tripod.trace import Event, Finished, Span, recording
 
 if TYPE_CHECKING:
     from tripod.protocols import Vectors
@@ -43,6 +43,20 @@ def answer_to(question: str, tmp_path: Path, model: ScriptedModel | None = None)
             return await ask(question, index, model=model)
 
     return tripod.run(play())
+
+
+@pytest.mark.parametrize("model", [None, ScriptedModel(["I do not know."])])
+def test_the_trace_of_an_answer_stands_below_whatever_asked(model: ScriptedModel | None, tmp_path: Path) -> None:
+    async def play() -> tuple[Answer, list[Span]]:
+        async with handbook(tmp_path) as index:
+            with recording() as spans:
+                answer = await ask("When does the dome close?", index, model=model)
+        return answer, [span for span in spans if span.name == "ask"]
+
+    answer, [asked] = tripod.run(play())
+    assert asked.children == answer.trace
+    assert [span.name for span in asked.children][:2] == ["retrieve", "extract"]
+    assert asked.attributes == {"question": "When does the dome close?", "confidence": answer.confidence}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tripod import trace
 from tripod.errors import ConfigError
 from tripod.messages import Usage
 from tripod.prompts import Prompt
+from tripod.sampling import SamplingParams
 from tripod.seeing.page import page
 from tripod.seeing.trace_file import read_trace, write_trace
 from tripod.trace import Span, recording, span
@@ -38,6 +39,12 @@ def test_spans_go_through_a_file_as_what_json_knows(tmp_path: Path) -> None:
     (tmp_path / "other.jsonl").write_text("[1]\n")
     with pytest.raises(ConfigError, match=r"other.jsonl is no trace"):
         read_trace(tmp_path / "other.jsonl")
+
+
+def test_any_text_goes_through_a_file(tmp_path: Path) -> None:
+    texts = ["one\u2028line \x85 and \x0b\r\nmore", "half a character: \ud83d"]
+    write_trace(tmp_path / "run.jsonl", [Span("a", 0.0, 1.0, {"said": text}) for text in texts])
+    assert [one.attributes["said"] for one in read_trace(tmp_path / "run.jsonl")] == texts
 
 
 def test_the_page_is_a_timeline_without_scripts_whose_bars_stand_where_the_spans_did() -> None:
@@ -102,6 +109,30 @@ def test_one_line_sends_every_run_to_opentelemetry_by_its_conventions(exported: 
     assert (agent.attributes["gen_ai.operation.name"], agent.attributes["gen_ai.agent.name"]) == ("invoke_agent", "helper")
     assert agent.end_time - agent.start_time == pytest.approx(1e9, rel=1e-6)
     assert model.start_time - agent.start_time == pytest.approx(1e8, rel=1e-5)
+
+
+def test_parameters_and_cached_tokens_have_the_names_that_the_conventions_give_them() -> None:
+    names = pytest.importorskip("opentelemetry.semconv._incubating.attributes.gen_ai_attributes")
+    from tripod.seeing.opentelemetry import conventional
+
+    reply = {"usage": Usage(prompt_tokens=7, completion_tokens=3, cached_tokens=5), "finish_reason": "length"}
+    sampling = SamplingParams(temperature=0.0, seed=4, stop=("END",), max_tokens=9)
+    told = conventional(Span("model", 0.0, 1.0, {"reply": reply, "sampling": sampling}))
+    assert {name: value for name, value in told.items() if name.startswith("gen_ai")} == {
+        names.GEN_AI_OPERATION_NAME: names.GenAiOperationNameValues.CHAT.value,
+        names.GEN_AI_REQUEST_TEMPERATURE: 0.0,
+        names.GEN_AI_REQUEST_TOP_P: 1.0,
+        names.GEN_AI_REQUEST_TOP_K: 0,
+        names.GEN_AI_REQUEST_MAX_TOKENS: 9,
+        names.GEN_AI_REQUEST_SEED: 4,
+        names.GEN_AI_REQUEST_STOP_SEQUENCES: ["END"],
+        names.GEN_AI_REQUEST_PRESENCE_PENALTY: 0.0,
+        names.GEN_AI_REQUEST_FREQUENCY_PENALTY: 0.0,
+        names.GEN_AI_RESPONSE_FINISH_REASONS: ["length"],
+        names.GEN_AI_USAGE_INPUT_TOKENS: 7,
+        names.GEN_AI_USAGE_OUTPUT_TOKENS: 3,
+        names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: 5,
+    }
 
 
 def test_spans_nest_across_functions_and_what_nobody_holds_is_recent() -> None:

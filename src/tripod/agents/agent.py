@@ -20,7 +20,7 @@ from tripod.messages import Message, ToolSpec, system, user
 from tripod.prompts import Prompt
 from tripod.protocols import ChatModel, Tool, ToolContext
 from tripod.sampling import SamplingParams
-from tripod.trace import Delta, Event, Span, attach, folded, recording
+from tripod.trace import Delta, Event, Span, attach, folded, recording, timed
 
 T = TypeVar("T")
 
@@ -159,23 +159,22 @@ class Agent(Generic[T]):
             want = next(loop)
             while True:
                 if isinstance(want, Ask):
-                    agent, asked_s = run.active, time.monotonic()
+                    agent, below = run.active, list[Span]()
                     prompt = await agent._prompt(run)
-                    children: Sequence[Span] = ()
-                    if is_streamed:
-                        events: list[Event] = []
-                        async with closing(agent.model.stream(prompt, agent.sampling)) as stream:
-                            async for event in stream:
-                                events.append(event)
-                                if isinstance(event, Delta):
-                                    yield event
-                        reply = folded(events)
-                    else:
-                        with recording() as children:
-                            reply = await agent.model.complete(prompt, agent.sampling)
+                    with timed(run.spans.append, "model", below, prompt=prompt, sampling=agent.sampling) as told:
+                        if is_streamed:
+                            events: list[Event] = []
+                            async with closing(agent.model.stream(prompt, agent.sampling)) as stream:
+                                async for event in stream:
+                                    events.append(event)
+                                    if isinstance(event, Delta):
+                                        yield event
+                            reply = folded(events)
+                        else:
+                            with recording(below):
+                                reply = await agent.model.complete(prompt, agent.sampling)
+                        told["reply"] = reply
                     run.spend(reply.usage)
-                    asked = {"prompt": prompt, "sampling": agent.sampling, "reply": reply}
-                    run.spans.append(Span("model", asked_s, time.monotonic() - asked_s, asked, tuple(children)))
                     for hook in reversed(agent.hooks):
                         reply = await hook.after_model(run, reply)
                     run.reply = reply
@@ -205,15 +204,16 @@ class Agent(Generic[T]):
         return self.prompt(messages)
 
     def _check(self, deps: object) -> None:
-        for agent in (self, *self.handoffs.values()):
-            for tool in agent.tools.values():
-                expected = getattr(tool, "deps_type", None)
-                expected = get_origin(expected) or expected
-                if isinstance(expected, type) and not isinstance(deps, expected):
-                    raise ConfigError(
-                        f"the tool {tool.spec.name} needs deps of type {expected.__name__}, and was given {type(deps).__name__}; "
-                        f"run the agent with deps=..."
-                    )
+        for tool in self.tools.values():
+            expected = getattr(tool, "deps_type", None)
+            expected = get_origin(expected) or expected
+            if isinstance(expected, type) and not isinstance(deps, expected):
+                raise ConfigError(
+                    f"the tool {tool.spec.name} needs deps of type {expected.__name__}, and was given {type(deps).__name__}; "
+                    f"run the agent with deps=..."
+                )
+        for agent in (*self.handoffs.values(), *(tool.agent for tool in self.tools.values() if isinstance(tool, AgentTool))):
+            agent._check(deps)
 
 
 @dataclass(frozen=True, slots=True)

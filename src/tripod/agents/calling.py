@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from pydantic_core import from_json
 
 from tripod.agents.context import Context
 from tripod.agents.turns import Called
 from tripod.errors import AgentError, ToolError
 from tripod.messages import ToolCall, tool_result
-from tripod.trace import Span, recording
+from tripod.trace import span
 
 if TYPE_CHECKING:
     from tripod.agents.hooks import Hook
@@ -49,21 +47,15 @@ async def _one(call: ToolCall, run: Run[Any], tools: Mapping[str, Tool], hooks: 
     proceed: Callable[[ToolCall], Awaitable[Called]] = partial(_call, context=context, tools=tools, limit=run.limits.result_chars)
     for hook in reversed(hooks):
         proceed = partial(hook.around_tool, run, proceed=proceed)
-    start_s = time.monotonic()
-    attributes = {"name": call.name, "arguments": call.arguments}
-    with recording() as children:
-        try:
-            called = await proceed(call)
-            attributes["error" if called.is_failed else "result"] = called.message.text
-            return called
-        except BaseException as error:
-            attributes["error"] = f"{type(error).__name__}: {error}"
-            raise
-        finally:
-            run.spans.append(Span("tool", start_s, time.monotonic() - start_s, attributes, tuple(children)))
+    with span("tool", run.spans.append, name=call.name, arguments=call.arguments) as told:
+        called = await proceed(call)
+        told["error" if called.is_failed else "result"] = called.message.text
+        return called
 
 
 async def _call(call: ToolCall, *, context: Context[Any], tools: Mapping[str, Tool], limit: int) -> Called:
+    from pydantic_core import from_json
+
     try:
         arguments = from_json(call.arguments or "{}")
     except ValueError as error:

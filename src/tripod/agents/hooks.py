@@ -114,25 +114,22 @@ class Redact(Hook):
                 raise ConfigError(f"the pattern of {name!r} is no regular expression: {error}") from error
 
     async def before_model(self, run: Run[Any], messages: Sequence[Message]) -> Sequence[Message]:
-        marks = self._marks(messages)
-        return [_with_texts(message, lambda text, _: _replaced(text, marks)) for message in messages]
+        self._mark(run, (*run.messages, *messages))  # in the order of the history, whatever other hooks leave of it or add
+        return [_with_texts(message, lambda text, _: _replaced(text, run.marks)) for message in messages]
 
     async def after_model(self, run: Run[Any], reply: Reply) -> Reply:
-        real = {mark: secret for secret, mark in self._marks(run.messages).items()}
+        real = {mark: secret for secret, mark in run.marks.items()}
         return replace(reply, message=_with_texts(reply.message, lambda text, is_json: _replaced(text, real, is_json=is_json)))
 
-    def _marks(self, messages: Sequence[Message]) -> dict[str, str]:
-        """The mark of each secret. A history only grows, so a secret keeps its number."""
-        marks: dict[str, str] = {}
-        counts = dict.fromkeys(self.patterns, 0)
+    def _mark(self, run: Run[Any], messages: Sequence[Message]) -> None:
+        """Give each new secret a mark, which it keeps."""
         for message in messages:
-            for text in (message.text, *(call.arguments for call in message.tool_calls)):
+            for text in (message.text, message.reasoning, *(call.arguments for call in message.tool_calls)):
                 for name, pattern in self.patterns.items():
-                    for secret in re.findall(f"(?:{pattern})", text):
-                        if secret not in marks:
-                            counts[name] += 1
-                            marks[secret] = f"<{name}-{counts[name]}>"
-        return marks
+                    for found in re.finditer(pattern, text):
+                        if found[0] and found[0] not in run.marks:
+                            number = 1 + sum(mark.startswith(f"<{name}-") for mark in run.marks.values())
+                            run.marks[found[0]] = f"<{name}-{number}>"
 
 
 def _replaced(text: str, table: Mapping[str, str], *, is_json: bool = False) -> str:
@@ -146,4 +143,4 @@ def _with_texts(message: Message, change: Callable[[str, bool], str]) -> Message
     content = message.content
     changed = change(content, False) if isinstance(content, str) else tuple(change(p, False) if isinstance(p, str) else p for p in content)
     calls = tuple(replace(call, arguments=change(call.arguments, True)) for call in message.tool_calls)
-    return replace(message, content=changed, tool_calls=calls)
+    return replace(message, content=changed, tool_calls=calls, reasoning=change(message.reasoning, False))

@@ -120,7 +120,7 @@ class Memory(Hook):
 
     async def recall(self, question: str, k: int = 5) -> list[str]:
         """The facts that have most to do with a question, best first."""
-        if not question.strip() or not await self.index.sources():
+        if not question.strip() or await self.index.store.stats() is None:  # nothing was ever kept
             return []
         owner: Where = {"owner": self.owner}
         return [passage.text for passage in await self.index.search(question, k=k, where=owner)]

@@ -26,6 +26,7 @@ class Run(Generic[T]):
     usage: Usage = Usage()  # of all models that were asked, those inside tools included
     spans: list[Span] = field(default_factory=list)
     reply: Reply | None = None  # the last of the model
+    marks: dict[str, str] = field(default_factory=dict)  # what is hidden from the model -> what it reads instead
 
     def spend(self, usage: Usage) -> None:
         self.usage += usage

@@ -11,19 +11,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Generic, NotRequired, ParamSpec, TypeVar, get_args, get_origin, get_type_hints, overload
 
 import anyio
-from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError, with_config
-from pydantic_core import to_json
-from typing_extensions import TypedDict  # pydantic cannot use that of Python 3.11
 
 from tripod.agents.context import Context
-from tripod.chat.shape import described
+from tripod.chat.shape import described, rewritten
 from tripod.errors import ConfigError, ToolError
 from tripod.flows.effects import KEY, Effect
 from tripod.messages import Content, File, ToolSpec
-from tripod.protocols import ToolContext
 
 if TYPE_CHECKING:
-    from tripod.protocols import Tool
+    from pydantic import TypeAdapter
+
+    from tripod.protocols import Tool, ToolContext
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,6 +54,8 @@ class FunctionTool(Generic[P, R]):
             ToolError: the arguments are not what the function takes, or the result is not what it says to return.
             TimeoutError: it took longer than `timeout_s`.
         """
+        from pydantic import ValidationError
+
         try:
             given = self.arguments.validate_python(arguments)
         except ValidationError as error:
@@ -70,7 +70,7 @@ class FunctionTool(Generic[P, R]):
         raise TimeoutError
 
     def _content(self, result: Any) -> Content:
-        if isinstance(result, str) and not isinstance(self.result, TypeAdapter):
+        if isinstance(result, str) and self.result in (None, str):
             return result
         if isinstance(result, File):
             return (result,)
@@ -80,6 +80,9 @@ class FunctionTool(Generic[P, R]):
             and all(isinstance(p, str | File) for p in result)
         ):
             return result
+        from pydantic import TypeAdapter, ValidationError
+        from pydantic_core import to_json
+
         try:
             if self.result is str:
                 raise ToolError(f"{self.spec.name} did not return what it says to return: a {type(result).__name__} is no text")
@@ -113,6 +116,8 @@ def tool(function: Callable[..., Any] | None = None, *, name: str | None = None,
     """
     if function is None:
         return partial(tool, name=name, timeout_s=timeout_s)
+    from pydantic import PydanticUserError, TypeAdapter
+
     signed: Any = function.function if isinstance(function, Effect) else function
     name = str(name or getattr(function, "name", None) or getattr(function, "__name__", type(function).__name__))
     if not _NAME.fullmatch(name):
@@ -136,7 +141,7 @@ def tool(function: Callable[..., Any] | None = None, *, name: str | None = None,
     try:
         arguments = TypeAdapter(_typed_dict(name, fields))
         result = _result(hints["return"]) if "return" in hints else None
-        parameters = _without_titles(arguments.json_schema())
+        parameters = rewritten(arguments.json_schema(), _without_title)
     except PydanticUserError as error:
         raise ConfigError(f"JSON cannot hold all types of the tool {name}: {str(error).splitlines()[0]}") from error
     return FunctionTool(
@@ -183,6 +188,8 @@ async def _in_thread(function: Callable[[], R], scope: anyio.CancelScope) -> R:
 
 
 def _result(hint: Any) -> TypeAdapter[Any] | type[str] | None:
+    from pydantic import TypeAdapter
+
     if hint is Any:
         return None
     return str if hint is str else TypeAdapter(hint)
@@ -196,6 +203,8 @@ def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
 
 
 def _field(parameter: inspect.Parameter, hint: Any, description: str | None) -> Any:
+    from pydantic import Field, PydanticUserError, TypeAdapter
+
     extra = {}
     if parameter.default is not parameter.empty:
         with suppress(ValueError, PydanticUserError):  # a default that JSON cannot hold is not shown
@@ -205,20 +214,15 @@ def _field(parameter: inspect.Parameter, hint: Any, description: str | None) -> 
 
 
 def _typed_dict(name: str, fields: dict[str, Any]) -> Any:
+    from pydantic import ConfigDict, with_config
+    from typing_extensions import TypedDict  # pydantic cannot use that of Python 3.11
+
     return with_config(ConfigDict(extra="forbid"))(TypedDict(name, fields))  # type: ignore[operator]
 
 
-def _without_titles(schema: Any) -> Any:
+def _without_title(schema: dict[str, Any]) -> dict[str, Any]:
     """A title only repeats a name, and each costs tokens."""
-    if isinstance(schema, list):
-        return [_without_titles(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        key: {name: _without_titles(inner) for name, inner in value.items()} if key in ("properties", "$defs") else _without_titles(value)
-        for key, value in schema.items()
-        if key != "title"
-    }
+    return {key: value for key, value in schema.items() if key != "title"}
 
 
 def _docstring(text: str) -> tuple[str, dict[str, str]]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Self
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tripod.chat.connection import Connection, api_key_of
+from tripod.chat.connection import Client, api_key_of
 from tripod.chat.wire.openai_replies import ErrorDetail
 from tripod.chat.wire.sse import events
 from tripod.errors import EngineError, RequestError
@@ -27,7 +27,7 @@ _ANSWER = "answer"  # the tool by which an answer is held to a schema
 _CARRIED = ("temperature", "top_p", "top_k", "max_tokens", "stop", "grammar")
 
 
-class AnthropicChatModel:
+class AnthropicChatModel(Client):
     """A ChatModel behind the Messages API. Cancelling a request closes its connection, which tells the server to stop.
 
     A JSON schema is handed over as the only tool that may be called, and its arguments come back as the text. Token ids and
@@ -38,7 +38,7 @@ class AnthropicChatModel:
         model: the name that the server knows; None asks the server, and takes its only one.
         api_key: sent as x-api-key.
         api_key_env: the environment variable that holds the key, where it should not stand in the code.
-        thinking_tokens: how much the model may think before it answers; None for not at all.
+        thinking_tokens: how much the model may think before it answers, where nothing says what it must write; None for not at all.
         read_timeout_s: the longest silence between two pieces of an answer.
 
     Raises:
@@ -57,20 +57,8 @@ class AnthropicChatModel:
     ) -> None:
         key = api_key_of(api_key, api_key_env)
         headers = {"anthropic-version": _VERSION} | ({} if key is None else {"x-api-key": key})
-        self._connection = Connection(base_url, headers, read_timeout_s=read_timeout_s)
-        self.base_url = self._connection.base_url
-        self._model = model
+        super().__init__(base_url, headers, model=model, read_timeout_s=read_timeout_s)
         self._thinking_tokens = thinking_tokens
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Closes the connections."""
-        await self._connection.aclose()
 
     async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
         """The whole answer.
@@ -82,8 +70,8 @@ class AnthropicChatModel:
         """
         start_s = time.monotonic()
         body = await self._body(prompt, sampling)
-        async with self._connection.request("POST", "/messages", body) as response:
-            reply = self._connection.parse(_Reply, await response.aread())
+        async with self._request("POST", "/messages", body) as response:
+            reply = self._parse(_Reply, await response.aread())
         deltas = [_begun(i, block, is_whole=True, grammar=sampling.grammar) for i, block in enumerate(reply.content)]
         timings = Timings(decode_s=time.monotonic() - start_s)
         return folded([*deltas, _finished(reply.stop_reason, reply.usage, timings, reply.model or body["model"])])
@@ -94,9 +82,10 @@ class AnthropicChatModel:
         first_s: float | None = None
         body = {**await self._body(prompt, sampling), "stream": True}
         model, usage, reason = str(body["model"]), _Usage(), None
-        async with self._connection.request("POST", "/messages", body) as response:
-            async for data in events(response.aiter_bytes()):
-                event = self._connection.parse(_Event, data)
+        async with self._request("POST", "/messages", body) as response:
+            frames = events(response.aiter_bytes())
+            async for data in frames:
+                event = self._parse(_Event, data)
                 delta = Delta()
                 match event.type:
                     case "message_start" if event.message is not None:
@@ -109,12 +98,13 @@ class AnthropicChatModel:
                         reason = event.delta.stop_reason or reason
                         usage = usage.updated(event.usage)
                     case "error":
-                        raise self._connection.broken(event.error or ErrorDetail())
+                        raise self._broken(event.error or ErrorDetail())
                     case "message_stop":
                         break
                 if delta != Delta():
                     first_s = first_s or time.monotonic()
                     yield delta
+            await self._read_out(frames)
         if reason is None:
             raise EngineError(f"{self.base_url} ended its stream before the answer was finished; its log may tell why")
         end_s = time.monotonic()
@@ -143,9 +133,6 @@ class AnthropicChatModel:
             body["top_k"] = sampling.top_k
         if sampling.stop:
             body["stop_sequences"] = list(sampling.stop)
-        if self._thinking_tokens is not None:
-            body["thinking"] = {"type": "enabled", "budget_tokens": self._thinking_tokens}
-            body["max_tokens"] += self._thinking_tokens
         tools = [{"name": t.name, "description": t.description, "input_schema": dict(t.parameters)} for t in prompt.tools]
         choice: dict[str, str] = {"auto": {"type": "auto"}, "none": {"type": "none"}, "required": {"type": "any"}}.get(
             prompt.tool_choice, {"type": "tool", "name": prompt.tool_choice}
@@ -157,12 +144,13 @@ class AnthropicChatModel:
             choice = {"type": "tool", "name": _ANSWER}
         if tools:
             body |= {"tools": tools, "tool_choice": choice}
+        if self._thinking_tokens is not None and choice["type"] in (
+            "auto",
+            "none",
+        ):  # the API lets no model think before a call it must make
+            body["thinking"] = {"type": "enabled", "budget_tokens": self._thinking_tokens}
+            body["max_tokens"] += self._thinking_tokens
         return body
-
-    async def _model_name(self) -> str:
-        if self._model is None:
-            self._model = await self._connection.only_model()
-        return self._model
 
 
 def _turns(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -102,7 +102,7 @@ class Cached:
                 stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def _load(self, path: Path) -> None:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1):  # as bytes: in a text, U+2028 ends a line too
             try:
                 entry = json.loads(line)
                 self._replies[entry["key"]] = REPLY.validate_json(json.dumps(entry["reply"]))

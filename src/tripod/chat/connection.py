@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from math import isfinite
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
+import anyio
 from pydantic import BaseModel, ValidationError
 
 from tripod.chat.wire.openai_replies import ErrorBody, ErrorDetail, ModelList
@@ -29,21 +31,24 @@ if TYPE_CHECKING:
 Body = TypeVar("Body", bound=BaseModel)
 
 _CONNECT_S = 10.0
+_REST_S = 1.0  # for the end of a stream, once all of its events have come
 
 
-class Connection:
-    """Open connections to one server.
+class Client:
+    """Open connections to one server, and the name of the model that is asked there.
 
     Args:
         base_url: up to and including the version, such as "http://127.0.0.1:8000/v1".
         headers: sent with each request.
+        model: the name that the server knows; None asks the server, and takes its only one.
         read_timeout_s: the longest silence between two pieces of an answer.
     """
 
-    def __init__(self, base_url: str, headers: Mapping[str, str], *, read_timeout_s: float) -> None:
+    def __init__(self, base_url: str, headers: Mapping[str, str], *, model: str | None, read_timeout_s: float) -> None:
         import httpx
 
         self.base_url = base_url.rstrip("/")
+        self._model = model
         try:
             self._client = httpx.AsyncClient(
                 headers=headers,
@@ -53,23 +58,32 @@ class Connection:
         except UnicodeEncodeError as error:
             raise ConfigError("the API key holds a character that HTTP headers cannot carry; copy it again") from error
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
     async def aclose(self) -> None:
+        """Closes the connections."""
         await self._client.aclose()
 
-    async def only_model(self) -> str:
-        """The name of the one model that the server has; errors as for `request`.
+    async def _model_name(self) -> str:
+        """Errors as for `_request`.
 
         Raises:
-            ConfigError: it has none, or several.
+            ConfigError: none was given, and the server has none, or several.
         """
-        async with self.request("GET", "/models") as response:
-            names = [card.id for card in self.parse(ModelList, await response.aread()).data]
-        if len(names) != 1:
-            raise ConfigError(f"{self.base_url} has {len(names)} models ({', '.join(names)}); name one with model=...")
-        return names[0]
+        if self._model is None:
+            async with self._request("GET", "/models") as response:
+                names = [card.id for card in self._parse(ModelList, await response.aread()).data]
+            if len(names) != 1:
+                raise ConfigError(f"{self.base_url} has {len(names)} models ({', '.join(names)}); name one with model=...")
+            [self._model] = names
+        return self._model
 
     @asynccontextmanager
-    async def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> AsyncIterator[httpx.Response]:
+    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> AsyncIterator[httpx.Response]:
         """One exchange; leaving the block closes it.
 
         Raises:
@@ -96,7 +110,15 @@ class Connection:
         except httpx.HTTPError as error:
             raise EngineError(f"the connection to {url} broke: {error or type(error).__name__}") from error
 
-    def parse(self, kind: type[Body], content: bytes | str) -> Body:
+    async def _read_out(self, events: AsyncIterator[str]) -> None:
+        """Read what follows the last event, which is nothing: only then can the connection be used again."""
+        import httpx
+
+        with anyio.move_on_after(_REST_S), suppress(httpx.HTTPError):
+            async for _ in events:
+                pass
+
+    def _parse(self, kind: type[Body], content: bytes | str) -> Body:
         """The body of an answer.
 
         Raises:
@@ -111,7 +133,7 @@ class Connection:
                 f"{self.base_url} answered with something that is not of the API: {place}: {first['msg']}; the address usually ends in /v1"
             ) from error
 
-    def broken(self, detail: ErrorDetail) -> TripodError:
+    def _broken(self, detail: ErrorDetail) -> TripodError:
         """The error that a server sends in the middle of a stream."""
         status = {"invalid_request_error": 400, "rate_limit_error": 429, "overloaded_error": 429}.get(detail.type or "", 500)
         return _error(status, f"{self.base_url} failed in the middle of its answer: {detail.message}", detail, None)
@@ -142,7 +164,7 @@ def api_key_of(api_key: str | None, api_key_env: str | None) -> str | None:
 
 
 def _error(status: int, message: str, detail: ErrorDetail, retry_after: str | None) -> TripodError:
-    if status in (429, 529):  # 529 is Anthropic's word for overloaded
+    if status in (429, 503, 529):  # 529 is Anthropic's word for overloaded
         return OverloadedError(message, retry_after_s=_seconds(retry_after))
     if status in (401, 403):
         return ConfigError(f"{message}; give a valid key with api_key or api_key_env")
@@ -160,11 +182,9 @@ def _seconds(retry_after: str | None) -> float:
     """Retry-After is a number of seconds or a date (RFC 9110, 10.2.3); without a readable one, a second."""
     if retry_after is None:
         return 1.0
-    try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
+    with suppress(ValueError):
+        seconds = float(retry_after)
+        return max(0.0, seconds) if isfinite(seconds) else 1.0
+    with suppress(ValueError):
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
-        return 1.0
+    return 1.0

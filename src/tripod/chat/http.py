@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from typing import Any, Self
+from typing import Any
 
-from tripod.chat.connection import Connection, api_key_of
+from tripod.chat.connection import Client, api_key_of
 from tripod.chat.wire.openai import ChatBody
 from tripod.chat.wire.openai_replies import ChatChunk, ChatCompletion, ErrorDetail, finish_reason
 from tripod.chat.wire.sse import events
@@ -19,7 +19,7 @@ from tripod.trace import Delta, Event, Finished
 _NOTHING = Delta()
 
 
-class HttpChatModel:
+class HttpChatModel(Client):
     """A ChatModel behind HTTP. Cancelling a request closes its connection, which tells the server to stop.
 
     Token ids do not travel on this wire: `Reply.token_ids` is empty, and the ids inside log-probabilities are -1.
@@ -46,19 +46,7 @@ class HttpChatModel:
     ) -> None:
         key = api_key_of(api_key, api_key_env)
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        self._connection = Connection(base_url, headers, read_timeout_s=read_timeout_s)
-        self.base_url = self._connection.base_url
-        self._model = model
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Closes the connections."""
-        await self._connection.aclose()
+        super().__init__(base_url, headers, model=model, read_timeout_s=read_timeout_s)
 
     async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
         """The whole answer. What the server said beyond the standard is in `Reply.extra`.
@@ -70,8 +58,8 @@ class HttpChatModel:
         """
         start_s = time.monotonic()
         name = await self._model_name()
-        async with self._connection.request("POST", "/chat/completions", _request(prompt, sampling, name, stream=False)) as response:
-            completion = self._connection.parse(ChatCompletion, await response.aread())
+        async with self._request("POST", "/chat/completions", _request(prompt, sampling, name, stream=False)) as response:
+            completion = self._parse(ChatCompletion, await response.aread())
         if not completion.choices:
             raise EngineError(f"{self.base_url} answered without a choice")
         choice = completion.choices[0]
@@ -93,8 +81,9 @@ class HttpChatModel:
         reason: FinishReason | None = None
         usage = Usage()
         model = await self._model_name()
-        async with self._connection.request("POST", "/chat/completions", _request(prompt, sampling, model, stream=True)) as response:
-            async for data in events(response.aiter_bytes()):
+        async with self._request("POST", "/chat/completions", _request(prompt, sampling, model, stream=True)) as response:
+            frames = events(response.aiter_bytes())
+            async for data in frames:
                 if data == "[DONE]":
                     break
                 chunk = self._chunk(data)
@@ -109,6 +98,7 @@ class HttpChatModel:
                         yield delta
                     if choice.finish_reason is not None:
                         reason = finish_reason(choice.finish_reason)
+            await self._read_out(frames)
         if reason is None:
             raise EngineError(f"{self.base_url} ended its stream before the answer was finished; its log may tell why")
         end_s = time.monotonic()
@@ -116,15 +106,10 @@ class HttpChatModel:
         timings = Timings(prefill_s=first_s - start_s, decode_s=end_s - first_s)
         yield Finished(finish_reason=reason, usage=usage, timings=timings, model=model)
 
-    async def _model_name(self) -> str:
-        if self._model is None:
-            self._model = await self._connection.only_model()
-        return self._model
-
     def _chunk(self, data: str) -> ChatChunk:
-        chunk = self._connection.parse(_ChunkOrError, data)
+        chunk = self._parse(_ChunkOrError, data)
         if chunk.error is not None:
-            raise self._connection.broken(chunk.error)
+            raise self._broken(chunk.error)
         return chunk
 
 

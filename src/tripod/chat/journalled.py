@@ -5,27 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+from tripod.chat.wrappers import Around
 from tripod.flows.effects import Effect
 from tripod.messages import Reply
 from tripod.prompts import Prompt
-from tripod.protocols import ChatModel
 from tripod.sampling import SamplingParams
 from tripod.trace import Event, unfolded
 
 
 @dataclass(frozen=True, slots=True)
-class Journalled:
+class Journalled(Around):
     """A ChatModel for `@durable` functions: each reply is journalled, and when the execution is resumed nobody is asked again.
 
     Outside of an execution it is the model inside. In one a stream comes when it is whole.
     """
-
-    inner: ChatModel
-
-    @property
-    def constrains(self) -> bool:
-        """Whether an answer can be held to a grammar."""
-        return bool(getattr(self.inner, "constrains", False))
 
     async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
         ask: Effect[[Prompt, SamplingParams], Reply] = Effect(self._ask, "model", repeatable=True)

@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tripod.chat.wrappers import Around
 from tripod.errors import RequestError
 from tripod.messages import Message, Reply, ToolCall, ToolSpec, system, user
 from tripod.prompts import Prompt
-from tripod.protocols import ChatModel
 from tripod.sampling import Grammar, SamplingParams
 from tripod.trace import Event, unfolded
 
@@ -26,18 +26,11 @@ def tools_prompt(tools: Sequence[ToolSpec]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class PromptedTools:
+class PromptedTools(Around):
     """A ChatModel that calls tools, around one that only writes text. It makes one call at a time; a stream comes when it is whole.
 
     The model inside should keep to a JSON schema (`SamplingParams.grammar`): our engine does, and so do most servers.
     """
-
-    inner: ChatModel
-
-    @property
-    def constrains(self) -> bool:
-        """Whether an answer can be held to a grammar."""
-        return bool(getattr(self.inner, "constrains", False))
 
     async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
         """
@@ -59,8 +52,17 @@ class PromptedTools:
 
 
 def _schema(tools: Sequence[ToolSpec], *, may_say: bool) -> dict[str, Any]:
-    ways = [_object(tool={"const": tool.name}, arguments=dict(tool.parameters)) for tool in tools]
-    return _object(next={"anyOf": [*ways, _object(text={"type": "string"})] if may_say else ways})
+    definitions: dict[str, Any] = {}
+    ways = [_object(tool={"const": tool.name}, arguments=_arguments(tool, definitions)) for tool in tools]
+    schema = _object(next={"anyOf": [*ways, _object(text={"type": "string"})] if may_say else ways})
+    return schema | ({"$defs": definitions} if definitions else {})
+
+
+def _arguments(tool: ToolSpec, definitions: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a tool's arguments. What it defines goes to the top, where references look, under names that no other tool has."""
+    schema: dict[str, Any] = json.loads(json.dumps(dict(tool.parameters)).replace('"#/$defs/', f'"#/$defs/{tool.name}.'))
+    definitions |= {f"{tool.name}.{name}": one for name, one in schema.pop("$defs", {}).items()}
+    return schema
 
 
 def _object(**properties: Any) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
-
-from pydantic import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import from_json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tripod.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
@@ -29,6 +30,8 @@ class Shape(Generic[T]):
     """
 
     def __init__(self, returns: type[T]) -> None:
+        from pydantic import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter
+
         self.returns = returns
         self.name = getattr(returns, "__name__", str(returns))
         try:
@@ -43,7 +46,7 @@ class Shape(Generic[T]):
         if self._is_wrapped:
             definitions = schema.pop("$defs", None)
             schema = {"type": "object", "properties": {_VALUE: schema}, **({"$defs": definitions} if definitions else {})}
-        self.schema: dict[str, Any] = _closed(schema)
+        self.schema: dict[str, Any] = rewritten(schema, _closed)
 
     def read(self, text: str) -> T:
         """The value that a text holds.
@@ -51,10 +54,13 @@ class Shape(Generic[T]):
         Raises:
             WrongValueError: it holds none.
         """
+        from pydantic import ValidationError
+        from pydantic_core import from_json, to_json
+
         try:
             if not self._is_wrapped:
                 return self._adapter.validate_json(text)
-            return self._adapter.validate_python(self._unwrapped(from_json(text)))
+            return self._adapter.validate_json(to_json(self._unwrapped(from_json(text))))
         except ValidationError as error:
             raise WrongValueError(described(error)) from error
         except ValueError as error:
@@ -66,6 +72,8 @@ class Shape(Generic[T]):
 
     def begun(self, text: str) -> Any:
         """What the beginning of a text holds so far, as plain JSON values; None where it is too short to tell."""
+        from pydantic_core import from_json
+
         try:
             value = from_json(text, allow_partial="trailing-strings")
         except ValueError:
@@ -93,19 +101,24 @@ def _is_object(schema: dict[str, Any]) -> bool:
     return schema.get("type") == "object" and "properties" in schema
 
 
-def _closed(schema: Any) -> Any:
-    """Without titles and defaults; each object with named properties requires all of them, and allows no others."""
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """Without titles and defaults; an object with named properties requires all of them, and allows no others."""
+    closed = {key: value for key, value in schema.items() if key not in ("title", "default")}
+    if "properties" in closed:
+        closed |= {"required": list(closed["properties"]), "additionalProperties": False}
+    return closed
+
+
+def rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """A JSON schema with every schema in it changed, the inner ones first."""
     if isinstance(schema, list):
-        return [_closed(item) for item in schema]
+        return [rewritten(item, change) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    closed: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     for key, value in schema.items():
         if key in ("properties", "$defs"):  # the keys below are names, not keywords
-            closed[key] = {name: _closed(inner) for name, inner in value.items()}
-        elif key not in ("title", "default"):
-            closed[key] = value if key in ("enum", "const", "examples") else _closed(value)
-    if "properties" in closed:
-        closed["required"] = list(closed["properties"])
-        closed["additionalProperties"] = False
-    return closed
+            changed[key] = {name: rewritten(inner, change) for name, inner in value.items()}
+        else:
+            changed[key] = value if key in ("enum", "const", "default", "examples") else rewritten(value, change)  # those hold values
+    return change(changed)

@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import anyio
 
@@ -20,20 +20,26 @@ from tripod.trace import Event, Finished, unfolded
 
 
 @dataclass(frozen=True, slots=True)
-class Retrying:
-    """A ChatModel that asks again, after the wait it was told, when the one inside is overloaded."""
+class Around:
+    """What ChatModels around one have in common."""
 
     inner: ChatModel
-    attempts: int = 3
-
-    def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise ConfigError(f"attempts={self.attempts} asks nobody; give at least 1")
 
     @property
     def constrains(self) -> bool:
         """Whether an answer can be held to a grammar."""
         return bool(getattr(self.inner, "constrains", False))
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying(Around):
+    """A ChatModel that asks again, after the wait it was told, when the one inside is overloaded."""
+
+    attempts: int = 3
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ConfigError(f"attempts={self.attempts} asks nobody; give at least 1")
 
     async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
         for _ in range(self.attempts - 1):
@@ -99,20 +105,14 @@ _REPLACEABLE = (EngineError, OverloadedError, ModelTimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
-class Timeout:
+class Timeout(Around):
     """A ChatModel that gives up after `seconds` of waiting for the one inside. The time its reader takes does not count."""
 
-    inner: ChatModel
     seconds: float
 
     def __post_init__(self) -> None:
         if not self.seconds > 0:
             raise ConfigError(f"seconds={self.seconds!r} leaves no time to answer; give a number above 0")
-
-    @property
-    def constrains(self) -> bool:
-        """Whether an answer can be held to a grammar."""
-        return bool(getattr(self.inner, "constrains", False))
 
     async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
         try:
@@ -140,20 +140,18 @@ class Timeout:
         return ModelTimeoutError(f"the model did not answer within {self.seconds:g} s; give it more time, or ask for fewer tokens")
 
 
-class RateLimited:
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class RateLimited(Around):
     """A ChatModel that begins at most `requests` requests in any `per_s` seconds; the others wait, in the order in which they came."""
 
-    def __init__(self, inner: ChatModel, *, requests: int, per_s: float = 60.0) -> None:
-        if requests < 1 or not per_s > 0:
-            raise ConfigError(f"requests={requests} in per_s={per_s} lets nobody ask; give at least 1, and a time above 0")
-        self.inner = inner
-        self.per_s = per_s
-        self._starts: deque[float] = deque(maxlen=requests)  # of the last requests, those that still wait included
+    requests: int
+    per_s: float = 60.0
+    _starts: deque[float] = field(default_factory=deque, init=False)  # of the last requests
+    _waiting: anyio.Lock = field(default_factory=anyio.Lock, init=False)
 
-    @property
-    def constrains(self) -> bool:
-        """Whether an answer can be held to a grammar."""
-        return bool(getattr(self.inner, "constrains", False))
+    def __post_init__(self) -> None:
+        if self.requests < 1 or not self.per_s > 0:
+            raise ConfigError(f"requests={self.requests} in per_s={self.per_s} lets nobody ask; give at least 1, and a time above 0")
 
     async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
         await self._turn()
@@ -166,11 +164,11 @@ class RateLimited:
                 yield event
 
     async def _turn(self) -> None:
-        now = anyio.current_time()
-        start = max(now, self._starts[0] + self.per_s) if len(self._starts) == self._starts.maxlen else now
-        self._starts.append(start)
-        if start > now:
-            await anyio.sleep(start - now)
+        async with self._waiting:  # one after the other; who gives up leaves no place taken
+            if len(self._starts) == self.requests:
+                await anyio.sleep(max(0.0, self._starts[0] + self.per_s - anyio.current_time()))
+                self._starts.popleft()
+            self._starts.append(anyio.current_time())
 
 
 def is_confident(reply: Reply) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -137,8 +138,12 @@ def forget(
 
 def _with(where: str | None, use: Callable[[Journal], Awaitable[T]]) -> T:
     import tripod
+    from tripod.errors import ConfigError
     from tripod.flows.durable import default_journal
     from tripod.flows.journal import Journal
+
+    if where is not None and "://" not in where and not Path(where).exists():
+        raise ConfigError(f"there is no journal {where}; name with --in the file in which executions were run")
 
     async def go() -> T:
         async with Journal(where or default_journal()) as opened:

@@ -22,7 +22,7 @@ def fingerprint(function: Any) -> str:
         found.decorator_list = []
         if ast.get_docstring(found) is not None and len(found.body) > 1:
             found.body = found.body[1:]
-        described = ast.dump(found)
+        described = ast.unparse(found)  # which other versions of Python write in the same way
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 

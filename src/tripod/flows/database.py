@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -37,8 +38,14 @@ CREATE INDEX IF NOT EXISTS executions_by_state ON executions (state, updated_s);
 """
 
 
+class UnreachableError(JournalError):
+    """The database of a journal does not answer now, or is full or broken; what it held, it holds."""
+
+
 class Database(Protocol):
     """Runs a piece of work in one transaction, and one after the other."""
+
+    def now(self) -> float: ...  # seconds since 1970, by a clock that all workers share
 
     async def transaction(self, work: Callable[[Execute], T]) -> T: ...
 
@@ -75,8 +82,11 @@ class SqliteDatabase:
             self._connection.executescript(_TABLES)
         except sqlite3.Error as error:
             raise JournalError(f"{path} cannot be opened as a journal: {error}; name a file in a folder that is there") from error
-        self._is_in_memory = path == MEMORY
+        self._path, self._is_in_memory = path, path == MEMORY
         self._limiter, self._lock = anyio.CapacityLimiter(1), threading.Lock()
+
+    def now(self) -> float:
+        return time.time()
 
     async def transaction(self, work: Callable[[Execute], T]) -> T:
         if self._is_in_memory:
@@ -88,8 +98,11 @@ class SqliteDatabase:
             self._connection.close()
 
     def _do(self, work: Callable[[Execute], T]) -> T:
-        with self._lock, self._begun():
-            return work(lambda sql, *parameters: self._connection.execute(sql, parameters).fetchall())
+        try:
+            with self._lock, self._begun():
+                return work(lambda sql, *parameters: self._connection.execute(sql, parameters).fetchall())
+        except sqlite3.Error as error:
+            raise UnreachableError(f"the journal {self._path} cannot be read or written: {error}; mend that, then resume") from error
 
     @contextmanager
     def _begun(self) -> Iterator[None]:
@@ -117,8 +130,12 @@ class PostgresDatabase:
             raise ConfigError(f"#{schema} is no plain name of a schema; give lower-case letters, digits and underscores")
         self._psycopg = psycopg
         self._connection: Any = None
+        self._ahead_s = 0.0  # of this machine's clock: the server's, by which workers on several machines agree when a lease is over
         self._limiter, self._lock = anyio.CapacityLimiter(1), threading.Lock()
         self._do(self._make_tables)
+
+    def now(self) -> float:
+        return time.time() + self._ahead_s
 
     async def transaction(self, work: Callable[[Execute], T]) -> T:
         return await anyio.to_thread.run_sync(self._do, work, limiter=self._limiter)
@@ -142,10 +159,12 @@ class PostgresDatabase:
                     options = f"-c search_path={self._schema}"
                     self._connection = self._psycopg.connect(self._address, options=options, connect_timeout=10, autocommit=True)
                 with self._connection.transaction():
+                    [[server_s]] = self._execute("SELECT extract(epoch FROM clock_timestamp())::float8")
+                    self._ahead_s = server_s - time.time()
                     return work(self._execute)
             except self._psycopg.Error as error:
                 name = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", self._address)
-                raise JournalError(f"the journal in {name} does not answer: {str(error).strip()}") from error
+                raise UnreachableError(f"the journal in {name} does not answer: {str(error).strip()}") from error
 
     def _execute(self, sql: str, *parameters: Any) -> list[Row]:
         cursor = self._connection.execute(sql.replace("?", "%s"), parameters)

@@ -87,7 +87,7 @@ def _label(flow: Flow, name: str) -> str:
 
 
 def _id(name: str, is_input: bool) -> str:
-    return ("in_" if is_input else "step_") + "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name)
+    return ("in_" if is_input else "step_") + "".join(c if c.isascii() and (c.isalnum() or c == "_") else f"_{ord(c):x}" for c in name)
 
 
 def _text(text: str) -> str:

@@ -12,7 +12,7 @@ import anyio
 
 from tripod.errors import ConfigError
 from tripod.flows.code import fingerprint
-from tripod.flows.effects import execution, scoped, within
+from tripod.flows.effects import execution, expect_names, scoped, within
 from tripod.flows.flow import Flow
 from tripod.flows.hints import hints_of
 from tripod.flows.working import Working
@@ -151,6 +151,8 @@ def default_journal() -> Path:
 def _made(function: Any, journal: str | Path | None) -> Durable[..., Any]:
     if not isinstance(function, Flow) and not inspect.iscoroutinefunction(function):
         raise ConfigError(f"{getattr(function, '__name__', function)!r} is no async function, so it cannot be durable; write 'async def'")
+    if not isinstance(function, Flow):
+        expect_names(f"durable {function.__name__!r}", function)
     return Durable(function, journal)
 
 

@@ -90,10 +90,18 @@ def effect(function: Any = None, /, *, name: str | None = None, repeatable: bool
 
 def _made(function: Callable[..., Any], name: str | None, repeatable: bool) -> Effect[..., Any]:
     made = Effect(function, name, repeatable)
+    expect_names(f"effect {made.name!r}", function)
+    return made
+
+
+def expect_names(what: str, function: Callable[..., Any]) -> None:
+    """
+    Raises:
+        ConfigError: an argument of the function cannot be given by a name of its own.
+    """
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise ConfigError(f"effect {made.name!r} takes {parameter}; a journal keeps arguments by name: give each a name of its own")
-    return made
+            raise ConfigError(f"{what} takes {parameter}; a journal keeps arguments by name: give each a name of its own")
 
 
 def within(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from tripod.errors import ConfigError, FlowError
 from tripod.flows.effects import execution, scoped, within
 from tripod.flows.hints import list_of, show, streamed
 from tripod.flows.plan import ABSENT, Walk, compile_plan, walk_all
-from tripod.flows.step import Input, Step, Stepped, as_step, step
+from tripod.flows.step import Input, Step, Stepped, as_step, expect_positive, step
 from tripod.flows.wiring import Wiring
-from tripod.trace import Span, attach, span
+from tripod.trace import attach, span, timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +55,7 @@ class Flow:
         returns: str | None = None,
         max_concurrency: int = 1,
     ) -> None:
-        if max_concurrency < 1:
-            raise ConfigError(f"max_concurrency={max_concurrency} runs nothing; give at least 1")
+        expect_positive("max_concurrency", max_concurrency)
         self.name = name
         self.max_concurrency = max_concurrency
         self.wiring = Wiring(name, [as_step(one) for one in steps], inputs, returns)
@@ -141,23 +139,22 @@ class Flow:
     async def stream(self, **inputs: Any) -> AsyncGenerator[Item, None]:
         """Run it step by step: an `Item` as each step ends, one for every piece of the result where that is a stream, and the result."""
         walk = self._begin(inputs)
-        start_s = time.monotonic()
-        try:
-            for node in self.plan.nodes:
-                await walk.take(node)
-                if not node.step.is_stream and walk.values[node.slot] is not ABSENT:
-                    yield Item(node.name, walk.values[node.slot])
-            found, name = walk.result(), self.wiring.results[0]
-            if walk.is_stream(found):
-                pieces = []
-                async for piece in found:
-                    pieces.append(piece)
-                    yield Item(name, piece)
-                found = pieces
-            yield Item(name, found, is_result=True)
-        finally:
-            await walk.close()
-            attach(Span(self.name, start_s, time.monotonic() - start_s, {}, tuple(walk.spans)))
+        with timed(attach, self.name, walk.spans):
+            try:
+                for node in self.plan.nodes:
+                    await walk.take(node)
+                    if not node.step.is_stream and walk.values[node.slot] is not ABSENT:
+                        yield Item(node.name, walk.values[node.slot])
+                found, name = walk.result(), self.wiring.results[0]
+                if walk.is_stream(found):
+                    pieces = []
+                    async for piece in found:
+                        pieces.append(piece)
+                        yield Item(name, piece)
+                    found = pieces
+                yield Item(name, found, is_result=True)
+            finally:
+                await walk.close()
 
     @asynccontextmanager
     async def until(self, *breakpoints: str, **inputs: Any) -> AsyncIterator[Paused]:

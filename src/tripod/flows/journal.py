@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from uuid import uuid4
 import anyio
 
 from tripod.errors import ConfigError, JournalError
-from tripod.flows.database import Database, Execute, open_database
+from tripod.flows.database import Database, Execute, UnreachableError, open_database
 from tripod.flows.durable import Durable, as_durable
 from tripod.flows.effects import execution, scope
 from tripod.flows.records import (
@@ -25,6 +24,7 @@ from tripod.flows.records import (
     StepRecord,
     delete_executions,
     insert_execution,
+    lock_execution,
     read_execution,
     read_executions,
     read_steps,
@@ -89,13 +89,13 @@ class Journal:
     Args:
         location: a file, `postgresql://user@host/database#schema`, or ":memory:".
         lease_s: after so long without a sign of life others take an execution over.
-        clock: seconds since 1970; a simulated one for tests.
+        clock: seconds since 1970; a simulated one for tests. None: that of this machine, or of the PostgreSQL server.
     """
 
-    def __init__(self, location: str | Path, *, lease_s: float = 30.0, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, location: str | Path, *, lease_s: float = 30.0, clock: Callable[[], float] | None = None) -> None:
         if lease_s <= 0:
             raise ConfigError(f"lease_s={lease_s} is over at once; give seconds above 0")
-        self.location, self.lease_s, self.clock = str(location), lease_s, clock
+        self.location, self.lease_s, self._clock = str(location), lease_s, clock
         self._database: Database | None = None
 
     async def __aenter__(self) -> Self:
@@ -106,6 +106,10 @@ class Journal:
         if self._database is not None:
             await self._database.aclose()
         self._database = None
+
+    def clock(self) -> float:
+        """Seconds since 1970, by the clock that all who work on this journal share."""
+        return self._clock() if self._clock is not None else self._opened.now()
 
     async def run(self, function: Any, /, *args: Any, id: str | None = None, **kwargs: Any) -> Execution:
         """Begin an execution, or go on with the one of this id. One that is done is not run again.
@@ -181,7 +185,8 @@ class Journal:
             busy = await self.record(id)
             left_s = (busy.lease_until_s or 0.0) - self.clock()
             raise JournalError(f"execution {id!r} is worked on by {busy.owner}; without a sign of life it may be taken in {left_s:.1f} s")
-        ended: dict[str, Any] = {"state": record.state if record.state != "running" else "ready"}
+        ended: dict[str, Any]
+        ended = before = {"state": record.state if record.state != "running" else "ready", "wake_at_s": record.wake_at_s}
         try:
             if record.fingerprint != durable.fingerprint and not accept_changes:
                 raise ChangedError(
@@ -191,9 +196,12 @@ class Journal:
                 )
             steps = await self.transaction(lambda execute: self._decided(execute, id, retry, skip or {}))
             in_doubt = any(step.is_in_doubt and path not in retry for path, step in steps.items())
-            ended = {"state": "in doubt"} if in_doubt else {"state": "ready", "fingerprint": durable.fingerprint}
+            ended = {"state": "in doubt"} if in_doubt else {"state": "ready", "fingerprint": durable.fingerprint, "error": None}
             if not in_doubt:
                 await self._work(record, durable, Working(self._opened, id, owner, self.lease_s, self.clock, steps), ended)
+        except ChangedError:
+            ended = before
+            raise
         finally:
             with anyio.CancelScope(shield=True):
                 await self.transaction(lambda execute: release(execute, id, owner, self.clock(), **ended))
@@ -224,7 +232,7 @@ class Journal:
         if working.is_lost:
             raise LostLeaseError(f"execution {record.id!r} was taken by another worker, or cancelled; nothing more is done here")
         if raised is not None:
-            if not isinstance(raised, ChangedError):
+            if not isinstance(raised, ChangedError | UnreachableError):
                 ended.update(state="failed", error=f"{type(raised).__name__}: {raised}")
             raise raised
 
@@ -236,12 +244,16 @@ class Journal:
         """
 
         def write(execute: Execute) -> None:
+            now_s = self.clock()
+            state = lock_execution(execute, id, now_s)
             waiting = {step.path: step for step in read_steps(execute, id) if step.state == "waiting"}
             if path not in waiting:
                 raise ConfigError(f"execution {id!r} does not wait for {path!r}; it waits for {', '.join(waiting) or 'nobody'}")
-            now_s = self.clock()
             write_step(execute, id, replace(waiting[path], state="done", result=encode_untyped(value), ended_s=now_s))
-            execute("UPDATE executions SET state = 'ready', updated_s = ? WHERE id = ? AND state = 'waiting'", now_s, id)
+            if state == "waiting":
+                update_execution(execute, id, state="ready")
+            elif state == "running":  # its worker has not parted yet; it will be told
+                update_execution(execute, id, wake_at_s=now_s)
 
         await self.transaction(write)
 
@@ -284,11 +296,14 @@ class Journal:
             ConfigError: there is no such execution.
             JournalError: it is done.
         """
-        record = await self.record(id)
-        if record.state == "done":
-            raise JournalError(f"execution {id!r} is done, so it cannot be cancelled")
-        now_s = self.clock()
-        await self.transaction(lambda execute: update_execution(execute, id, state="cancelled", owner=None, updated_s=now_s))
+        await self.record(id)
+
+        def write(execute: Execute) -> None:
+            if lock_execution(execute, id, self.clock()) == "done":
+                raise JournalError(f"execution {id!r} is done, so it cannot be cancelled")
+            update_execution(execute, id, state="cancelled", owner=None)
+
+        await self.transaction(write)
 
     async def forget(self, older_than_s: float, states: Collection[State] = FINISHED) -> int:
         """Delete executions that nothing happened to for so long; returns how many."""

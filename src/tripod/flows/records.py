@@ -26,7 +26,7 @@ class ExecutionRecord:
     error: str | None = None
     owner: str | None = None  # the worker that runs it
     lease_until_s: float | None = None  # when others may think that the worker is dead
-    wake_at_s: float | None = None
+    wake_at_s: float | None = None  # when it goes on if it sleeps; while it runs: when a question of its was answered
     forked_from: str | None = None
     created_s: float
     updated_s: float
@@ -79,6 +79,12 @@ def read_steps(execute: Execute, id: str) -> list[StepRecord]:
     return [StepRecord(**{**dict(zip(_STEP.split(", "), row, strict=True)), "is_safe": bool(row[4])}) for row in rows]
 
 
+def lock_execution(execute: Execute, id: str, now_s: float) -> State | None:
+    """How an execution stands, which nobody else changes until the transaction ends; None if there is none."""
+    rows = execute("UPDATE executions SET updated_s = ? WHERE id = ? RETURNING state", now_s, id)
+    return rows[0][0] if rows else None
+
+
 def take_lease(execute: Execute, id: str, owner: str, now_s: float, lease_s: float) -> bool:
     """Make an execution one's own, if nobody works on it."""
     sql = (
@@ -95,9 +101,12 @@ def holds_lease(execute: Execute, id: str, owner: str, now_s: float, lease_s: fl
 
 
 def release(execute: Execute, id: str, owner: str, now_s: float, **changes: Any) -> None:
-    """Give an execution that is still one's own back, and say how it stands."""
-    if execute("SELECT id FROM executions WHERE id = ? AND owner = ? AND state = 'running'", id, owner):
-        update_execution(execute, id, owner=None, lease_until_s=None, updated_s=now_s, **changes)
+    """Give an execution that is still one's own back, and say how it stands; where an answer came while it ran, it is ready."""
+    sql = "UPDATE executions SET updated_s = ? WHERE id = ? AND owner = ? AND state = 'running' RETURNING wake_at_s"
+    if rows := execute(sql, now_s, id, owner):
+        if rows[0][0] is not None and changes["state"] in ("waiting", "sleeping"):
+            changes |= {"state": "ready", "wake_at_s": None}
+        update_execution(execute, id, **{"owner": None, "lease_until_s": None, "wake_at_s": None, **changes})
 
 
 def write_step(execute: Execute, id: str, step: StepRecord) -> None:

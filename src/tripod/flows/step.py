@@ -114,7 +114,7 @@ def each(function: Stepped, /, *, over: str | None = None, limit: int = 8, name:
     inner = as_step(function)
     over = over or _first(inner, "each")
     _expect_parameter(inner, over, "over")
-    _expect_positive("limit", limit)
+    expect_positive("limit", limit)
     call, is_effect = inner.effect, inner.kind == "call"
 
     async def mapped(**arguments: Any) -> list[Any]:
@@ -163,7 +163,7 @@ def loop(
     inner = as_step(function)
     over = over or _first(inner, "loop")
     _expect_parameter(inner, over, "over")
-    _expect_positive("at_most", at_most)
+    expect_positive("at_most", at_most)
     if not fits(inner.returns, inner.inputs[over].hint):
         raise ConfigError(
             f"loop({inner.name}): it returns {show(inner.returns)}, which its parameter {over!r} ({show(inner.inputs[over].hint)}) "
@@ -282,6 +282,6 @@ def _expect_parameter(inner: Step, parameter: str, option: str) -> None:
         raise ConfigError(f"{option}={parameter!r}: {inner.name!r} has no such parameter; it takes {', '.join(inner.inputs)}")
 
 
-def _expect_positive(option: str, number: int) -> None:
-    if number < 1:
-        raise ConfigError(f"{option}={number} does nothing; give at least 1")
+def expect_positive(option: str, number: int) -> None:
+    if not isinstance(number, int) or number < 1:
+        raise ConfigError(f"{option}={number!r} is no number of times; give a whole number, at least 1")

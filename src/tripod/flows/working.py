@@ -150,7 +150,7 @@ class Working:
         """Renew the lease until cancelled; `stop` is called when it is lost."""
         while not self.is_lost:
             await anyio.sleep(self._lease_s / 3)
-            with suppress(LostLeaseError):
+            with suppress(JournalError):  # it is lost, which ends this, or its database is away for a while
                 await self._in_lease(lambda execute: None)
         stop()
 

@@ -70,7 +70,11 @@ def _read_flow(form: Any, allowed: Mapping[str, Any]) -> Flow:
     if not isinstance(steps, Mapping):
         raise ConfigError("a flow in YAML needs 'steps:', a name and a form for each")
     made = [_read_step(str(name), one, allowed) for name, one in steps.items()]
-    return Flow(*made, name=str(form.get("name", "flow")), returns=form.get("returns"), max_concurrency=form.get("max_concurrency", 1))
+    name, options = str(form.get("name", "flow")), {word: form[word] for word in ("returns", "max_concurrency") if word in form}
+    try:
+        return Flow(*made, name=name, **options)
+    except TypeError as error:
+        raise ConfigError(f"flow {name!r} in YAML: {error}") from None
 
 
 def _read_step(name: str | None, form: Any, allowed: Mapping[str, Any]) -> Step:
@@ -83,16 +87,15 @@ def _read_step(name: str | None, form: Any, allowed: Mapping[str, Any]) -> Step:
     words = {word: _read_part(part, allowed) if word in _FUNCTIONS else part for word, part in form.items() if word != "takes"}
     repeatable = words.pop("repeatable", None)
     try:
-        made = make(words.pop(kind), **words)
+        return step(make(words.pop(kind), **words), name=name, repeatable=repeatable, takes=form.get("takes"))
     except TypeError as error:
         raise ConfigError(f"{what}: {error}") from None
-    return step(made, name=name, repeatable=repeatable, takes=form.get("takes"))
 
 
 def _read_part(part: Any, allowed: Mapping[str, Any]) -> Any:
     if isinstance(part, Mapping):
         return _read_flow(part, allowed) if "steps" in part else _read_step(None, part, allowed)
-    if part not in allowed:
+    if not isinstance(part, str) or part not in allowed:
         raise ConfigError(f"the flow names {part!r}, which is not allowed; allowed are: {', '.join(allowed) or 'none'}")
     return allowed[part]
 

@@ -20,7 +20,7 @@ from tripod.rag.quotation import find_quotation
 from tripod.rag.synthesis import Synthesis, stuff
 from tripod.rag.terms import question_terms
 from tripod.rag.writing import Writing, Written
-from tripod.trace import Delta, Recorder
+from tripod.trace import Delta, Span, attach, timed
 
 if TYPE_CHECKING:
     from tripod.retrieval.index import Index
@@ -123,18 +123,19 @@ async def stream_answer(
             from tripod.chat.model import Model
 
             model = await opened.enter_async_context(Model(model))
-        recorder = Recorder()
-        with recorder.span("retrieve", k=k, question=question) as attributes:
+        spans: list[Span] = []
+        told = opened.enter_context(timed(attach, "ask", spans, question=question))
+        with timed(spans.append, "retrieve", k=k, question=question) as attributes:
             passages = _worth_reading(await index.search(question, k=_DEPTH * k, where=where), k)
             attributes["passages"] = [passage.id for passage in passages]
-        with recorder.span("extract") as attributes:
+        with timed(spans.append, "extract") as attributes:
             found = await _extract(question, passages, index)
             known = signals(found.evidence if found else None)
             confidence = calibration.confidence(known) if calibration else found.confidence if found else 0.0
             attributes["confidence"] = confidence
             attributes["evidence"] = found.evidence if found is not None else None
         if calibration is not None and model is not None and "answerability" in calibration.weights and passages:
-            with recorder.span("answerability") as attributes:
+            with timed(spans.append, "answerability") as attributes:
                 likely = await answerability(question, passages, model)
                 known = signals(found.evidence if found else None, answerability=likely)
                 confidence = calibration.confidence(known)
@@ -146,13 +147,14 @@ async def stream_answer(
             passages=passages,
             confidence=confidence,
             notes=(index.mode_note,) if index.mode_note else (),
-            trace=recorder.spans,
+            trace=tuple(spans),
         )
+        told["confidence"] = confidence
         waits_for_answer = calibration is not None and model is not None and "logprob" in calibration.weights
         if found is None or (confidence < min_confidence and not waits_for_answer):
             yield base
         elif model is None:
-            yield await _quoted(base, found, index, recorder)
+            yield await _quoted(base, found, index, spans)
         else:
             events = synthesis(question, dict(enumerate(passages, start=1)), model, writing or Writing(max_tokens=max_tokens))
             async with aclosing(events):
@@ -160,7 +162,7 @@ async def stream_answer(
                     if isinstance(event, Delta):
                         yield event
                         continue
-                    answer = await _generated(base, event, index, recorder)
+                    answer = await _generated(base, event, index, spans)
                     if waits_for_answer and calibration is not None:
                         sure = calibration.confidence({**known, **signals(found.evidence, logprob=event.logprob)})
                         answer = replace(answer, confidence=sure)
@@ -175,22 +177,22 @@ def _traced(answer: Answer, provenance: Provenance) -> Answer:
     return replace(answer, origins=trace_answer(answer, provenance))
 
 
-async def _quoted(base: Answer, found: Extract, index: Index, recorder: Recorder) -> Answer:
+async def _quoted(base: Answer, found: Extract, index: Index, spans: list[Span]) -> Answer:
     text, citations = quoted(found.quotes, base.passages)
-    with recorder.span("check", citations=len(citations)):
+    with timed(spans.append, "check", citations=len(citations)):
         citations = await _located(citations, text, index)
-    return replace(base, text=text, kind="extractive", citations=citations, notes=(EXTRACTIVE_NOTE, *base.notes), trace=recorder.spans)
+    return replace(base, text=text, kind="extractive", citations=citations, notes=(EXTRACTIVE_NOTE, *base.notes), trace=tuple(spans))
 
 
-async def _generated(base: Answer, written: Written, index: Index, recorder: Recorder) -> Answer:
+async def _generated(base: Answer, written: Written, index: Index, spans: list[Span]) -> Answer:
+    spans.extend(written.trace)
     answered = replace(base, model=written.model, usage=written.usage, reply=written.reply, notes=(*written.notes, *base.notes))
     if not written.text:
-        return replace(answered, trace=(*recorder.spans, *written.trace))
-    with recorder.span("locate") as attributes:
+        return replace(answered, trace=tuple(spans))
+    with timed(spans.append, "locate") as attributes:
         citations = await _located(written.citations, written.text, index)
         attributes["citations"] = len(citations)
-    *before, locating = recorder.spans
-    return replace(answered, text=written.text, kind="generated", citations=citations, trace=(*before, *written.trace, locating))
+    return replace(answered, text=written.text, kind="generated", citations=citations, trace=tuple(spans))
 
 
 def _worth_reading(found: Sequence[Passage], k: int) -> tuple[Passage, ...]:

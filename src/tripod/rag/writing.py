@@ -19,7 +19,7 @@ from tripod.rag.citations import cite
 from tripod.rag.constructed import Construction, Style, read
 from tripod.rag.prompts import ABSTENTION, form_of, qa
 from tripod.sampling import GREEDY, SamplingParams
-from tripod.trace import Delta, Event, Recorder, Span, fold
+from tripod.trace import Delta, Event, Span, fold, timed
 
 UNCITED_NOTE = "the model cited nothing, so nothing in this answer was checked against the documents"
 
@@ -103,9 +103,9 @@ async def write(
     is_constructed = constrains(model) if writing.is_constructed is None else writing.is_constructed
     if writing.style == "quotations" and not is_constructed:
         raise ConfigError('style="quotations" needs a model that takes grammars; give is_constructed=True if this one does')
-    recorder = Recorder()
+    spans: list[Span] = []
     construction = Construction(given=given, style=writing.style, max_statements=writing.max_statements) if is_constructed else None
-    with recorder.span("prompt") as attributes:
+    with timed(spans.append, "prompt") as attributes:
         ask: Callable[..., Prompt] = prompt or (lambda **options: qa(question, given, **options))
         asked = ask(form=form_of(construction.marks, writing.style)) if construction else ask()
         attributes["prompt"] = str(asked)
@@ -114,7 +114,7 @@ async def write(
         sampling = replace(sampling, grammar=construction.grammar, logprobs=0 if constrains(model) else None)
     shown = construction.shower() if construction else str
     events: list[Event] = []
-    with recorder.span("generate", is_constructed=is_constructed) as attributes:
+    with timed(spans.append, "generate", is_constructed=is_constructed) as attributes:
         async with closing(model.stream(asked, sampling)) as stream:
             async for event in stream:
                 events.append(event)
@@ -123,7 +123,7 @@ async def write(
         reply = await fold(_replayed(events))
         attributes.update(model=reply.model, usage=reply.usage, timings=reply.timings, finish_reason=reply.finish_reason)
     is_cut = reply.finish_reason != "stop"
-    with recorder.span("check") as attributes:
+    with timed(spans.append, "check") as attributes:
         notes: tuple[str, ...] = ()
         if construction is not None:
             reading = read(reply.text, construction, is_cut=is_cut)
@@ -147,7 +147,7 @@ async def write(
         usage=reply.usage,
         notes=notes,
         logprob=sum(logprobs) / len(logprobs) if logprobs else None,
-        trace=recorder.spans,
+        trace=tuple(spans),
         reply=reply,
     )
 

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tripod.errors import MissingExtraError
-from tripod.seeing.page import label, num_tokens
+from tripod.seeing.page import label, usage_of
 from tripod.seeing.trace_file import plain
 from tripod.trace import Span
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _OPERATIONS = {"model": "chat", "generate": "chat", "tool": "execute_tool", "agent": "invoke_agent", "retrieve": "retrieval"}
 _NAMES = {"tool": "gen_ai.tool.name", "agent": "gen_ai.agent.name"}
+_USAGE = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens", "cached_tokens": "cache_read.input_tokens"}
+_REQUEST = {"stop": "stop_sequences"} | {
+    name: name for name in ("temperature", "top_p", "top_k", "max_tokens", "seed", "presence_penalty", "frequency_penalty")
+}
 
 
 def send(span: Span) -> None:
@@ -39,8 +43,11 @@ def conventional(span: Span) -> dict[str, Any]:
         found["gen_ai.operation.name"] = _OPERATIONS[span.name]
     if span.name in _NAMES and "name" in attributes:
         found[_NAMES[span.name]] = attributes.pop("name")
-    if (tokens := num_tokens(span)) is not None:
-        found["gen_ai.usage.input_tokens"], found["gen_ai.usage.output_tokens"] = tokens
+    if (usage := usage_of(attributes)) is not None:
+        found |= {f"gen_ai.usage.{told}": usage[name] for name, told in _USAGE.items() if name in usage}
+    if isinstance(sampling := attributes.get("sampling"), dict):
+        given = {told: sampling.get(name) for name, told in _REQUEST.items()}
+        found |= {f"gen_ai.request.{told}": value for told, value in given.items() if value not in (None, [])}
     reply = attributes.get("reply") if isinstance(attributes.get("reply"), dict) else attributes
     if reply.get("model"):
         found["gen_ai.response.model"] = str(reply["model"])

@@ -55,10 +55,15 @@ def with_depth(span: Span, depth: int = 0) -> Iterator[tuple[Span, int]]:
 
 def num_tokens(span: Span) -> tuple[int, int] | None:
     """Tokens of prompt and completion that a span says it used."""
-    attributes: Any = plain(span.attributes)
+    usage = usage_of(plain(span.attributes))
+    return (int(usage["prompt_tokens"]), int(usage["completion_tokens"])) if usage is not None else None
+
+
+def usage_of(attributes: Any) -> dict[str, Any] | None:
+    """What a span says it used, of its attributes as JSON knows them."""
     reply = attributes.get("reply")
     usage = attributes.get("usage") or (reply.get("usage") if isinstance(reply, dict) else None)
-    return (int(usage["prompt_tokens"]), int(usage["completion_tokens"])) if isinstance(usage, dict) and "prompt_tokens" in usage else None
+    return usage if isinstance(usage, dict) and "prompt_tokens" in usage else None
 
 
 def seconds(duration_s: float) -> str:

@@ -17,7 +17,7 @@ def write_trace(path: Path, spans: Iterable[Span]) -> None:
     """Write spans, all or none. What JSON does not know is written as text."""
     with atomic_file(path) as stream:
         for span in spans:
-            stream.write((json.dumps(_span(span), ensure_ascii=False) + "\n").encode())
+            stream.write((json.dumps(_span(span), ensure_ascii=False) + "\n").encode(errors="surrogatepass"))
 
 
 def read_trace(path: Path) -> tuple[Span, ...]:
@@ -27,7 +27,7 @@ def read_trace(path: Path) -> tuple[Span, ...]:
         ConfigError: there is no such file, or it holds something else.
     """
     try:
-        return tuple(_read(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+        return tuple(_read(json.loads(line)) for line in path.read_bytes().splitlines())  # as bytes: in a text, U+2028 ends a line too
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -19,7 +19,7 @@ from tripod.errors import ConfigError, RequestError
 from tripod.messages import Usage as UsageValue
 from tripod.sampling import SamplingParams
 from tripod.serving.answers import Body, respond
-from tripod.serving.asking import choices_for, num_characters
+from tripod.serving.asking import conversation, num_characters
 from tripod.serving.blocks import Block, Blocks, Change
 from tripod.serving.bodies import read_body
 from tripod.serving.errors import anthropic_error
@@ -31,12 +31,7 @@ from tripod.trace import Delta, Event, Finished
 
 async def messages(request: Request) -> Response:
     """Answers a conversation."""
-    visit = Visit.of(request)
-    body = await read_body(request, MessagesBody, visit.served.config)
-    source = visit.served.source_for(body.model)
-    choices = await choices_for(
-        visit, body, source, body.to_prompt(), body.to_sampling(), is_single=body.is_single, grammar_field="output_config"
-    )
+    body, source, choices = await conversation(request, MessagesBody)
     prompt = choices[0].prompt
     writer = MessageWriter(model=source.name, num_prompt_tokens=len(prompt) if isinstance(prompt, tuple) else 0)
     return await respond(request, source, choices, writer, num_choices=1, stream=bool(body.stream))

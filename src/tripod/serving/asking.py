@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import TypeVar
+
+from starlette.requests import Request
 
 from tripod.chat.asked import ask_engine
+from tripod.chat.wire.anthropic import MessagesBody
+from tripod.chat.wire.openai import ChatBody
+from tripod.chat.wire.responses import ResponseBody
 from tripod.chat.wire.structured import in_field
 from tripod.errors import ConfigError, RequestError
 from tripod.prompts import Prompt
 from tripod.sampling import SamplingParams
 from tripod.serving.apps import App
+from tripod.serving.bodies import read_body
 from tripod.serving.generation import Choice, Source, choices_of
 from tripod.serving.served import Asker, admit, check_grammar, timed
 from tripod.serving.visit import Visit
+
+Conversation = TypeVar("Conversation", ChatBody, ResponseBody, MessagesBody)
+
+
+async def conversation(request: Request, kind: type[Conversation]) -> tuple[Conversation, Source, list[Choice]]:
+    """The checked body, who answers it, and what is to be answered; errors as for `read_body`, `source_for` and `choices_for`."""
+    visit = Visit.of(request)
+    body = await read_body(request, kind, visit.served.config)
+    source = visit.served.source_for(body.model)
+    asked = body.to_prompt(), body.to_sampling()
+    choices = await choices_for(visit, body, source, *asked, is_single=body.is_single, grammar_field=body.grammar_field)
+    return body, source, choices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

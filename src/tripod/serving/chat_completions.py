@@ -26,28 +26,14 @@ from tripod.chat.wire.openai_replies import Usage as UsageBody
 from tripod.chat.wire.sse import DONE, ChunkTemplate, frame
 from tripod.messages import Message, Usage
 from tripod.serving.answers import Body, respond
-from tripod.serving.asking import choices_for
-from tripod.serving.bodies import read_body
+from tripod.serving.asking import conversation
 from tripod.serving.generation import Choice
-from tripod.serving.visit import Visit
 from tripod.trace import Delta, Event, Finished, ToolCallDelta, folded
 
 
 async def chat_completions(request: Request) -> Response:
     """Answers a conversation, `n` times."""
-    visit = Visit.of(request)
-    served = visit.served
-    body = await read_body(request, ChatBody, served.config)
-    source = served.source_for(body.model)
-    choices = await choices_for(
-        visit,
-        body,
-        source,
-        body.to_prompt(),
-        body.to_sampling(),
-        is_single=body.parallel_tool_calls is False,
-        grammar_field=body.grammar_field,
-    )
+    body, source, choices = await conversation(request, ChatBody)
     writer = ChatWriter(
         model=source.name,
         choices=[_Written() for _ in choices],

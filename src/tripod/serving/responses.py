@@ -16,28 +16,15 @@ from tripod.chat.wire.responses import OutputItem, OutputText, ResponseBody, Res
 from tripod.chat.wire.sse import named_frame
 from tripod.messages import Usage as UsageValue
 from tripod.serving.answers import Body, respond
-from tripod.serving.asking import choices_for
+from tripod.serving.asking import conversation
 from tripod.serving.blocks import Block, Blocks, Change
-from tripod.serving.bodies import read_body
 from tripod.serving.generation import Choice
-from tripod.serving.visit import Visit
 from tripod.trace import Delta, Event, Finished
 
 
 async def responses(request: Request) -> Response:
     """Answers a conversation."""
-    visit = Visit.of(request)
-    body = await read_body(request, ResponseBody, visit.served.config)
-    source = visit.served.source_for(body.model)
-    choices = await choices_for(
-        visit,
-        body,
-        source,
-        body.to_prompt(),
-        body.to_sampling(),
-        is_single=body.parallel_tool_calls is False,
-        grammar_field="text",
-    )
+    body, source, choices = await conversation(request, ResponseBody)
     writer = ResponseWriter(body=body, model=source.name)
     return await respond(request, source, choices, writer, num_choices=1, stream=bool(body.stream))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Tag
 
@@ -185,6 +185,7 @@ class MessagesBody(CountBody, OneAnswer):
     mcp_servers: Unsupported = None
     context_management: Unsupported = None
     output_config: OutputConfig | None = None
+    grammar_field: ClassVar[str] = "output_config"  # says what the text must be
 
     @property
     def user(self) -> str | None:

@@ -298,6 +298,11 @@ class ChatBody(_Generation):
     web_search_options: Unsupported = None
     moderation: Unsupported = None
 
+    @property
+    def is_single(self) -> bool:
+        """At most one call."""
+        return self.parallel_tool_calls is False
+
     def to_sampling(self) -> SamplingParams:
         """The checked values.
 

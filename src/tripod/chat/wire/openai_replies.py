@@ -130,8 +130,10 @@ class ReplyMessage(_Reply):
 
     def to_delta(self, logprobs: tuple[TokenLogprob, ...]) -> Delta:
         pieces = tuple(
-            ToolCallDelta(index=c.index or 0, id=c.id or "", name=c.function.name or "", arguments=c.function.arguments or "")
-            for c in self.tool_calls or ()
+            ToolCallDelta(
+                index=place if c.index is None else c.index, id=c.id or "", name=c.function.name or "", arguments=c.function.arguments or ""
+            )
+            for place, c in enumerate(self.tool_calls or ())  # some servers send whole calls, and no index
         )
         return Delta(text=self._text, reasoning=self._reasoning, tool_calls=pieces, logprobs=logprobs)
 

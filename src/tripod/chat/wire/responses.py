@@ -5,7 +5,7 @@ Source: the OpenAI API reference (responses). A field that we do not honour is r
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Tag
 
@@ -150,6 +150,12 @@ class ResponseBody(OneAnswer):
     max_tool_calls: Unsupported = None
     top_logprobs: Unsupported = None
     context_management: Unsupported = None
+    grammar_field: ClassVar[str] = "text"  # says what the text must be
+
+    @property
+    def is_single(self) -> bool:
+        """At most one call."""
+        return self.parallel_tool_calls is False
 
     @property
     def chosen_tool(self) -> str:

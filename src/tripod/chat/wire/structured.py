@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
 
 from tripod.errors import RequestError
 from tripod.sampling import Grammar
@@ -15,13 +14,6 @@ _FIELDS = ("response_format", "structured_outputs", "guided_json", "guided_regex
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def _schema(value: object) -> object:
-    """An object or, as vLLM takes it, its text."""
-    if isinstance(value, dict | str | bool):
-        return value
-    raise PydanticCustomError("shape", "must be a JSON schema: an object, or its text")
 
 
 class JsonSchemaFormat(_Strict):
