@@ -345,7 +345,7 @@ class Worker {
             for (int r = begin; r < begin + together; ++r) {
                 const int64_t row = unit.span.begin + (mine.begin + r) / group_;
                 const int head = unit.head * group_ + static_cast<int>((mine.begin + r) % group_);
-                pack_head(packed, call_.query, row, head, kv_.head_size, padded_, kv_.is_bf16);
+                pack_head(packed, call_.query, call_.query_rows ? call_.query_rows[row] : row, head, kv_.head_size, padded_, kv_.is_bf16);
                 Word* const to = tile.query + int64_t{begin} * words_ + r - begin;
                 for (int step = 0; step < words_; ++step) to[step * together] = packed[step];
                 tile.position[r] = call_.positions[row];
