@@ -3,7 +3,9 @@
 // Nothing is packed, so that weights may change with every step; no matrix without rows is read or written. A product of few rows waits for
 // its matrix, which is therefore read once and straight ahead, whatever is computed with it.
 #include <algorithm>
+#include <type_traits>
 
+#include "epilogue.hpp"
 #include "pool.hpp"
 #include "simd.hpp"
 
@@ -11,8 +13,8 @@ namespace tripod {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kTileOutputs = 4, kTileRows = 6;         // accumulators of a tile fill the registers
-constexpr int kTogether = 8, kTogetherVectors = 2;     // of a matrix that passes by: rows, and vectors of them
+constexpr int kTileOutputs = 4, kTileRows = 6;      // accumulators of a tile fill the registers
+constexpr int kTogether = 8, kTogetherVectors = 2;  // of a matrix that passes by: rows, and vectors of them
 #elif defined(__AVX2__)
 constexpr int kTileOutputs = 2, kTileRows = 2;
 constexpr int kTogether = 4, kTogetherVectors = 1;
@@ -20,9 +22,8 @@ constexpr int kTogether = 4, kTogetherVectors = 1;
 constexpr int kTileOutputs = 2, kTileRows = 1;
 constexpr int kTogether = 2, kTogetherVectors = 1;
 #endif
-constexpr int64_t kBlock = 256;          // floats of a row, or 16 rows: a thread's smallest share of a matrix
-constexpr int64_t kBlockOutputs = 16;
-constexpr int64_t kRowsOfWaiting = 8;    // a product of few rows waits for its matrix as long as one of so many computes
+constexpr int64_t kBlockOutputs = 16, kBlockInputs = 256;  // of a matrix: a thread's smallest share
+constexpr int64_t kRowsOfWaiting = 8;                      // a product of few rows waits for its matrix as long as one of so many computes
 
 // Filled by Python (grouped_linear.py), field by field in this order: keep the two alike.
 struct Groups {
@@ -56,15 +57,23 @@ template <class Body> void for_groups(const Groups& groups, int64_t units, Body&
     });
 }
 
-TRIPOD_INLINE F16 load_some(const float* from, int64_t count) {
-    float lanes[kLanes] = {};
-    std::memcpy(lanes, from, count * sizeof(float));
-    return load(lanes);
+template <int kCount> using Count = std::integral_constant<int, kCount>;
+
+// From begin to end, so many at a time, then one by one: body(first, how many).
+template <int kMany, class Body> TRIPOD_INLINE void in_pieces(int64_t begin, int64_t end, Body&& body) {
+    for (; begin + kMany <= end; begin += kMany) body(begin, Count<kMany>{});
+    for (; begin < end; ++begin) body(begin, Count<1>{});
 }
-TRIPOD_INLINE void store_some(float* to, F16 x, int64_t count) {
-    float lanes[kLanes];
-    store(lanes, x);
-    std::memcpy(to, lanes, count * sizeof(float));
+
+// A row from begin to end, so many vectors at a time, then one by one, then what is left: step(at, how many, read, write).
+template <int kMany, class Step> TRIPOD_INLINE void along(int64_t begin, int64_t end, Step&& step) {
+    const auto read = [](const float* from) { return load(from); };
+    const auto write = [](float* to, F16 x) { store(to, x); };
+    for (; begin + kMany * kLanes <= end; begin += kMany * kLanes) step(begin, Count<kMany>{}, read, write);
+    for (; begin + kLanes <= end; begin += kLanes) step(begin, Count<1>{}, read, write);
+    if (const int64_t left = end - begin; left > 0)
+        step(begin, Count<1>{}, [=](const float* from) { return load_row(Type::kF32, from, 0, left); },
+             [=](float* to, F16 x) { store_row(Type::kF32, to, 0, left, x); });
 }
 
 TRIPOD_INLINE void store_sums(float* to, const F16* x, int count) {
@@ -85,21 +94,17 @@ TRIPOD_INLINE void store_sums(float* to, const F16* x, int count) {
 template <int kRows, int kOutputs>
 void dots(const float* x, const float* w, int64_t size, float* y, int64_t y_stride, const float* ahead, int lines) {
     F16 sums[kRows][kOutputs];
-    TRIPOD_UNROLL for (int row = 0; row < kRows; ++row) TRIPOD_UNROLL for (int output = 0; output < kOutputs; ++output) sums[row][output] = zeros();
-    const auto step = [&](int64_t at, auto&& read) __attribute__((always_inline)) {
+    TRIPOD_UNROLL for (int row = 0; row < kRows; ++row)
+        TRIPOD_UNROLL for (int output = 0; output < kOutputs; ++output) sums[row][output] = zeros();
+    along<1>(0, size, [&](int64_t at, auto, auto&& read, auto&&) __attribute__((always_inline)) {
+        for (int line = 0; line < lines; ++line, ahead += kLanes) __builtin_prefetch(ahead);
         F16 weights[kOutputs];
         TRIPOD_UNROLL for (int output = 0; output < kOutputs; ++output) weights[output] = read(w + output * size + at);
         TRIPOD_UNROLL for (int row = 0; row < kRows; ++row) {
             const F16 own = read(x + row * size + at);
             TRIPOD_UNROLL for (int output = 0; output < kOutputs; ++output) sums[row][output] = fma(own, weights[output], sums[row][output]);
         }
-    };
-    int64_t at = 0;
-    for (; at + kLanes <= size; at += kLanes) {
-        for (int line = 0; line < lines; ++line, ahead += kLanes) __builtin_prefetch(ahead);
-        step(at, [](const float* from) { return load(from); });
-    }
-    if (at < size) step(at, [&](const float* from) { return load_some(from, size - at); });
+    });
     TRIPOD_UNROLL for (int row = 0; row < kRows; ++row) store_sums(y + row * y_stride, sums[row], kOutputs);
 }
 
@@ -127,88 +132,70 @@ using namespace tripod;
 // y [rows, outputs] = x [rows, inputs] times the transpose of each row's matrix.
 TRIPOD_API void tripod_grouped_linear(const Groups* groups, const float* x, const float* weights, float* y) {
     const int64_t num_outputs = groups->num_outputs, size = groups->num_inputs;
-    for_groups(*groups, (num_outputs + kBlockOutputs - 1) / kBlockOutputs, [&](const Group& group) {
-        const int64_t end = std::min(num_outputs, group.units.end * kBlockOutputs), tiles = (group.rows + kTileRows - 1) / kTileRows;
-        const int64_t sharers = std::min<int64_t>(tiles, kTileOutputs);  // tiles that fetch the next weights together
-        int64_t output = group.units.begin * kBlockOutputs;
-        const float* w = weights + (group.expert * num_outputs + output) * size;
-        const auto all_rows = [&](auto outputs) {
-            constexpr int kCount = decltype(outputs)::value;
+    for_groups(*groups, ceil_div(num_outputs, kBlockOutputs), [&](const Group& group) {
+        const int64_t tiles = ceil_div(group.rows, kTileRows);
+        const int64_t sharers = std::min<int64_t>(tiles, kTileOutputs);  // that fetch what comes next
+        const int64_t end = std::min(num_outputs, group.units.end * kBlockOutputs);
+        in_pieces<kTileOutputs>(group.units.begin * kBlockOutputs, end, [&](int64_t output, auto count) {
+            constexpr int kCount = decltype(count)::value;
+            const float* const w = weights + (group.expert * num_outputs + output) * size;
             for (int64_t index = 0; index < tiles; ++index) {
                 const Range own = share(group.rows, static_cast<int>(index), static_cast<int>(tiles));
                 const int64_t first = group.first_row + own.begin;
-                const float* const ahead = w + (kCount + kCount * index / sharers) * size;
-                dots<kCount>(own.end - own.begin, x + first * size, w, size, y + first * num_outputs + output, num_outputs, ahead,
-                             index < sharers ? static_cast<int>((kCount + sharers - 1) / sharers) : 0);
+                dots<kCount>(own.end - own.begin, x + first * size, w, size, y + first * num_outputs + output, num_outputs,
+                                  w + (kCount + kCount * index / sharers) * size,
+                                  index < sharers ? static_cast<int>(ceil_div(kCount, sharers)) : 0);
             }
-            output += kCount;
-            w += kCount * size;
-        };
-        while (output + kTileOutputs <= end) all_rows(std::integral_constant<int, kTileOutputs>{});
-        while (output < end) all_rows(std::integral_constant<int, 1>{});
+        });
     });
 }
 
-// of_x [rows, inputs] = of_y [rows, outputs] times each row's matrix: the rows of a matrix are added up where they pass.
+// of_x [rows, inputs] = of_y [rows, outputs] times each row's matrix, whose rows are added up as they pass by.
 TRIPOD_API void tripod_grouped_linear_of_x(const Groups* groups, const float* of_y, const float* weights, float* of_x) {
     const int64_t num_outputs = groups->num_outputs, size = groups->num_inputs;
-    for_groups(*groups, (size + kBlock - 1) / kBlock, [&](const Group& group) {
-        const int64_t begin = group.units.begin * kBlock, end = std::min(size, group.units.end * kBlock);
-        for (int64_t row = group.first_row; row < group.first_row + group.rows; ++row) std::fill(of_x + row * size + begin, of_x + row * size + end, 0.0f);
-        const auto some = [&](int64_t output, auto together) {
-            constexpr int kCount = decltype(together)::value;
+    for_groups(*groups, ceil_div(size, kBlockInputs), [&](const Group& group) {
+        const int64_t begin = group.units.begin * kBlockInputs, end = std::min(size, group.units.end * kBlockInputs);
+        const int64_t last_row = group.first_row + group.rows;
+        for (int64_t row = group.first_row; row < last_row; ++row) std::fill(of_x + row * size + begin, of_x + row * size + end, 0.0f);
+        in_pieces<kTogether>(0, num_outputs, [&](int64_t output, auto count) {
+            constexpr int kCount = decltype(count)::value;
             const float* const w = weights + (group.expert * num_outputs + output) * size;
-            const auto step = [&](int64_t at, auto vectors, auto&& read, auto&& write) __attribute__((always_inline)) {
-                constexpr int kWidth = decltype(vectors)::value;
+            along<kTogetherVectors>(begin, end, [&](int64_t at, auto width, auto&& read, auto&& write) __attribute__((always_inline)) {
+                constexpr int kWidth = decltype(width)::value;
                 F16 passing[kCount][kWidth];
-                TRIPOD_UNROLL for (int i = 0; i < kCount; ++i)
-                    TRIPOD_UNROLL for (int v = 0; v < kWidth; ++v) {
-                        passing[i][v] = read(w + i * size + at + v * kLanes);
-                        __builtin_prefetch(w + (kCount + i) * size + at + v * kLanes);
-                    }
-                for (int64_t row = group.first_row; row < group.first_row + group.rows; ++row) {
+                TRIPOD_UNROLL for (int i = 0; i < kCount; ++i) TRIPOD_UNROLL for (int v = 0; v < kWidth; ++v) {
+                    passing[i][v] = read(w + i * size + at + v * kLanes);
+                    __builtin_prefetch(w + (kCount + i) * size + at + v * kLanes);
+                }
+                for (int64_t row = group.first_row; row < last_row; ++row) {
                     float* const to = of_x + row * size + at;
-                    const float* const factors = of_y + row * num_outputs + output;
                     F16 total[kWidth];
                     TRIPOD_UNROLL for (int v = 0; v < kWidth; ++v) total[v] = read(to + v * kLanes);
                     TRIPOD_UNROLL for (int i = 0; i < kCount; ++i) {
-                        const F16 factor = splat(factors[i]);
+                        const F16 factor = splat(of_y[row * num_outputs + output + i]);
                         TRIPOD_UNROLL for (int v = 0; v < kWidth; ++v) total[v] = fma(factor, passing[i][v], total[v]);
                     }
                     TRIPOD_UNROLL for (int v = 0; v < kWidth; ++v) write(to + v * kLanes, total[v]);
                 }
-            };
-            const auto read = [](const float* from) { return load(from); };
-            const auto write = [](float* where, F16 value) { store(where, value); };
-            int64_t at = begin;
-            for (; at + kTogetherVectors * kLanes <= end; at += kTogetherVectors * kLanes)
-                step(at, std::integral_constant<int, kTogetherVectors>{}, read, write);
-            for (; at + kLanes <= end; at += kLanes) step(at, std::integral_constant<int, 1>{}, read, write);
-            if (at < end)
-                step(at, std::integral_constant<int, 1>{}, [&](const float* from) { return load_some(from, end - at); },
-                     [&](float* where, F16 value) { store_some(where, value, end - at); });
-        };
-        int64_t output = 0;
-        for (; output + kTogether <= num_outputs; output += kTogether) some(output, std::integral_constant<int, kTogether>{});
-        for (; output < num_outputs; ++output) some(output, std::integral_constant<int, 1>{});
+            });
+        });
     });
 }
 
-// of_weights [experts, outputs, inputs] of the experts that have rows: the sum over them of of_y times x, added to what is there, or in its place.
+// of_weights [experts, outputs, inputs], of experts that have rows: their sum of of_y times x, added to what is there or in its place.
 TRIPOD_API void tripod_grouped_linear_of_weights(const Groups* groups, const float* of_y, const float* x, float* of_weights, int32_t adds) {
-    constexpr int kVectors = 4;
     const int64_t num_outputs = groups->num_outputs, size = groups->num_inputs;
-    for_groups(*groups, (num_outputs + kBlockOutputs - 1) / kBlockOutputs, [&](const Group& group) {
-        const int64_t end = std::min(num_outputs, group.units.end * kBlockOutputs);
-        const auto some = [&](int64_t output, auto together) {
-            constexpr int kCount = decltype(together)::value;
+    for_groups(*groups, ceil_div(num_outputs, kBlockOutputs), [&](const Group& group) {
+        const int64_t last_row = group.first_row + group.rows, end = std::min(num_outputs, group.units.end * kBlockOutputs);
+        in_pieces<kTileOutputs>(group.units.begin * kBlockOutputs, end, [&](int64_t output, auto count) {
+            constexpr int kCount = decltype(count)::value;
             float* const to = of_weights + (group.expert * num_outputs + output) * size;
-            const auto step = [&](int64_t at, auto vectors, auto&& read, auto&& write) __attribute__((always_inline)) {
-                constexpr int kWidth = decltype(vectors)::value;
+            along<4>(0, size, [&](int64_t at, auto width, auto&& read, auto&& write) __attribute__((always_inline)) {
+                constexpr int kWidth = decltype(width)::value;
                 F16 sums[kCount][kWidth];
-                TRIPOD_UNROLL for (int i = 0; i < kCount; ++i)
-                    TRIPOD_UNROLL for (int v = 0; v < kWidth; ++v) sums[i][v] = adds ? read(to + i * size + at + v * kLanes) : zeros();
-                for (int64_t row = group.first_row; row < group.first_row + group.rows; ++row) {
+                TRIPOD_UNROLL for (int i = 0; i < kCount; ++i) TRIPOD_UNROLL for (int v = 0; v < kWidth; ++v)
+                    sums[i][v] = adds ? read(to + i * size + at + v * kLanes) : zeros();
+                for (int64_t row = group.first_row; row < last_row; ++row) {
                     F16 own[kWidth];
                     TRIPOD_UNROLL for (int v = 0; v < kWidth; ++v) own[v] = read(x + row * size + at + v * kLanes);
                     TRIPOD_UNROLL for (int i = 0; i < kCount; ++i) {
@@ -216,20 +203,9 @@ TRIPOD_API void tripod_grouped_linear_of_weights(const Groups* groups, const flo
                         TRIPOD_UNROLL for (int v = 0; v < kWidth; ++v) sums[i][v] = fma(factor, own[v], sums[i][v]);
                     }
                 }
-                TRIPOD_UNROLL for (int i = 0; i < kCount; ++i)
-                    TRIPOD_UNROLL for (int v = 0; v < kWidth; ++v) write(to + i * size + at + v * kLanes, sums[i][v]);
-            };
-            const auto read = [](const float* from) { return load(from); };
-            const auto write = [](float* where, F16 value) { store(where, value); };
-            int64_t at = 0;
-            for (; at + kVectors * kLanes <= size; at += kVectors * kLanes) step(at, std::integral_constant<int, kVectors>{}, read, write);
-            for (; at + kLanes <= size; at += kLanes) step(at, std::integral_constant<int, 1>{}, read, write);
-            if (at < size)
-                step(at, std::integral_constant<int, 1>{}, [&](const float* from) { return load_some(from, size - at); },
-                     [&](float* where, F16 value) { store_some(where, value, size - at); });
-        };
-        int64_t output = group.units.begin * kBlockOutputs;
-        for (; output + kTileOutputs <= end; output += kTileOutputs) some(output, std::integral_constant<int, kTileOutputs>{});
-        for (; output < end; ++output) some(output, std::integral_constant<int, 1>{});
+                TRIPOD_UNROLL for (int i = 0; i < kCount; ++i) TRIPOD_UNROLL for (int v = 0; v < kWidth; ++v)
+                    write(to + i * size + at + v * kLanes, sums[i][v]);
+            });
+        });
     });
 }
