@@ -142,9 +142,15 @@ class _Watched:
         self.rows = torch.empty(0)
         self.given: list[Tensor] = []
 
-    def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend, rows: Sequence[int] | None = None) -> Tensor:
+        """All rows, to be judged, and then those that were asked for, which must have the same bits."""
         self.rows, self.given = self._inner.hidden(token_ids, positions, attend), []
-        return self.rows
+        if rows is None:
+            return self.rows
+        kept: Tensor = self._inner.hidden(token_ids, positions, attend, rows)
+        if not torch.equal(kept, self.rows[rows]):
+            raise AssertionError(f"rows {rows} alone differ from what they are among all")
+        return kept
 
     def logits(self, hidden: Tensor) -> Tensor:
         self.given.append(self._inner.logits(hidden))

@@ -60,6 +60,19 @@ def test_a_flood_leaves_its_share_of_the_queue_to_others_and_gets_all_of_it_alon
     queue.admit("third", 1, 0, 0.0)  # and there is room for whoever else comes
 
 
+def test_an_equal_part_of_the_queue_is_a_tenant_s_own_however_little_is_free() -> None:
+    queue = admission(max_running=1, max_waiting_requests=29, tenant_share=0.5)
+    queue.admit("other", 1, 0, 0.0)
+    for _ in range(15):  # half of 30; 0.5 * (30 - 15) would have stopped at ten
+        queue.admit("flood", 1, 0, 0.0)
+    with pytest.raises(OverloadedError, match="its share of a queue that others need too"):
+        queue.admit("flood", 1, 0, 0.0)
+    for _ in range(14):  # its own 15, though the free places come down to one
+        queue.admit("other", 1, 0, 0.0)
+    with pytest.raises(OverloadedError, match="30 requests are waiting"):
+        queue.admit("other", 1, 0, 0.0)
+
+
 def test_a_tenant_that_has_gone_needs_no_share_any_more() -> None:
     queue = admission(max_running=1, max_waiting_requests=2)
     queue.release(queue.admit("gone", 1, 0, 0.0), 0.0)

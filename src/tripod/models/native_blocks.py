@@ -10,6 +10,7 @@ the kernels' own pool, and some nine calls with the same bits where they do not.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -138,15 +139,17 @@ class NativeModel(PackedModel):
         layers = [layer for layer in fused if layer is not None]
         self._layers = layers if len(layers) == len(fused) else None
 
-    def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend, rows: Sequence[int] | None = None) -> Tensor:
+        """As `LanguageModel.hidden`, of the given rows alone (ascending; None: all); the last layer does not compute the others."""
         if self._layers is None or not isinstance(attend, PoolAttention):
-            return super().hidden(token_ids, positions, attend)
+            hidden = super().hidden(token_ids, positions, attend)
+            return hidden if rows is None else hidden[rows]
         x = self._embedding(token_ids)  # [N, D], float32, changed in place from here on
         cos, sin = self._rope(positions)
-        step = StepRows(cos, sin, attend.slots, attend.requests, attend.positions, attend.block_tables, attend.pool)
+        step = StepRows(cos, sin, attend.slots, attend.requests, attend.positions, attend.block_tables, attend.pool, kept=rows)
         for index, layer in enumerate(self._layers):
-            layer(x, attend.pool, index, step)
-        return self._norm.forward(x)
+            layer(x, attend.pool, index, step, is_last=index == len(self._layers) - 1)
+        return self._norm.forward(x[: step.num_kept])
 
     def greedy(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """The most likely token of each row and its logit, [R] each: bit for bit those of `logits`, which are never written to memory."""

@@ -114,9 +114,9 @@ class AttentionThen:
     attention: FusedLayer
     rest: Callable[[Tensor], None]  # changes the stream in place
 
-    def __call__(self, x: Tensor, pool: KVPool, index: int, step: StepRows) -> None:
-        self.attention(x, pool, index, step)
-        self.rest(x)
+    def __call__(self, x: Tensor, pool: KVPool, index: int, step: StepRows, *, is_last: bool = False) -> None:
+        self.attention(x, pool, index, step, is_last=is_last)
+        self.rest(x[: step.num_kept] if is_last else x)
 
 
 class NativeSparseBlock(nn.Module):

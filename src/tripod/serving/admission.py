@@ -36,9 +36,9 @@ class Admission:
     """The ledger of what was let in and has not ended.
 
     The queue has `max_waiting_requests` places, and as many more as the engine has free places to run. While several
-    tenants are present, each may hold at most `tenant_share` times the places that are free (dynamic thresholds,
-    Choudhury & Hahne 1998): whoever floods the queue leaves 1 / (1 + tenant_share) of it to the others, without anybody
-    having been given a quota.
+    tenants are present, each may hold an equal part of it, and beyond that at most `tenant_share` times the places that
+    are free (dynamic thresholds, Choudhury & Hahne 1998): whoever floods the queue leaves 1 / (1 + tenant_share) of it
+    to the others, and none of them is refused for a burst that its own part could hold.
     """
 
     max_running: int  # requests that the engine runs at once
@@ -90,7 +90,7 @@ class Admission:
         if self.max_tenant_requests is not None and mine.num_waiting + mine.num_started + num_requests > self.max_tenant_requests:
             raise self._overloaded(f"this tenant has {mine.num_waiting + mine.num_started} requests of {self.max_tenant_requests}", now)
         if mine.num_waiting and len(self._tenants) > 1:
-            threshold = self.tenant_share * (self.num_places - self.num_waiting)
+            threshold = max(self.num_places / len(self._tenants), self.tenant_share * (self.num_places - self.num_waiting))
             if mine.num_waiting + num_requests > threshold:
                 raise self._overloaded(
                     f"this tenant has {mine.num_waiting} requests waiting, its share of a queue that others need too", now

@@ -15,7 +15,7 @@ class ServerConfig:
     max_body_bytes: int = 32 * 2**20  # a larger request is refused without being read
     max_waiting_requests: int = 512  # admitted, and without a first token while the engine has no place for them
     max_waiting_tokens: int = 2_000_000  # of their prompts, estimated before they are tokenized
-    tenant_share: float = 1.0  # of the free places in the queue, what one tenant may hold while there are others; see Admission
+    tenant_share: float = 0.5  # of the free places in the queue, what a tenant may hold beyond its equal part; see Admission
     max_tenant_requests: int | None = None  # of one tenant, waiting and running together
     read_timeout_s: float = 30.0  # a request must have been sent whole in this time
     send_timeout_s: float = 60.0  # a client that takes nothing for so long is given up

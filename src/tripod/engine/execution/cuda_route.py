@@ -14,6 +14,7 @@ from torch import Tensor
 from tripod.engine.execution.kv_cache import KVCache, KVCacheSpec
 from tripod.engine.execution.paged_attention import TorchKVCache
 from tripod.engine.execution.ragged_batch import RaggedBatch, Span
+from tripod.engine.execution.route import torch_hidden
 from tripod.engine.execution.sampler import torch_argmax, torch_greedy
 from tripod.models.cuda_blocks import pack_cuda, why_not
 from tripod.models.gpt_neox import GPTNeoX
@@ -52,6 +53,9 @@ class CudaRoute:
 
     def start_thread(self) -> None:
         torch.cuda.set_device(self._device)
+
+    def hidden(self, model: LanguageModel, batch: RaggedBatch, attend: Attend, rows: Sequence[int] | None) -> Tensor:
+        return torch_hidden(model, batch, attend, rows)
 
     def argmax(self, logits: Tensor) -> Tensor:
         return torch_argmax(logits)

@@ -17,6 +17,7 @@ from tripod.models.expert_cache import ExpertCache
 from tripod.models.language_model import LanguageModel
 from tripod.models.native_blocks import NativeModel, pack_native
 from tripod.models.pack import PackedModel
+from tripod.ops.attention import Attend
 from tripod.ops.kernels.cpu import library, threads
 from tripod.ops.kernels.cpu.paged_attention import KVPool, why_no_pool
 from tripod.ops.kernels.cpu.pool_attention import PoolAttention
@@ -59,6 +60,9 @@ class NativeRoute:
         torch.get_num_threads()  # the first look of a thread sets its number; only then does another one stay
         torch.set_num_threads(1)
         threads.set_num_threads(self._num_threads)
+
+    def hidden(self, model: LanguageModel, batch: RaggedBatch, attend: Attend, rows: Sequence[int] | None) -> Tensor:
+        return cast(NativeModel, model).hidden(batch.token_ids, batch.positions, attend, rows)
 
     def argmax(self, logits: Tensor) -> Tensor:
         return argmax(logits)

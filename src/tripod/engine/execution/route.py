@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from tripod.engine.execution.fixed_tiles import FixedTiles, RowKVCache
 from tripod.engine.execution.kv_cache import KVCache, KVCacheDtype, KVCacheSpec
 from tripod.engine.execution.paged_attention import TorchKVCache
+from tripod.engine.execution.ragged_batch import RaggedBatch
 from tripod.engine.execution.sampler import torch_argmax, torch_greedy
 from tripod.errors import ConfigError
 from tripod.models.architectures import Decoder
@@ -21,6 +23,7 @@ from tripod.models.expert_cache import ExpertCache
 from tripod.models.language_model import LanguageModel
 from tripod.models.pack import pack
 from tripod.models.sparse_llama import SparseLlama
+from tripod.ops.attention import Attend
 from tripod.ops.linear import WeightFormat
 from tripod.ops.torch_linear import pack_torch_linear
 
@@ -70,6 +73,10 @@ class Route(Protocol):
 
     def start_thread(self) -> None:
         """Called once on the thread that will run the steps."""
+        ...
+
+    def hidden(self, model: LanguageModel, batch: RaggedBatch, attend: Attend, rows: Sequence[int] | None) -> Tensor:
+        """The state after the last norm of some rows of a batch, ascending, or of all: [K, D]. Keys and values of all are written."""
         ...
 
     def argmax(self, logits: Tensor) -> Tensor:
@@ -163,6 +170,12 @@ def mode_of(route: Route) -> str:
     return f"{route.name.partition(' (')[0]}, {route.weight_format}{kv}" + (", batch-invariant" if route.is_batch_invariant else "")
 
 
+def torch_hidden(model: LanguageModel, batch: RaggedBatch, attend: Attend, rows: Sequence[int] | None) -> Tensor:
+    """`Route.hidden` of a model that computes all rows, on any device."""
+    hidden = model.hidden(batch.token_ids, batch.positions, attend)  # [N, D]
+    return hidden if rows is None else hidden[rows]
+
+
 class TorchRoute:
     """Torch's own operations; linear layers prepacked for oneDNN where a format is asked for."""
 
@@ -191,6 +204,9 @@ class TorchRoute:
 
     def start_thread(self) -> None:
         pass
+
+    def hidden(self, model: LanguageModel, batch: RaggedBatch, attend: Attend, rows: Sequence[int] | None) -> Tensor:
+        return torch_hidden(model, batch, attend, rows)
 
     def argmax(self, logits: Tensor) -> Tensor:
         return torch_argmax(logits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TypeAlias
 
 import torch
@@ -116,11 +117,13 @@ class Runner:
         attend = self._kv_cache.attend(batch)
         masks = self._masks.begin([request for request, num_tokens in schedule.items() if _is_sampled(request, num_tokens)])
         prepared = time.perf_counter()
-        hidden = self._model.hidden(batch.token_ids, batch.positions, attend)  # [N, D]
-        rows = {request: span.rows for request, span in zip(schedule, batch.spans, strict=True)}
+        num_kept = [_num_looked_at(request, num_tokens) for request, num_tokens in schedule.items()]
+        kept = [row for span, num in zip(batch.spans, num_kept, strict=True) for row in range(span.rows.stop - num, span.rows.stop)]
+        hidden = self._route.hidden(self._model, batch, attend, kept if len(kept) < len(batch.token_ids) else None)  # [K, D]
+        rows = {request: slice(stop - num, stop) for request, num, stop in zip(schedule, num_kept, accumulate(num_kept), strict=True)}
         for request, own in rows.items():
-            if request.num_scored_tokens < len(request.prompt_ids):
-                result.prompt_scores[request] = self._score_prompt(request, hidden[own])
+            if _is_scored(request):
+                result.prompt_scores[request] = self._score_prompt(request, request.num_computed_tokens + schedule[request], hidden[own])
         sampled = [request for request, num_tokens in schedule.items() if _is_sampled(request, num_tokens)]
         # Nothing is looked at before all is launched: looking waits for the device, which then waits for us.
         is_sound = None if len(sampled) == len(hidden) else _is_sound(hidden)
@@ -171,9 +174,9 @@ class Runner:
             else:
                 result.token_ids[request] = [token_id]
 
-    def _score_prompt(self, request: Request, hidden: Tensor) -> list[TokenScore]:
-        """Scores of the prompt's tokens that follow the rows of this chunk: [num_tokens, D]."""
-        first = request.num_computed_tokens + 1  # the token that row 0 predicts
+    def _score_prompt(self, request: Request, chunk_end: int, hidden: Tensor) -> list[TokenScore]:
+        """Scores of the prompt's tokens that follow the last rows of the chunk that ends before this token: [num_rows, D]."""
+        first = chunk_end + 1 - len(hidden)  # the token that row 0 predicts
         begin = max(request.num_scored_tokens, first)
         end = min(first + len(hidden), len(request.prompt_ids))
         scores: list[TokenScore] = []
@@ -186,6 +189,16 @@ class Runner:
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks, (source, target) each, before the step that writes to the targets."""
         self._kv_cache.copy_blocks(copies)
+
+
+def _is_scored(request: Request) -> bool:
+    return request.num_scored_tokens < len(request.prompt_ids)
+
+
+def _num_looked_at(request: Request, num_tokens: int) -> int:
+    """Of its last rows: those that predict tokens of the prompt to be scored, and the very last, which shows if what it saw is sound."""
+    num_before = max(0, request.num_scored_tokens - 1 - request.num_computed_tokens)
+    return max(1, num_tokens - num_before) if _is_scored(request) else 1
 
 
 def _is_sound(hidden: Tensor) -> Tensor:

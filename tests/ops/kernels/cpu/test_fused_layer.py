@@ -116,8 +116,8 @@ class Batch:
         x = _random(len(positions), SIZE, seed=5)
         return cls(x, angles.cos(), angles.sin(), slots, requests, positions, tables)
 
-    def step(self, pool: KVPool) -> StepRows:
-        return StepRows(self.cos, self.sin, self.slots, self.requests, self.positions, self.tables, pool)
+    def step(self, pool: KVPool, kept: list[int] | None = None) -> StepRows:
+        return StepRows(self.cos, self.sin, self.slots, self.requests, self.positions, self.tables, pool, kept)
 
     def rows(self, keep: Tensor) -> Batch:
         return Batch(*(part[keep] for part in (self.x, self.cos, self.sin, self.slots, self.requests, self.positions)), self.tables)
@@ -266,6 +266,23 @@ def test_a_row_has_the_same_bits_whatever_else_is_in_the_step(plan: Plan, format
         assert torch.equal(part.x, together[rows])
 
 
+@each_plan
+@each_format
+@pytest.mark.parametrize("kept", [[0, 35, 53], [53], [5, 6, 9, 36]], ids=["ends", "one", "some"])
+def test_a_last_layer_keeps_rows_with_the_bits_that_they_have_among_all(
+    level: str, plan: Plan, format: str, group: int | None, kept: list[int]
+) -> None:
+    batch, layer = Batch.mixed(), plan.fused(format, group)
+    pools = [_pool(plan, _kv_dtype(format)) for _ in range(2)]
+    for num_threads in (1, 3):
+        set_num_threads(num_threads)
+        every, some = batch.x.clone(), batch.x.clone()
+        layer(every, pools[0], 1, batch.step(pools[0]))
+        layer(some, pools[1], 1, batch.step(pools[1], kept), is_last=True)
+        assert torch.equal(some[: len(kept)], every[kept])
+        assert torch.equal(pools[0].blocks, pools[1].blocks)  # keys and values of all rows are written
+
+
 def test_what_does_not_fit_is_refused_before_the_kernel() -> None:
     plan, batch = NEOX, Batch.mixed()
     pool = _pool(plan, torch.float32)
@@ -276,6 +293,9 @@ def test_what_does_not_fit_is_refused_before_the_kernel() -> None:
         layer(batch.x, pool, 2, batch.step(pool))
     with pytest.raises(ConfigError, match=r"row 1 .* needs what is not there"):
         replace(batch, slots=batch.slots.index_fill(0, torch.tensor([1]), 9 * 16)).step(pool)
+    for kept in ([3, 3], [-1, 2], [54]):
+        with pytest.raises(ConfigError, match="ascending order, each at least 0 and below 54"):
+            batch.step(pool, kept)
     with pytest.raises(ConfigError, match=r"row 0 .* needs what is not there"):
         replace(batch, positions=batch.positions.index_fill(0, torch.tensor([0]), 48)).step(pool)
     with pytest.raises(ShapeError, match="down has a weight"):

@@ -378,7 +378,7 @@ class Worker {
         for (int r = 0; r < num_rows; ++r) {
             const int64_t row = unit.span.begin + (mine.begin + r) / group_;
             const int head = unit.head * group_ + static_cast<int>((mine.begin + r) % group_);
-            pack_head(tile.query + int64_t{r} * words_, call_.query, row, head, kv_.head_size, padded_, kv_.is_bf16());
+            pack_head(tile.query + int64_t{r} * words_, call_.query, call_.query_rows ? call_.query_rows[row] : row, head, kv_.head_size, padded_, kv_.is_bf16());
             tile.position[r] = call_.positions[row];
             tile.largest[r] = kNothingSeen;
         }

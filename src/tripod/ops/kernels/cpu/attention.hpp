@@ -7,6 +7,7 @@ namespace tripod {
 
 struct AttentionCall {
     Heads query, out;  // H heads of K numbers a row
+    const int64_t* query_rows;  // [num_rows]: where in `query` each row lies; null: in their order
     int num_heads;     // H, a multiple of kv.num_heads
     int64_t num_rows;
     const int64_t* requests;   // [num_rows]: which row of block_tables

@@ -20,6 +20,9 @@ Once a step, and then layer by layer:
     for index, layer in enumerate(layers):
         layer(x, pool, index, step)                                 # x: [N, D], float32, changed in place
 
+With `StepRows(..., kept=rows)` the last layer, called with `is_last=True`, computes these rows alone once the keys and values of all are
+written: nobody reads what comes out of the others.
+
 The residual stream is float32 in every format. A row's bits do not depend on the other rows of the step. The sequence of the single
 kernels (`linear`, `layer_norm`, `rotate`, `KVPool.write`, `paged_attention`) on float32 rows gives the same bits.
 """
@@ -29,6 +32,7 @@ kernels (`linear`, `layer_norm`, `rotate`, `KVPool.write`, `paged_attention`) on
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,10 +78,11 @@ class _CStep(ctypes.Structure):
         *(("num_rows", _INT64), ("cos", POINTER), ("sin", POINTER), ("half", _INT64)),
         *(("slots", POINTER), ("requests", POINTER), ("positions", POINTER)),
         *(("block_tables", POINTER), ("num_tables", _INT64), ("table_width", _INT64)),
+        *(("num_kept", _INT64), ("kept", POINTER), ("kept_requests", POINTER), ("kept_positions", POINTER)),
     )
 
 
-_layer = KernelFunction("tripod_layer", POINTER, POINTER, _INT64, _INT, POINTER, POINTER)
+_layer = KernelFunction("tripod_layer", POINTER, POINTER, _INT64, _INT, POINTER, _INT, POINTER)
 _first_wrong_row = KernelFunction("tripod_first_wrong_row", POINTER, _INT64, restype=_INT64)
 
 
@@ -103,7 +108,15 @@ class StepRows:
     """What all layers of a step share: where each row's angles, slot and context are. Checked here, once."""
 
     def __init__(
-        self, cos: Tensor, sin: Tensor, slots: Tensor, requests: Tensor, positions: Tensor, block_tables: Tensor, pool: KVPool
+        self,
+        cos: Tensor,
+        sin: Tensor,
+        slots: Tensor,
+        requests: Tensor,
+        positions: Tensor,
+        block_tables: Tensor,
+        pool: KVPool,
+        kept: Sequence[int] | None = None,
     ) -> None:
         """
         Args:
@@ -114,10 +127,12 @@ class StepRows:
             positions: [N], int64: the place of each row's token in its request.
             block_tables: [R, M], int64; what lies beyond the blocks of a request is not read.
             pool: keys and values.
+            kept: the rows, ascending, that a last layer computes; None: all.
 
         Raises:
             ShapeError: the shapes do not fit each other.
-            ConfigError: another type, or a slot, request, position or block that does not exist.
+            ConfigError: another type, rows to keep that do not ascend within the step, or a slot, request, position or block that does
+                not exist.
         """
         num_rows, half = cos.shape[0], cos.shape[-1]
         for name, angles in (("cos", cos), ("sin", sin)):
@@ -125,11 +140,16 @@ class StepRows:
         for name, numbers in (("slots", slots), ("requests", requests), ("positions", positions)):
             expect_tensor(name, numbers, (num_rows,), (torch.int64,))
         expect_tensor("block_tables", block_tables, (None, None), (torch.int64,))
-        self.num_rows, self.half = num_rows, half
-        self._kept = (cos, sin, slots, requests, positions, block_tables)  # the structure holds their addresses
+        if kept is not None and not all(-1 < row < num_rows and row > before for before, row in zip((-1, *kept), kept, strict=False)):
+            raise ConfigError(f"kept={list(kept)} must be rows of the step in ascending order, each at least 0 and below {num_rows}")
+        self.num_rows, self.half, self.num_kept = num_rows, half, num_rows if kept is None else len(kept)
+        rows = None if kept is None else torch.tensor(kept, dtype=torch.int64)
+        of_kept = (requests, positions) if rows is None else (requests[rows], positions[rows])
+        self._tensors = (cos, sin, slots, requests, positions, block_tables, rows, *of_kept)  # the structure holds their addresses
         self._struct = _CStep(
             *(num_rows, cos.data_ptr(), sin.data_ptr(), half, slots.data_ptr(), requests.data_ptr(), positions.data_ptr()),
             *(block_tables.data_ptr(), *block_tables.shape),
+            *(self.num_kept, None if rows is None else rows.data_ptr(), *(part.data_ptr() for part in of_kept)),
         )
         self.address = ctypes.addressof(self._struct)
         wrong = _first_wrong_row(self.address, pool.blocks.shape[1])
@@ -242,7 +262,7 @@ class FusedLayer:
         """Memory that the packed weights take."""
         return sum(part.weight.num_bytes for part in self._kept if isinstance(part, Dense))
 
-    def __call__(self, x: Tensor, pool: KVPool, index: int, step: StepRows) -> None:
+    def __call__(self, x: Tensor, pool: KVPool, index: int, step: StepRows, *, is_last: bool = False) -> None:
         """Apply the layer to the rows of a step, in place.
 
         Args:
@@ -250,6 +270,7 @@ class FusedLayer:
             pool: where the keys and values of the rows go and where those before them are.
             index: which layer of the pool.
             step: the rows.
+            is_last: only the rows that the step keeps are wanted: they come out at the front of x, and what lies behind is undefined.
 
         Raises:
             ShapeError: x or the pool does not fit the layer.
@@ -265,7 +286,7 @@ class FusedLayer:
             raise ConfigError(f"index={index} is not one of the pool's {pool.blocks.shape[0]} layers")
         if step.num_rows:
             words = pool.blocks.data_ptr() + index * pool.blocks.stride(0) * pool.blocks.element_size()
-            _layer(self._address, words, pool.blocks.shape[1], pool.format, step.address, x.data_ptr())
+            _layer(self._address, words, pool.blocks.shape[1], pool.format, step.address, is_last, x.data_ptr())
 
     @staticmethod
     def _expect(name: str, dense: Dense, shape: tuple[int, int]) -> None:

@@ -1,5 +1,7 @@
 #include "layer.hpp"
 
+#include <cstring>
+
 #include "epilogue.hpp"
 #include "operand.hpp"
 #include "pool.hpp"
@@ -8,18 +10,27 @@
 namespace tripod {
 namespace {
 
+// The rows that come out of a layer.
+struct Rows {
+    int64_t count;
+    const int64_t* in_step;  // null: all, in their order
+    const int64_t* requests;
+    const int64_t* positions;
+    int64_t from(int64_t row) const { return in_step == nullptr ? row : in_step[row]; }
+};
+
 struct Workspace {
     Operand normed, mlp_normed, attended, hidden;
     float* query_key_value;  // [rows, columns of the first product]
     float* seen;             // [rows, H K]
     float* activated;        // [rows, F]: where the hidden operand does not take rows itself
 
-    Workspace(Carver& carver, const Layer& layer, int64_t rows)
-        : normed(carver.operand(layer.query_key_value.weights(), rows)),
+    Workspace(Carver& carver, const Layer& layer, int64_t all_rows, int64_t rows)
+        : normed(carver.operand(layer.query_key_value.weights(), all_rows)),
           mlp_normed(carver.operand(layer.up.weights(), rows)),
           attended(carver.operand(layer.output.weights(), rows)),
           hidden(carver.operand(layer.down.weights(), rows)),
-          query_key_value(reinterpret_cast<float*>(carver.take(rows * layer.query_key_value.num_columns * 4))),
+          query_key_value(reinterpret_cast<float*>(carver.take(all_rows * layer.query_key_value.num_columns * 4))),
           seen(attended.takes_rows() ? nullptr : reinterpret_cast<float*>(carver.take(rows * layer.output.num_inputs * 4))),
           activated(hidden.takes_rows() ? nullptr : reinterpret_cast<float*>(carver.take(rows * layer.down.num_inputs * 4))) {}
 };
@@ -32,27 +43,30 @@ void norm_row(const Norm& norm, const float* x, float* out, int64_t size) {
 // The share of one thread in one layer. Between two barriers a thread writes only what no other reads or writes.
 class Worker {
   public:
-    Worker(const Layer& layer, const KvLayer& kv, const Step& step, float* x, const Workspace& space, int thread, int num_threads)
-        : layer_(layer), kv_(kv), step_(step), x_(x), space_(space), thread_(thread), num_threads_(num_threads),
-          rows_(share(step.num_rows, thread, num_threads)), size_(layer.output.num_columns) {}
+    Worker(const Layer& layer, const KvLayer& kv, const Step& step, const Rows& rows, float* x, const Workspace& space, int thread, int num_threads)
+        : layer_(layer), kv_(kv), step_(step), rows_(rows), x_(x), space_(space), thread_(thread), num_threads_(num_threads),
+          mine_(share(rows.count, thread, num_threads)), size_(layer.output.num_columns) {}
 
     void run() {
-        norm(layer_.attention_norm, space_.normed);
-        if (layer_.is_parallel) norm(layer_.mlp_norm, space_.mlp_normed);
+        const Range all = share(step_.num_rows, thread_, num_threads_);
+        for (int64_t row = all.begin; row < all.end; ++row) norm(layer_.attention_norm, row, space_.normed, row);
+        if (layer_.is_parallel)
+            for (int64_t row = mine_.begin; row < mine_.end; ++row) norm(layer_.mlp_norm, rows_.from(row), space_.mlp_normed, row);
         barrier();
-        product(layer_.query_key_value, space_.normed, Activation::kNone, space_.query_key_value, Type::kF32);
+        product(layer_.query_key_value, space_.normed, step_.num_rows, Activation::kNone, space_.query_key_value, Type::kF32);
         if (layer_.is_parallel) up();
         barrier();
         turn_and_write();
         barrier();
         attend();
+        if (rows_.in_step != nullptr) gather();
         barrier();
         if (convert(space_.attended, space_.seen) | (layer_.is_parallel && convert(space_.hidden, space_.activated))) barrier();
         add(layer_.output, space_.attended);
         if (layer_.up.panels == nullptr) return;
         if (!layer_.is_parallel) {
             barrier();
-            norm(layer_.mlp_norm, space_.mlp_normed);
+            for (int64_t row = mine_.begin; row < mine_.end; ++row) norm(layer_.mlp_norm, row, space_.mlp_normed, row);
             barrier();
             up();
             barrier();
@@ -62,35 +76,40 @@ class Worker {
     }
 
   private:
-    void norm(const Norm& norm, const Operand& to) const {
+    void norm(const Norm& norm, int64_t from, const Operand& to, int64_t row) const {
         auto* const row_memory = static_cast<float*>(scratch(Scratch::kRow, size_ * 4));
-        for (int64_t row = rows_.begin; row < rows_.end; ++row) {
-            norm_row(norm, x_ + row * size_, row_memory, size_);
-            to.convert(row, row_memory);
-        }
+        norm_row(norm, x_ + from * size_, row_memory, size_);
+        to.convert(row, row_memory);
     }
 
-    void product(const Dense& dense, const Operand& from, Activation activation, void* out, Type type) const {
+    void product(const Dense& dense, const Operand& from, int64_t rows, Activation activation, void* out, Type type) const {
         const Output output{dense.bias, activation, type, nullptr, out, dense.num_columns, dense.num_columns, nullptr};
-        linear_share(from.weights, from.inputs(), output, step_.num_rows, thread_, num_threads_);
+        linear_share(from.weights, from.inputs(), output, rows, thread_, num_threads_);
     }
 
     void up() const {
         const auto activation = static_cast<Activation>(layer_.activation);
         if (space_.hidden.takes_rows())
-            product(layer_.up, space_.mlp_normed, activation, space_.hidden.memory, static_cast<Type>(space_.hidden.weights.format));
+            product(layer_.up, space_.mlp_normed, rows_.count, activation, space_.hidden.memory, static_cast<Type>(space_.hidden.weights.format));
         else
-            product(layer_.up, space_.mlp_normed, activation, space_.activated, Type::kF32);
+            product(layer_.up, space_.mlp_normed, rows_.count, activation, space_.activated, Type::kF32);
     }
 
     void add(const Dense& dense, const Operand& from) const {
         const Output output{dense.bias, Activation::kNone, Type::kF32, x_, x_, size_, size_, nullptr};
-        linear_share(from.weights, from.inputs(), output, step_.num_rows, thread_, num_threads_);
+        linear_share(from.weights, from.inputs(), output, rows_.count, thread_, num_threads_);
+    }
+
+    // The rows that go on, to the front of x: each thread moves columns of its own, so that none overtakes another.
+    void gather() const {
+        const Range columns = share(size_, thread_, num_threads_);
+        for (int64_t row = 0; row < rows_.count; ++row)
+            std::memmove(x_ + row * size_ + columns.begin, x_ + rows_.from(row) * size_ + columns.begin, (columns.end - columns.begin) * sizeof(float));
     }
 
     bool convert(const Operand& to, const float* from) const {
         if (to.takes_rows()) return false;
-        for (int64_t row = rows_.begin; row < rows_.end; ++row) to.convert(row, from + row * to.weights.num_inputs);
+        for (int64_t row = mine_.begin; row < mine_.end; ++row) to.convert(row, from + row * to.weights.num_inputs);
         return true;
     }
 
@@ -121,13 +140,14 @@ class Worker {
     void attend() const {
         AttentionCall call{};
         call.query = heads(layer_.query_at, layer_.query_stride);
+        call.query_rows = rows_.in_step;
         const bool is_direct = space_.attended.takes_rows();
         call.out = {is_direct ? static_cast<void*>(space_.attended.memory) : space_.seen,
                     is_direct && space_.attended.weights.format == Format::kBf16, layer_.output.num_inputs, layer_.head_size};
         call.num_heads = layer_.num_heads;
-        call.num_rows = step_.num_rows;
-        call.requests = step_.requests;
-        call.positions = step_.positions;
+        call.num_rows = rows_.count;
+        call.requests = rows_.requests;
+        call.positions = rows_.positions;
         call.block_tables = step_.block_tables;
         call.table_stride = step_.table_width;
         call.scale = layer_.scale;
@@ -138,10 +158,11 @@ class Worker {
     const Layer& layer_;
     const KvLayer& kv_;
     const Step& step_;
+    const Rows& rows_;
     float* const x_;
     const Workspace& space_;
     const int thread_, num_threads_;
-    const Range rows_;
+    const Range mine_;  // of the rows that come out
     const int64_t size_;
 };
 
@@ -164,12 +185,14 @@ TRIPOD_API int64_t tripod_first_wrong_row(const Step* step, int64_t num_blocks) 
     return first_wrong_row(kv, call, step->num_tables, step->table_width);
 }
 
-// x: [rows, D], changed in place.
-TRIPOD_API void tripod_layer(const Layer* layer, void* kv_words, int64_t num_blocks, int32_t kv_format, const Step* step, float* x) {
+// x: [rows, D], changed in place. A last layer keeps the step's kept rows alone, at the front of x.
+TRIPOD_API void tripod_layer(const Layer* layer, void* kv_words, int64_t num_blocks, int32_t kv_format, const Step* step, int32_t is_last, float* x) {
+    const Rows rows = is_last ? Rows{step->num_kept, step->kept, step->kept_requests, step->kept_positions}
+                              : Rows{step->num_rows, nullptr, step->requests, step->positions};
     const KvLayer kv{static_cast<Word*>(kv_words), num_blocks, layer->num_kv_heads, layer->head_size, static_cast<KvFormat>(kv_format)};
     Carver measure(nullptr);
-    (void)Workspace(measure, *layer, step->num_rows);
+    (void)Workspace(measure, *layer, step->num_rows, rows.count);
     Carver carver(scratch(Scratch::kInput, measure.taken()));
-    const Workspace space(carver, *layer, step->num_rows);
-    parallel([&](int thread, int count) { Worker(*layer, kv, *step, x, space, thread, count).run(); });
+    const Workspace space(carver, *layer, step->num_rows, rows.count);
+    parallel([&](int thread, int count) { Worker(*layer, kv, *step, rows, x, space, thread, count).run(); });
 }

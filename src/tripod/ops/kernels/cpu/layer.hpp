@@ -53,6 +53,11 @@ struct Step {
     const int64_t* positions;  // [num_rows]
     const int64_t* block_tables;
     int64_t num_tables, table_width;
+    // Rows that go on after a last layer has written the keys and values of all.
+    int64_t num_kept;
+    const int64_t* kept;  // [num_kept], ascending
+    const int64_t* kept_requests;
+    const int64_t* kept_positions;
 };
 
 }  // namespace tripod
