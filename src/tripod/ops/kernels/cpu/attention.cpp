@@ -93,15 +93,14 @@ int rows_at_a_time(int left) {
 }
 
 // sums[r][c] += over steps: columns[c][step * stride] . rows[r * row_stride + step]. `ahead` is where the next stretch lies, from the same
-// place on: it is fetched while this one is computed. Null where there is none.
+// place on: the first num_ahead columns of it are fetched meanwhile.
 template <class Number, int kNumRows, int kColumns>
 TRIPOD_INLINE void multiply(F16 (&sums)[kNumRows][kColumns], const Word* const (&columns)[kColumns], int64_t stride, const Word* rows,
-                            int64_t row_stride, int steps, const Word* const* ahead) {
+                            int64_t row_stride, int steps, const Word* const* ahead, int num_ahead) {
     for (int step = 0; step < steps; ++step) {
         I16 words[kColumns];
         TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) words[c] = iload(columns[c] + step * stride);
-        if (ahead != nullptr)
-            TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) fetch_line(ahead[c] + step * stride);
+        for (int c = 0; c < num_ahead; ++c) fetch_line(ahead[c] + step * stride);
         TRIPOD_UNROLL for (int r = 0; r < kNumRows; ++r) {
             const Word word = rows[r * row_stride + step];
             TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) sums[r][c] = Number::dot(sums[r][c], words[c], word);
@@ -112,7 +111,8 @@ TRIPOD_INLINE void multiply(F16 (&sums)[kNumRows][kColumns], const Word* const (
 // One stretch of the context, as a tile sees it.
 struct Stretch {
     const Word* keys[kStretchBlocks];   // blocks beyond the context repeat the last one
-    const Word* ahead[kStretchBlocks];  // the keys of the stretch that comes next, or null in ahead[0]
+    const Word* ahead[kStretchBlocks];  // the keys of the stretch that comes next
+    int first_ahead, end_ahead;         // blocks of it that are fetched now: the rows of a tile take turns, so that the memory is never idle
     const float* scales[kStretchBlocks];  // 8 bits: of the sixteen keys of each block; null in scales[0] otherwise
     int64_t value_scales;               // floats from a block's scales of keys to those of values
     int64_t start;                      // its first token
@@ -130,7 +130,8 @@ __attribute__((noinline)) void weigh(const Stretch& stretch, const Tile& tile, i
         TRIPOD_UNROLL for (int b = 0; b < kNumBlocks; ++b) scores[r][b] = zeros();
     const Word* keys[kNumBlocks];
     TRIPOD_UNROLL for (int b = 0; b < kNumBlocks; ++b) keys[b] = stretch.keys[b];
-    multiply<Number>(scores, keys, kBlockTokens, tile.query + int64_t{row} * steps, steps, steps, stretch.ahead[0] ? stretch.ahead : nullptr);
+    multiply<Number>(scores, keys, kBlockTokens, tile.query + int64_t{row} * steps, steps, steps, stretch.ahead + stretch.first_ahead,
+                     stretch.end_ahead - stretch.first_ahead);
 
     const bool has_scales = stretch.scales[0] != nullptr;
     TRIPOD_UNROLL for (int r = 0; r < kNumRows; ++r) {
@@ -182,12 +183,14 @@ __attribute__((noinline)) void add_values(const Stretch& stretch, const Tile& ti
             values[c] = stretch.keys[b] + stretch.half + i + c * kLanes;
             ahead[c] = stretch.ahead[b] + stretch.half + i + c * kLanes;
         }
-        multiply<Number>(sums, values, stretch.padded, weights + b * kSteps, kRowStride, steps, stretch.ahead[0] ? ahead : nullptr);
+        // In 8 bits a block's keys and values are no longer than its keys as they are computed with, and were fetched beside those.
+        const bool fetches = stretch.scales[0] == nullptr && stretch.first_ahead <= b && b < stretch.end_ahead;
+        multiply<Number>(sums, values, stretch.padded, weights + b * kSteps, kRowStride, steps, ahead, fetches ? kColumns : 0);
     }
     if (tail != nullptr) {
         const Word* values[kColumns];
         TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) values[c] = tail + i + c * kLanes;
-        multiply<Number>(sums, values, stretch.padded, weights + num_tokens / Number::kPerWord, kRowStride, 1, nullptr);
+        multiply<Number>(sums, values, stretch.padded, weights + num_tokens / Number::kPerWord, kRowStride, 1, nullptr, 0);
     }
     TRIPOD_UNROLL for (int r = 0; r < kNumRows; ++r)
         TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) store(out + int64_t{r} * stretch.padded + c * kLanes, sums[r][c]);
@@ -284,21 +287,27 @@ class Worker {
         for (int64_t at = first_stretch(unit); at <= last; ++at) {
             stretch.start = at * kStretch;
             point_at(stretch.keys, unit, at);
+            int num_ahead = kStretchBlocks;
             if (at < last) {
                 point_at(stretch.ahead, unit, at + 1);
-            } else {
-                stretch.ahead[0] = nullptr;
+            } else if (next != nullptr && last_position(unit) + 1 == stretch.start + kStretch) {
+                point_at(stretch.ahead, *next, first_stretch(*next));
+            } else {  // what is computed now is too little to fetch anything beside it
+                num_ahead = 0;
+                point_at(stretch.ahead, unit, at);
                 if (next != nullptr) fetch(*next);
             }
             if (kv_.format == KvFormat::kInt8) widen(stretch);
-            for (int row = 0; row < tile.num_rows;) {
+            const int turns = (tile.num_rows + kRows - 1) / kRows;
+            for (int row = 0, turn = 0; row < tile.num_rows; ++turn) {
                 const int num_rows = rows_at_a_time(tile.num_rows - row);
+                stretch.first_ahead = num_ahead * turn / turns;
+                stretch.end_ahead = num_ahead * (turn + 1) / turns;
                 const bool is_after = tile.position[row + num_rows - 1] >= stretch.start;
                 const bool is_within = call_.window == 0 || tile.position[row] - call_.window + 1 < stretch.start + kStretch;
                 if (is_after && is_within) {
                     if (kv_.is_bf16()) attend_rows<Bf16>(stretch, tile, row, num_rows);
                     else attend_rows<Float>(stretch, tile, row, num_rows);
-                    stretch.ahead[0] = nullptr;  // fetched by the first rows
                 }
                 row += num_rows;
             }
@@ -324,7 +333,7 @@ class Worker {
         for (int b = 0; b < kStretchBlocks; ++b) keys[b] = kv_.keys(blocks[std::min(stretch * kStretchBlocks + b, last_block)], unit.head);
     }
 
-    // Makes bfloat16 of a stretch in 8 bits, and fetches the one that comes next meanwhile.
+    // Makes bfloat16 of a stretch in 8 bits.
     void widen(Stretch& stretch) const {
         const int64_t numbers = 2 * kv_.plain_half(), half = kv_.half();  // of the keys of a block, and of the values
         auto* to = static_cast<uint16_t*>(scratch(Scratch::kStretch, kStretchBlocks * 2 * numbers * 2));
@@ -340,15 +349,10 @@ class Worker {
             stretch.keys[b] = reinterpret_cast<const Word*>(to);
             for (int64_t part = 0; part < 2; ++part, to += numbers) {
                 const auto* from = reinterpret_cast<const int8_t*>(keys + part * half);
-                const auto* ahead = stretch.ahead[0] == nullptr ? nullptr : stretch.ahead[b] + part * half;
-                for (int64_t i = 0; i < numbers; i += 4 * kLanes) {
-                    if (ahead != nullptr) fetch_line(ahead + i / 4);
-                    TRIPOD_UNROLL for (int64_t j = i; j < i + 4 * kLanes; j += kLanes) store_bf16(to + j, to_float(widen8(from + j)));
-                }
-                if (ahead != nullptr) fetch_line(ahead + numbers / 4);
+                for (int64_t i = 0; i < numbers; i += 2 * kLanes)
+                    store_bf16(to + i, to_float(widen8(from + i)), to_float(widen8(from + i + kLanes)));
             }
         }
-        stretch.ahead[0] = nullptr;
     }
 
     // The first stretch of a unit, or what there is of it.

@@ -228,6 +228,15 @@ TRIPOD_INLINE void store_bf16(uint16_t* to, F16 x) {
     for (int lane = 0; lane < kLanes; ++lane) to[lane] = float_to_bf16(wide[lane]);
 #endif
 }
+TRIPOD_INLINE void store_bf16(uint16_t* to, F16 first, F16 second) {  // 32 of them
+#if defined(__AVX512BF16__)
+    const __m512bh narrow = _mm512_cvtne2ps_pbh(second, first);
+    std::memcpy(to, &narrow, sizeof narrow);
+#else
+    store_bf16(to, first);
+    store_bf16(to + kLanes, second);
+#endif
+}
 
 // ---- whole-vector values; the order of the lanes is fixed, so a row's result does not depend on where the row stands ----
 
