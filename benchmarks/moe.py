@@ -5,9 +5,9 @@
 
 All layers of a contest have the same weights, the very same tensors; they take turns, over several inputs, so that experts come out of
 memory. Transformers' block runs in each of its implementations (`grouped_mm`, which is its default, `eager`, and `batched_mm` for few
-tokens), and the fastest counts. "packed" is the layer as the engine serves it. Outputs, and gradients of input and weights, are compared
-first; a contestant that is off prints no time. The limit is the fastest of torch's and oneDNN's product of large matrices on this machine
-at that moment. Raw results go to benchmarks/results/.
+tokens), and the fastest counts. "packed" is the layer as the engine serves it; the other one of ours, and the dense one, are as the trainer
+has them. Outputs, and gradients of input and weights, are compared first; a contestant that is off prints no time. The limit is the fastest
+of torch's and oneDNN's product of large matrices on this machine at that moment. Raw results go to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Contest:
 
 
 class DenseMLP(nn.Module):
-    """SwiGLU with as many parameters as a token meets; in float32 on a processor by oneDNN, as our trainer has it."""
+    """SwiGLU with as many parameters as a token meets."""
 
     def __init__(self, hidden: int, size: int) -> None:
         super().__init__()
@@ -191,6 +191,7 @@ def run(contest: Contest, device: torch.device, dtype: torch.dtype, rounds: int)
     layer = sparse_layer(contest, device, dtype)
     dense = DenseMLP(contest.hidden, contest.top_k * contest.expert_size).to(device, dtype)
     if device.type == "cpu":
+        with_fast_layers(layer)
         with_fast_layers(dense)
     inputs = [torch.randn(contest.tokens, contest.hidden, device=device).to(dtype) for _ in range(NUM_INPUTS)]
     inputs = [

@@ -13,12 +13,14 @@ from benchmarks.campaigns import (
     drain,
     durable,
     exactness,
+    kernel_fuzz,
     kill,
     kill_postgres,
     mcp,
     overload,
     resume,
     routing,
+    sanitizers,
     schemathesis_cases,
     seeds,
     soak,
@@ -26,6 +28,7 @@ from benchmarks.campaigns import (
     studies,
     timings,
     twins,
+    wheel,
 )
 
 CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
@@ -36,12 +39,14 @@ CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
     "drain": drain.main,
     "durable": durable.main,
     "exactness": exactness.main,
+    "kernel-fuzz": kernel_fuzz.main,
     "kill": kill.main,
     "kill-postgres": kill_postgres.main,
     "mcp": mcp.main,
     "overload": overload.main,
     "resume": resume.main,
     "routing": routing.main,
+    "sanitizers": sanitizers.main,
     "schemathesis": schemathesis_cases.main,
     "seeds": seeds.main,
     "soak": soak.main,
@@ -49,6 +54,7 @@ CAMPAIGNS: Mapping[str, Callable[[list[str]], int]] = {
     "studies": studies.main,
     "timings": timings.main,
     "twins": twins.main,
+    "wheel": wheel.main,
 }
 
 

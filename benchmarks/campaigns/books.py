@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -41,8 +42,9 @@ def tripod(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def train(books: Path, work: Path, jobs: int, every: int) -> None:
+def train(books: Path, work: Path, jobs: int, every: int, sizes: Sequence[str] = SIZES) -> None:
     changes = {
+        "suite.sizes": json.dumps(list(sizes)),
         "data.source.inputs": json.dumps([str(books)]),
         "data.prefixes": json.dumps([str(work / "data" / "books")]),
         "data.tokenizer": str(work / "data" / "tokenizer"),

@@ -115,8 +115,10 @@ def victim(location: str, port: int, seed: int, space: str, options: dict[str, A
     async def live() -> dict[str, Any]:
         async with Journal(location, clock=lambda: time.time() + late_s) as journal:
             found = await journal.run(work, space, seed, id=space)
-            if found.state == "in doubt" and options:
-                found = await journal.resume(space, work, **options)
+            retry = [path for path in options.get("retry", ()) if path in found.in_doubt]  # what a dead one was told it may have journalled
+            skip = {path: result for path, result in options.get("skip", {}).items() if path in found.in_doubt}
+            if retry or skip:
+                found = await journal.resume(space, work, retry=retry, skip=skip)
             history = await journal.history(space)
             return {
                 "state": found.state,

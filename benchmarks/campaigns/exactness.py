@@ -28,6 +28,7 @@ from benchmarks.setting import setting
 from benchmarks.shared_data import DATA
 from tripod.engine.assemble import assemble
 from tripod.engine.engine_config import EngineConfig
+from tripod.engine.execution.kv_cache import KVCacheDtype
 from tripod.engine.execution.route import Kernels
 from tripod.engine.policy.request import Request
 from tripod.errors import TripodError
@@ -37,7 +38,7 @@ from tripod.models.llama import Llama, LlamaConfig
 from tripod.models.load import load_language_model
 from tripod.models.save import save_checkpoint
 from tripod.ops.attention import Attend
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 from tripod.ops.rope import RopeConfig
 from tripod.sampling import SamplingParams
 
@@ -59,23 +60,27 @@ class RouteCase:
     """A route, and how far its logits may be from float32: root mean square of the difference over that of the logits."""
 
     kernels: Kernels
-    weight_format: LinearFormat
+    weight_format: WeightFormat
     batch_invariant: bool
     tolerance: float
+    kv_cache_dtype: KVCacheDtype | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.kernels} {self.weight_format}" + (", batch-invariant" if self.batch_invariant else "")
+        kv = f", {self.kv_cache_dtype} keys and values" if self.kv_cache_dtype else ""
+        return f"{self.kernels} {self.weight_format}{kv}" + (", batch-invariant" if self.batch_invariant else "")
 
 
 # Float32 sums in another order. bfloat16 keeps 8 bits of every factor, int8 about 7 of the largest in a row, int4 not quite 4 in a group;
 # the kernels themselves are held to their formats, bit by bit where that is possible, in tests/ops/kernels.
-TOLERANCES: Mapping[LinearFormat, float] = {"f32": 1e-5, "bf16": 3e-2, "int8": 1e-1, "int4": 6e-1}
+TOLERANCES: Mapping[WeightFormat, float] = {"f32": 1e-5, "bf16": 3e-2, "int8": 1e-1, "int4": 6e-1}
+INT8_KV = 3e-2  # what is added by keys and values of about 7 bits, and by queries and weights of 8
 WORST = 3.0  # times the tolerance: the farthest of thousands of rows, of which some are small themselves
 ROUTES = (
     *(RouteCase("torch", name, False, TOLERANCES[name]) for name in ("f32", "bf16", "int8")),
     *(RouteCase("torch", name, True, TOLERANCES[name]) for name in ("f32", "bf16", "int8")),
     *(RouteCase("native", name, True, TOLERANCES[name]) for name in ("f32", "bf16", "int8", "int4")),
+    *(RouteCase("native", name, True, TOLERANCES[name] + INT8_KV, "int8") for name in ("f32", "int8")),
 )
 
 
@@ -208,6 +213,7 @@ class _Schedule:
             weight_format=route.weight_format,
             kernels=route.kernels,
             batch_invariant=route.batch_invariant,
+            kv_cache_dtype=route.kv_cache_dtype,
         )
         parts = assemble(judge.model, config)
         self.policy, self.runner = parts.policy, parts.runner
@@ -374,4 +380,4 @@ def _line(name: str, route: RouteCase, outcomes: Sequence[Outcome]) -> str:
     rows, again = (sum(getattr(outcome, what) for outcome in outcomes) for what in ("num_rows", "num_again"))
     distance, worst = (max(getattr(outcome, what) for outcome in outcomes) for what in ("distance", "worst"))
     told = f"{distance:.1e} from transformers ({route.tolerance:g} allowed), the worst row {worst:.1e}"
-    return f"{name:12} {route.name:28} {rows:7} rows, {again:7} of them again, {told}"
+    return f"{name:12} {route.name:50} {rows:7} rows, {again:7} of them again, {told}"

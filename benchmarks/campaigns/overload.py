@@ -36,7 +36,7 @@ from tripod.serving.workload import Ask, poisson, synthetic
 
 TENANTS = {"flood": 20, "a": 1, "b": 1, "c": 1, "d": 1}  # what each sends, in parts
 MAX_RUNNING = 16
-MAX_WAITING = 32
+MAX_WAITING = 64  # a tenant that sends just its fair part, as here at 5x, comes in bursts that its part of the queue has to hold
 NUM_OUTPUT_TOKENS = 64
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 import tripod
 from tripod.analysis.checkpoints import find_checkpoints
 from tripod.analysis.gender_intervention import GenderIntervention
-from tripod.analysis.study import Finding, run_study
+from tripod.analysis.study import Finding, measurement_path, run_study
 from tripod.errors import ConfigError
 from tripod.evaluation.agreement import mcnemar
+from tripod.evaluation.table import Table
 from tripod.text.byte_level import write_byte_tokenizer
 from tripod.training.branch import REPORT, begin_branch, read_branch, report_changes
 from tripod.training.data.build import build_dataset
@@ -111,6 +115,24 @@ def test_the_study_finds_what_the_swap_did_in_every_seed_and_over_seeds(found: d
     assert over_seeds["difference"] == pytest.approx(sum(margins.numbers("difference")[:3]) / 3)
 
 
+def test_the_interval_over_seeds_is_student_s_of_their_differences(found: dict[str, Finding]) -> None:
+    for (_, measure), rows in found["gender"].table.by("task", "measure").items():
+        apart = rows.where(lambda row: row["seed"] != "all").numbers("difference")
+        [over] = rows.where(seed="all")
+        low, high = scipy.stats.t.interval(0.95, 2, np.mean(apart), scipy.stats.sem(apart)) if np.ptp(apart) else (apart[0], apart[0])
+        assert (over["low"], over["high"]) == pytest.approx((low, high), rel=1e-3), measure  # of a table of Student's t to 3 digits
+
+
+def test_items_are_paired_whatever_their_order(found: dict[str, Finding], suite: list[tuple[Run, Run]], pairs_file: Path) -> None:
+    study = GenderIntervention(tasks=("crows_pairs_english",), group="gender", data=str(pairs_file))
+    checkpoints = find_checkpoints([f"{run.folder}@step{STEPS}" for pair in suite for run in pair])
+    kept = found["gender"].folder / "measured"
+    measured = [(checkpoint, Table.read(measurement_path(study, checkpoint, kept))) for checkpoint in checkpoints]
+    turned = [(one, Table(table.columns, table.rows[:: 1 if "control" in one.name else -1])) for one, table in measured]
+    expected, rows = (study.conclude(one).rows for one in (measured, turned))
+    assert all(row[name] == pytest.approx(other[name]) for row, other in zip(rows, expected, strict=True) for name in ("low", "mcnemar_p"))
+
+
 def test_the_masculine_sentence_is_followed_whichever_of_a_pair_is_the_stereotype(found: dict[str, Finding]) -> None:
     margins, masculine = (found["gender"].table.where(measure=name) for name in ("margin", "masculine_margin"))
     assert masculine.numbers("num_items") == [12.0] * 4
@@ -163,3 +185,18 @@ def test_a_branch_without_its_control_is_named(suite: list[tuple[Run, Run]], pai
         tripod.run(run_study(study, find_checkpoints([f"{suite[0][0].folder}@step{STEPS}"]), tmp_path))
     with pytest.raises(ConfigError, match="none of the runs is a branch"):
         tripod.run(run_study(study, find_checkpoints([f"{suite[0][1].folder}@step{STEPS}"]), tmp_path))
+
+
+def test_a_group_that_no_item_has_and_two_branches_of_one_seed_are_refused(
+    suite: list[tuple[Run, Run]], pairs_file: Path, found: dict[str, Finding], tmp_path: Path
+) -> None:
+    kept = found["age"].folder / "measured"
+    pair = [f"{run.folder}@step{STEPS}" for run in suite[0]]
+    wrong = GenderIntervention(tasks=("crows_pairs_english",), group="gendr", data=str(pairs_file))
+    with pytest.raises(ConfigError, match="no item is of the group 'gendr'; there are age, gender"):
+        tripod.run(run_study(wrong, find_checkpoints(pair), tmp_path, kept=kept))
+    again = shutil.copytree(suite[0][0].folder, tmp_path / "again")
+    study = GenderIntervention(tasks=("crows_pairs_english",), data=str(pairs_file))
+    with pytest.raises(ConfigError, match="have one seed, 1; an interval over seeds is of one intervention"):
+        tripod.run(run_study(study, find_checkpoints([*pair, f"{again}@step{STEPS}"]), tmp_path, kept=kept))
+    assert not (tmp_path / "measured").exists()  # the group does not name a measurement: all of them were there

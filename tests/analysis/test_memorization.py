@@ -11,6 +11,8 @@ import pytest
 
 import tripod
 from tests.analysis.planted import NUM_STEPS, ROWS, PlantedRun
+from tests.engine.tiny_models import tiny_model
+from tests.evaluation.tasks.conftest import CONFIG
 from tripod.analysis.checkpoints import Checkpoint, find_checkpoints
 from tripod.analysis.memorization import Memorization, by_powers
 from tripod.analysis.predictable_memorization import PredictableMemorization, Prediction
@@ -18,6 +20,7 @@ from tripod.analysis.shares import wilson
 from tripod.analysis.study import Finding, run_study
 from tripod.errors import ConfigError
 from tripod.evaluation.table import Table
+from tripod.models.save import save_checkpoint
 from tripod.training.ngrams.provenance import Provenance
 
 HALF = NUM_STEPS // 2
@@ -34,7 +37,7 @@ def repeated(repeated_run: PlantedRun, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def control(control_run: PlantedRun, tmp_path_factory: pytest.TempPathFactory) -> Finding:
-    return _study(Memorization(bin=64), control_run, tmp_path_factory.mktemp("control"))
+    return _study(Memorization(bin=64), control_run, tmp_path_factory.mktemp("control"), steps=(NUM_STEPS,))
 
 
 def _by_times(table: Table) -> dict[int, tuple[float, int]]:
@@ -60,6 +63,45 @@ def test_rows_are_counted_as_often_as_they_were_planted(repeated_run: PlantedRun
     assert all(read[text] <= repeated_run.texts[text] for text in read)
     expected = Counter(1 << (read[text].bit_length() - 1) for text in texts)  # rows in each class of powers of two
     assert {times: count for times, (_, count) in _by_times(repeated.table).items()} == expected
+
+
+def test_times_are_those_before_the_checkpoint(repeated_run: PlantedRun, repeated: Finding) -> None:
+    order = repeated_run.run.order()
+    texts = [bytes(order.rows.row(row)[:63].tolist()) for row in range(HALF * ROWS)]
+    read = Counter(texts)
+    expected = Counter(1 << (read[text].bit_length() - 1) for text in texts)
+    found = repeated.table.where(statistic="memorized of rows read x times", step=HALF)
+    assert {row["x"]: row["count"] for row in found} == expected
+
+
+def test_the_rows_that_are_continued_are_those_asked_for(repeated_run: PlantedRun) -> None:
+    [half] = find_checkpoints([str(repeated_run.run.folder)], steps=[HALF])
+    assert Memorization().rows_of(half) == range(HALF * ROWS)
+    assert Memorization(unseen=True).rows_of(half) == range(NUM_STEPS * ROWS)
+    assert Memorization(first_row=10, num_rows=5).rows_of(half) == range(10, 15)
+    assert len(Memorization(first_row=HALF * ROWS).rows_of(half)) == 0
+
+
+def test_a_row_is_known_by_heart_if_all_of_it_is_right(trained_series: Path) -> None:
+    [checkpoint] = find_checkpoints([f"{trained_series}@step64"])
+    measured = Table.of({"row": row, "matched": matched, "times": 1} for row, matched in enumerate((32, 31, 0, 32)))
+    table = Memorization().conclude([(checkpoint, measured)])
+    assert table.where(statistic="memorized").column("value") == [0.5]
+    [score] = table.where(statistic="score")
+    mean, error = 95 / 128, 1.96 * np.std([1, 31 / 32, 0, 1]) / 2
+    assert (score["value"], score["low"], score["high"]) == pytest.approx((mean, mean - error, mean + error))
+
+
+def test_the_largest_model_at_its_last_step_is_foretold(trained_series: Path, tmp_path: Path) -> None:
+    small = find_checkpoints([str(trained_series)], steps=[8, 64])
+    save_checkpoint(tiny_model(CONFIG), tmp_path / "large" / "step16")
+    [large] = find_checkpoints([str(tmp_path / "large")])
+    assert large.num_parameters > small[0].num_parameters
+    tables = [Table.of({"row": row, "matched": 32} for row in rows) for rows in ((3, 4), (1, 2, 3), (2, 3, 4))]
+    found = PredictableMemorization().conclude([*zip((*small, large), tables, strict=True)])
+    assert {(row["target"], row["target_step"]) for row in found.where(statistic="tp")} == {("large", 16)}
+    assert {row["kind"] for row in found.where(statistic="tp")} == {"smaller model, earlier step", "smaller model, later step"}
+    assert {row["count"] for row in found.where(statistic="tp")} == {1}  # row 3 alone was read by all
 
 
 def test_the_tracer_finds_each_planted_text_in_exactly_its_steps(repeated_run: PlantedRun, control_run: PlantedRun) -> None:
@@ -140,9 +182,30 @@ def test_an_earlier_checkpoint_foretells_some_and_what_it_knows_stays_known(
     }
     _, early, late = sorted(known.values(), key=len)  # step 0 has read no row
     both = sum(early[row] and late[row] for row in early)
+    assert both > 10  # at half of its steps, the run knows some of what repeats most
     assert values["tp"][0] == pytest.approx(both / len(early))
     assert values["recall"][0] == pytest.approx(both / sum(late[row] for row in early))
     assert float(values["correlation of scores"][0] or 0) > 0.3
+
+
+def test_another_size_of_bins_needs_no_new_measurement(repeated_run: PlantedRun, repeated: Finding, tmp_path: Path) -> None:
+    found = _study(Memorization(bin=32), repeated_run, tmp_path, kept=repeated.folder / "measured")
+    assert found.num_measured == 0
+    counts = {row["count"] for row in found.table.where(statistic="dispersion of bins", step=NUM_STEPS)}
+    assert counts == {NUM_STEPS * ROWS // 32}
+
+
+def test_a_predictor_is_called_what_it_is_beside_the_target(trained_series: Path, copied_series: Path) -> None:
+    other = copied_series.rename(copied_series.with_name("other"))
+    checkpoints = find_checkpoints([str(trained_series), f"{other}@step8", f"{other}@step64"], steps=[8, 64])
+    table = Table.of([{"row": 0, "matched": 32}, {"row": 1, "matched": 3}])
+    found = PredictableMemorization().conclude([(checkpoint, table) for checkpoint in checkpoints]).where(statistic="tp")
+    kinds = {(row["model"], row["step"]): row["kind"] for row in found}
+    assert kinds == {
+        ("run", 8): "earlier step",
+        ("other", 8): "other model of its size, earlier step",
+        ("other", 64): "other model of its size",
+    }
 
 
 def test_rates_by_hand() -> None:

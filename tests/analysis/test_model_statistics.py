@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
@@ -19,6 +20,7 @@ from tripod.analysis.study import Finding, run_study
 from tripod.analysis.tensor_statistics import split_name
 from tripod.errors import ConfigError
 from tripod.models.load import load_language_model
+from tripod.models.save import save_checkpoint
 from tripod.ops.attention import causal_attention
 from tripod.training.loop import train
 from tripod.training.run import Run
@@ -49,7 +51,8 @@ def test_statistics_of_weights_are_numpys(run: Run, tmp_path: Path) -> None:
     assert len(table.by("layer", "part")) == len(last)
 
 
-def test_statistics_of_activations_are_those_of_the_forward_pass(run: Run, tmp_path: Path) -> None:
+def test_statistics_of_activations_are_those_of_the_forward_pass(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tripod.analysis.tensor_statistics._POSITIONS_AT_ONCE", 5)  # of 16: their logits come in four parts
     table = _study(run, tmp_path, num_rows=3).table.where(step=12)
     model = load_language_model(run.checkpoint(12))
     rows = torch.from_numpy(np.stack([run.order().rows.row(row).astype(np.int64) for row in range(3)]))
@@ -65,6 +68,10 @@ def test_statistics_of_activations_are_those_of_the_forward_pass(run: Run, tmp_p
     model.norm.register_forward_hook(lambda _, inputs, __: stream.update(x=inputs[0]))
     model.hidden(rows[:, :-1], torch.arange(16).expand(3, -1), causal_attention)
     assert last == pytest.approx(float(stream["x"].square().mean().sqrt()), rel=1e-5)
+    [tails] = table.where(kind="activation", layer=1, statistic="excess kurtosis").numbers("value")
+    assert tails == pytest.approx(scipy.stats.kurtosis(stream["x"].double().numpy().ravel()), rel=1e-4)
+    [largest] = table.where(statistic="largest logit").numbers("value")
+    assert largest == pytest.approx(float(logits.max()), rel=1e-5)
 
 
 def test_losses_and_spikes_are_those_of_the_run(run: Run, tmp_path: Path) -> None:
@@ -75,6 +82,20 @@ def test_losses_and_spikes_are_those_of_the_run(run: Run, tmp_path: Path) -> Non
     assert table.where(statistic="loss").numbers("value") == [record["loss"] for record in records]
     assert [(row["step"], row["value"]) for row in table.where(statistic="loss spike")] == [(8, records[7]["loss"])]
     assert (tmp_path / "plot.png").stat().st_size > 20_000
+
+
+def test_of_a_long_curve_the_last_loss_is_kept_too(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tripod.analysis.model_statistics._AT_MOST_LOSSES", 5)  # of 12: every third
+    assert _study(run, tmp_path, num_rows=0).table.where(statistic="loss").column("step") == [1, 4, 7, 10, 12]
+
+
+def test_a_measurement_depends_on_where_the_run_began(trained_series: Path, copied_series: Path) -> None:
+    """`moved` is the distance from there."""
+    save_checkpoint(load_language_model(copied_series / "step8"), copied_series / "step0")
+    (copied_series / "step0" / "manifest.json").unlink()
+    first, second = (find_checkpoints([f"{folder}@step64"])[0] for folder in (trained_series, copied_series))
+    assert first.hash == second.hash
+    assert ModelStatistics().depends_on(first) != ModelStatistics().depends_on(second)
 
 
 def test_a_model_without_a_run_has_weights_only(trained_series: Path, tmp_path: Path) -> None:

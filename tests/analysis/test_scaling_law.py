@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
 
+import tripod
+from tests.training.conftest import MakeRecipe
+from tripod.analysis.checkpoints import find_checkpoints
 from tripod.analysis.published_plots import NON_EMBEDDING, lambada_losses
 from tripod.analysis.scaling_law import ScalingLaw, _objective, fit_scaling_law
+from tripod.analysis.scaling_laws import ScalingLaws
+from tripod.analysis.study import run_study
 from tripod.errors import ConfigError
+from tripod.training.loop import train
+from tripod.training.metrics import read_metrics
 from tripod.training.presets import _PYTHIA
 
 TRUTH = ScalingLaw(1.69, 406.4, 410.7, 0.34, 0.28)  # Chinchilla's own
@@ -39,6 +46,39 @@ def test_the_interval_holds_the_truth_and_grows_with_the_noise() -> None:
     assert wide.high.alpha - wide.low.alpha > 2 * (narrow.high.alpha - narrow.low.alpha)
 
 
+def test_the_interval_is_over_series_whose_points_err_together() -> None:
+    """One error a size, which all of its points share: drawn one by one they would make the interval too narrow."""
+    rng = np.random.default_rng(3)
+    sizes, tokens, losses, _ = points(noise=0.0)
+    error = {size: math.exp(rng.normal(0, 0.02)) for size in SIZES}
+    losses = [loss * error[size] for size, loss in zip(sizes, losses, strict=True)]
+    alone, together = (fit_scaling_law(sizes, tokens, losses, groups=groups, num_draws=16) for groups in (None, sizes))
+    assert together.high.alpha - together.low.alpha > 1.5 * (alone.high.alpha - alone.low.alpha)
+
+
+def test_the_best_size_grows_with_compute_as_chinchilla_says() -> None:
+    assert TRUTH.optimal_size_exponent == pytest.approx(0.452, abs=1e-3)  # 0.28 / (0.34 + 0.28), where N^-alpha and D^-beta fall alike
+    compute = 6e20
+    best = [min(np.geomspace(1e7, 1e12, 20_000), key=lambda size: TRUTH.loss(size, of / 6 / size)) for of in (compute, 100 * compute)]
+    assert math.log(best[1] / best[0]) / math.log(100) == pytest.approx(TRUTH.optimal_size_exponent, abs=0.002)
+
+
+def test_the_study_fits_validation_losses_over_parameters_without_embeddings(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    runs = {}
+    for width in (16, 32):
+        recipe = make_recipe(run=str(tmp_path / f"w{width}"), model={"hidden_size": width}, validation={"every": 1, "num_batches": 2})
+        runs[width] = train(recipe).run
+    checkpoints = find_checkpoints([str(run.folder) for run in runs.values()])
+    table = tripod.run(run_study(ScalingLaws(num_draws=0, from_step=3), checkpoints, tmp_path / "out")).table
+    found = {(row["series"], row["step"]): (row["parameters"], row["tokens"], row["loss"]) for row in table.where(kind="point")}
+    expected = {}
+    for width, run in runs.items():
+        losses = {record["step"]: record["valid_loss"] for record in read_metrics(run.metrics_path) if "valid_loss" in record}
+        parameters = 2 * (12 * width**2 + 13 * width) + 2 * width  # of two layers, as Pythia counts them
+        expected |= {(f"w{width}", step): (parameters, step * 4 * 16, losses[step]) for step in run.steps if step >= 3}
+    assert found == expected
+
+
 def test_one_wild_point_hardly_moves_the_fit() -> None:
     sizes, tokens, losses, _ = points(noise=0.001)
     losses[7] *= 1.5
@@ -56,6 +96,9 @@ def test_points_that_cannot_be_fitted_are_refused() -> None:
         fit_scaling_law([1] * 5, [1] * 5, [1] * 5)
     with pytest.raises(ConfigError, match="step 0 has seen no tokens"):
         fit_scaling_law([1] * 6, [0] * 6, [1] * 6)
+    for sizes, tokens in (([5] * 6, range(1, 7)), (range(1, 7), [5] * 6)):
+        with pytest.raises(ConfigError, match="points of one size, or of one number of tokens"):
+            fit_scaling_law([*sizes], [*tokens], [1] * 6)
 
 
 def test_the_sizes_of_the_published_models_are_those_of_their_shapes() -> None:

@@ -13,7 +13,7 @@ import tripod
 from tests.analysis.weight_norm import WeightNorm
 from tests.training.checkpoint_series import STEPS
 from tripod.analysis.checkpoints import Checkpoint, find_checkpoints
-from tripod.analysis.study import Finding, Study, run_study
+from tripod.analysis.study import Finding, Study, measurement_key, run_study
 from tripod.errors import ConfigError
 
 
@@ -51,6 +51,22 @@ def test_a_checkpoint_is_found_again_by_its_content_and_not_by_its_place(copied_
     assert here.hash == there.hash != other.hash
 
 
+def test_a_measurement_is_named_by_version_weights_architecture_tokenizer_and_device(copied_series: Path) -> None:
+    class Newer(WeightNorm):
+        version = 2
+
+    def key(study: type[Study] = WeightNorm, device: str = "cpu", step: int = 64) -> str:
+        return measurement_key(study(), Checkpoint("run", copied_series / f"step{step}", step, device))
+
+    found = [key(), key(Newer), key(device="cuda"), key(step=56)]
+    for file in ("config.json", "tokenizer.json"):
+        path = copied_series / "step64" / file
+        path.write_text(path.read_text() + " ")
+        found.append(key())
+    assert len(set(found)) == 6
+    assert key() == found[-1]
+
+
 @pytest.mark.parametrize("with_manifest", [True, False])
 def test_a_weight_that_changes_changes_the_hash(copied_series: Path, with_manifest: bool) -> None:
     folder = copied_series / "step64"
@@ -73,6 +89,14 @@ def test_addresses_name_runs_and_single_checkpoints_each_once(trained_series: Pa
     assert {checkpoint.name for checkpoint in found} == {"run"}
 
 
-def test_steps_that_no_run_has_are_an_error(trained_series: Path) -> None:
-    with pytest.raises(ConfigError, match="no checkpoint is of the steps 3"):
-        find_checkpoints([str(trained_series)], steps=[3])
+@pytest.mark.parametrize("steps", [[3], [0, 3, 64]])
+def test_steps_that_no_run_has_are_an_error(trained_series: Path, steps: list[int]) -> None:
+    with pytest.raises(ConfigError, match=r"no checkpoint is of the steps 3$"):
+        find_checkpoints([str(trained_series)], steps=steps)
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_folders(trained_series: Path, copied_series: Path) -> None:
+    """Else one would take the other's place, in tables and in studies of several runs."""
+    found = find_checkpoints([str(trained_series), f"{copied_series}@step64"], steps=[0, 64])
+    names = [f"{folder.parent.name}/run" for folder in (trained_series, copied_series)]
+    assert [(checkpoint.name, checkpoint.step) for checkpoint in found] == [(names[0], 0), (names[0], 64), (names[1], 64)]

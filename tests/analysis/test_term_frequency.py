@@ -15,7 +15,7 @@ from tripod.analysis.checkpoints import find_checkpoints
 from tripod.analysis.study import run_study
 from tripod.analysis.term_counts import FOLDER, count_pairs, term_counts
 from tripod.analysis.term_frequency import TermFrequency, performance_gap
-from tripod.errors import ConfigError
+from tripod.errors import ConfigError, ContextLengthError
 from tripod.training.loop import train
 from tripod.training.run import Run
 
@@ -105,6 +105,31 @@ def test_the_gap_is_that_between_the_ends() -> None:
     accuracies = [0.5, 0.0, 1.0, 0.2, 0.6, 0.1]
     assert performance_gap(seen, accuracies, extremes=2) == pytest.approx(100 * ((1.0 + 0.6) / 2 - (0.0 + 0.1) / 2))
     assert performance_gap(seen, accuracies, extremes=4) is None
+    assert performance_gap(seen, accuracies, extremes=0) is None
+
+
+def test_operands_that_were_read_as_often_make_no_gap() -> None:
+    """Small operands come first and are easier, so before anything was read their order would look like an effect of frequency."""
+    accuracies = [1.0, 0.9, 0.5, 0.3, 0.1, 0.0]
+    assert performance_gap([0.0] * 6, accuracies, extremes=2) == 0.0
+    # 4 and 5 were read oftenest. Of the others, read as often, any two may be the rarest: on average they are right in 0.675.
+    assert performance_gap([1, 1, 1, 1, 2, 3], accuracies, extremes=2) == pytest.approx(100 * (0.05 - 0.675))
+
+
+def test_what_cannot_be_asked_is_refused_before_terms_are_counted() -> None:
+    with pytest.raises(ConfigError, match="known are addition, multiplication"):
+        TermFrequency(operations=("additon",))
+    with pytest.raises(ConfigError, match="shots=-1"):
+        TermFrequency(shots=(0, -1))
+    with pytest.raises(ConfigError, match=r"shots=\(\); give at least one of each"):
+        TermFrequency(shots=())
+
+
+def test_a_prompt_that_does_not_fit_is_said_in_words(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    run = train(make_recipe(num_steps=1)).run  # a context of 64 bytes
+    study = TermFrequency(operations=("addition",), shots=(4,), num_first=2, num_second=1)
+    with pytest.raises(ContextLengthError):
+        tripod.run(run_study(study, find_checkpoints([str(run.folder)], steps=[1]), tmp_path))
 
 
 def test_the_study_asks_counts_and_draws(make_recipe: MakeRecipe, tmp_path: Path) -> None:

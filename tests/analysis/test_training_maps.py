@@ -48,6 +48,11 @@ def test_a_planted_outlier_is_found_and_none_where_there_is_none() -> None:
         assert outliers(seeds_apart(dict(enumerate(found.states.tolist())))) == expected
 
 
+def test_a_seed_is_compared_with_the_others_and_not_with_itself() -> None:
+    apart = seeds_apart({"a": [0, 1], "b": [0, 1], "c": [1, 0]})  # kappas: a and b 1, each with c -1
+    assert apart == {"a": 0.0, "b": 0.0, "c": -1.0}
+
+
 def test_likelihood_and_best_path_are_those_of_all_paths_enumerated() -> None:
     rng = np.random.default_rng(3)
     sequence, means = rng.normal(size=(5, 2)), rng.normal(size=(3, 2))
@@ -57,11 +62,17 @@ def test_likelihood_and_best_path_are_those_of_all_paths_enumerated() -> None:
     for path in itertools.product(range(3), repeat=5):
         moves = sum(np.log(transitions[one, other]) for one, other in itertools.pairwise(path))
         logs[path] = np.log(start[path[0]]) + moves + sum(densities[step, state] for step, state in enumerate(path))
-    shares, _, log_likelihood = _forward_backward(densities, start, transitions)
+    [shares], moves, log_likelihood = _forward_backward(densities[None], start, transitions)
+    twice, both_moves, both = _forward_backward(np.stack([densities, densities]), start, transitions)  # two sequences are two times one
+    assert (twice == shares).all()
+    assert both_moves == pytest.approx(2 * moves)
+    assert both == pytest.approx(2 * log_likelihood)
     assert log_likelihood == pytest.approx(np.logaddexp.reduce(list(logs.values())))
     assert tuple(_viterbi(densities, start, transitions)) == max(logs, key=lambda path: logs[path])
     last_in_state_1 = sum(np.exp(log - log_likelihood) for path, log in logs.items() if path[-1] == 1)
     assert shares[-1, 1] == pytest.approx(last_in_state_1)
+    from_0_to_2 = sum(np.exp(log - log_likelihood) * [*itertools.pairwise(path)].count((0, 2)) for path, log in logs.items())
+    assert moves[0, 2] == pytest.approx(from_0_to_2)
 
 
 def test_more_states_than_checkpoints_are_refused() -> None:

@@ -69,12 +69,15 @@ def test_results_are_read_from_what_was_written(tripod: Command, run_folder: Pat
     outcome = tripod("eval", "results", tmp_path / "ours.parquet", tmp_path / "theirs.json", "--metrics", "acc", "--json")
     assert outcome.code == 0, outcome.err
     assert [(row["model"], row["task"]) for row in json.loads(outcome.out)] == [("small", "copa"), ("theirs", "copa")]
+    none = tripod("eval", "results", tmp_path / "ours.parquet", "--tasks", "copa, coppa", "--step", "2")
+    assert none.code == 2
+    assert "no result has the task coppa; there are copa" in none.err
 
 
 def test_studies_are_listed_and_one_is_run(tripod: Command, run_folder: Path, data: Path, tmp_path: Path) -> None:
     listed = tripod("study")
     assert "learning-curves" in listed.out
-    arguments = ("study", "learning-curves", run_folder, "--set", "tasks=copa", "--set", f"data={data}", "--out", tmp_path / "out")
+    arguments = ("study", "learning-curves", run_folder, "--set", "tasks=copa", "--data", data, "--out", tmp_path / "out")
     outcome = tripod(*arguments)
     assert outcome.code == 0, outcome.err
     assert "table.csv: 2 rows" in outcome.out
@@ -91,6 +94,12 @@ def test_a_setting_that_is_none_is_named(tripod: Command, run_folder: Path, tmp_
     assert "reads a file; give its folder: --data FOLDER, of a study --set data=FOLDER" in absent.err
     spelled = tripod("study", "learning-curves", run_folder, "--set", "tasks=copa", "--set", "limit=x", "--out", tmp_path)
     assert "--set limit=x: expected int" in spelled.err
+    unknown = tripod("study", "memorisation", run_folder)  # before it asks for a folder
+    assert "there is no study 'memorisation'; there are" in unknown.err
+    of_no_files = tripod("study", "training-maps", run_folder, "--data", tmp_path, "--out", tmp_path)
+    assert "has no setting data" in of_no_files.err
+    of_files = tripod("study", "published", "all", "--step", "3", "--data", tmp_path, "--out", tmp_path)
+    assert "--set, --step and --kept are of studies of checkpoints" in of_files.err
 
 
 def test_a_published_table_is_written_as_a_card(tripod: Command, shared_data: Path, tmp_path: Path) -> None:

@@ -15,7 +15,10 @@ ANSWERS = [
     {"id": "dome", "question": "When does the dome close?", "answers": ["faster than 18 metres a second"], "sources": ["telescope.rst"]},
     {"id": "france", "question": "What is the capital of France?", "answers": []},
 ]
-QUERIES = [{"query": "pointing errors", "relevant": ["telescope.rst"]}, {"query": "exposure deleted", "relevant": ["storage.md"]}]
+QUERIES = [
+    *({"query": query, "relevant": ["telescope.rst"]} for query in ("pointing errors", "dome closes", "wind metres a second")),
+    *({"query": query, "relevant": ["storage.md"]} for query in ("exposure deleted", "ten years", "exposure after years")),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +51,7 @@ def test_a_worse_retrieval_fails_against_its_baseline(tmp_path: Path, capsys: py
     cases = written(tmp_path / "cases.jsonl", QUERIES)
     assert run("eval", "retrieval", HANDBOOK, cases, "--mode", "bm25", "--out", tmp_path / "good.json") == 0
     good = json.loads((tmp_path / "good.json").read_text(encoding="utf-8"))
-    assert good["values"]["recall@10"] == [1.0, 1.0]
+    assert good["values"]["recall@10"] == [1.0] * 6
     other = tmp_path / "other"
     other.mkdir()
     (other / "moon.md").write_text("The moon is far away.")

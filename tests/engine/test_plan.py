@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.engine.execution.test_routes import needs_kernels
 from tests.engine.tiny_models import NEOX, QWEN, tiny_model
 from tripod.engine.assemble import assemble
 from tripod.engine.engine_config import EngineConfig
@@ -16,7 +17,7 @@ from tripod.errors import CheckpointError, ConfigError
 from tripod.models.gpt_neox import GPTNeoXConfig
 from tripod.models.llama import LlamaConfig
 from tripod.models.save import save_checkpoint
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 
 
 @pytest.fixture(params=[NEOX, QWEN], ids=["neox", "qwen2, tied"])
@@ -27,7 +28,7 @@ def config(request: pytest.FixtureRequest) -> GPTNeoXConfig | LlamaConfig:
 
 @pytest.mark.parametrize("weight_format", ["f32", "bf16", "int8"])
 def test_planned_bytes_are_those_that_the_torch_route_takes(
-    config: GPTNeoXConfig | LlamaConfig, weight_format: LinearFormat, tmp_path: Path
+    config: GPTNeoXConfig | LlamaConfig, weight_format: WeightFormat, tmp_path: Path
 ) -> None:
     model = tiny_model(config)
     save_checkpoint(model, tmp_path)
@@ -45,6 +46,17 @@ def test_planned_bytes_are_those_that_the_torch_route_takes(
         )
         assert plan.kv_bytes == parts.spec.num_bytes
     assert plan.kv_tokens == 112
+
+
+@needs_kernels
+def test_a_pool_in_8_bits_is_planned_with_its_scales_and_taken_so(config: GPTNeoXConfig | LlamaConfig, tmp_path: Path) -> None:
+    model = tiny_model(config)
+    save_checkpoint(model, tmp_path)
+    engine_config = EngineConfig(kv_tokens=100, kv_cache_dtype="int8")
+    plan = plan_engine(tmp_path, engine_config)
+    spec = assemble(model, engine_config).spec
+    assert plan.kv_bytes_per_token == 2 * 2 * config.num_kv_heads * (config.head_dim + 4)  # keys and values of 2 layers, a scale each
+    assert plan.kv_bytes == spec.num_bytes == 112 * plan.kv_bytes_per_token
 
 
 def test_what_fits_is_what_is_left_beside_weights_and_workspace(tmp_path: Path) -> None:

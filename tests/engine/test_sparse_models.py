@@ -20,7 +20,7 @@ from tripod.errors import ConfigError
 from tripod.models.expert_cache import ExpertCache
 from tripod.models.moe import record_routing
 from tripod.models.save import save_checkpoint
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 from tripod.sampling import SamplingParams
 from tripod.text.byte_level import write_byte_tokenizer
 
@@ -51,7 +51,7 @@ def test_64_greedy_tokens_of_many_requests_at_once_are_those_of_transformers(cas
     ("weight_format", "tolerance"), [("f32", 1e-5), ("bf16", 3e-2), ("int8", 8e-2)]
 )  # int8 rounds gates and factors too
 @pytest.mark.parametrize("name", SPARSE)
-def test_each_route_gives_the_logits_of_the_plain_model(name: str, weight_format: LinearFormat, tolerance: float, kernels: Kernels) -> None:
+def test_each_route_gives_the_logits_of_the_plain_model(name: str, weight_format: WeightFormat, tolerance: float, kernels: Kernels) -> None:
     model = tiny_model(SPARSE[name])
     ids = token_ids(61, seed=1)
     plain = plain_logits(model, ids)
@@ -64,7 +64,7 @@ def test_each_route_gives_the_logits_of_the_plain_model(name: str, weight_format
 @pytest.mark.parametrize("kernels", ROUTES)
 @pytest.mark.parametrize(("name", "weight_format"), [("qwen2_moe", "f32"), ("olmoe", "bf16"), ("openmoe", "int8"), ("sigmoid", "bf16")])
 def test_a_row_has_the_same_bits_alone_in_any_chunk_and_beside_any_neighbours(
-    name: str, weight_format: LinearFormat, kernels: Kernels
+    name: str, weight_format: WeightFormat, kernels: Kernels
 ) -> None:
     steps = Steps(tiny_model(SPARSE[name]), kernels, weight_format, batch_invariant=True)
     ids = token_ids(40, seed=2)

@@ -36,6 +36,7 @@ def test_equal_confidences_are_given_together_whatever_their_order() -> None:
 
 def test_calibration_by_hand_and_by_a_simulation() -> None:
     assert calibration_error([0.95, 0.95, 0.15], [True, False, False]) == pytest.approx((2 * 0.45 + 0.15) / 3)
+    assert calibration_error([1.0, 0.92], [False, True]) == pytest.approx(0.96 - 0.5)  # a whole confidence is of the last bin
     generator = np.random.default_rng(3)
     confidence = generator.random(20_000)
     is_right = generator.random(20_000) < confidence

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tripod.errors import DatasetError
-from tripod.evaluation.intervals import bootstrap_of
+from tripod.evaluation.intervals import bootstrap, bootstrap_of
 from tripod.evaluation.report import Report
 from tripod.evaluation.report_html import write_html
 
@@ -51,11 +51,19 @@ def test_a_false_alarm_comes_about_once_in_forty() -> None:
     assert alarms <= 12  # 5 are expected (2.5 % on this side); 12 or fewer with probability 0.998
 
 
+def test_cases_too_few_to_tell_from_chance_show_nothing() -> None:
+    """Five that all get worse do so by chance in two of 2 ** 5 ways, six in two of 2 ** 6: below one in twenty."""
+    for number, is_shown in ((1, False), (5, False), (6, True)):
+        now, then = (Report(name="a", cases=CASES[:number], values={"f1": [value] * number}) for value in (0.4, 0.5))
+        assert now.compare(then)["f1"].is_worse == then.compare(now)["f1"].is_better == is_shown
+
+
 def test_of_seconds_fewer_are_better() -> None:
     now = Report(name="a", cases=CASES, values={"seconds": (BEFORE - 0.1).tolist()}, lower_is_better=frozenset({"seconds"}))
     then = Report(name="b", cases=CASES, values={"seconds": BEFORE.tolist()}, lower_is_better=frozenset({"seconds"}))
     assert now.compare(then)["seconds"].is_better
     assert then.compare(now)["seconds"].is_worse
+    assert [then.compare(now)["seconds"].is_within(margin) for margin in (0.05, 0.2)] == [False, True]  # it takes 0.1 longer
 
 
 def test_only_shared_cases_are_compared_and_the_others_are_counted() -> None:
@@ -92,6 +100,13 @@ def test_undefined_values_do_not_count() -> None:
         Report(name="twice", cases=("a", "a"), values={})
     with pytest.raises(DatasetError, match="2 values for 1 cases"):
         Report(name="long", cases=("a",), values={"f1": [0.0, 1.0]})
+
+
+def test_resamples_that_are_drawn_in_parts_are_those_drawn_at_once() -> None:
+    values = np.random.default_rng(1).normal(size=5000)  # so many that three resamples are drawn at a time
+    means = values[np.random.default_rng(4).integers(0, 5000, (100, 5000))].mean(1)
+    interval = bootstrap(values.tolist(), np.random.default_rng(4), num_resamples=100)
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
 
 
 def test_the_interval_of_a_statistic_is_that_of_its_mean() -> None:

@@ -17,7 +17,7 @@ from tripod.evaluation.table import Table
 OLD = {"results": {"piqa": {"acc": 0.5, "acc_stderr": 0.1, "acc_norm": 0.25, "acc_norm_stderr": 0.2}}, "config": {"num_fewshot": 0}}
 NEW = {
     "results": {
-        "piqa": {"alias": "piqa", "acc,none": 0.5, "acc_stderr,none": 0.1, "samples": 4},
+        "piqa": {"name": "piqa", "alias": "piqa", "sample_len": 4, "acc,none": 0.5, "acc_stderr,none": 0.1},
         "gsm8k": {"alias": "gsm8k", "exact_match,strict-match": 0.25, "exact_match_stderr,strict-match": "N/A"},
     },
     "n-shot": {"piqa": 0, "gsm8k": 5},
@@ -31,6 +31,7 @@ def test_old_and_new_files_give_the_same_rows() -> None:
     assert old.column("stderr") == new.column("stderr") == [0.1]
     assert old.column("filter") == [None]
     assert new.column("filter") == ["none"]
+    assert [(row["task"], row["metric"]) for row in results_of(NEW, "a.json")] == [("piqa", "acc"), ("gsm8k", "exact_match")]
 
 
 def test_a_new_file_says_filters_and_the_shots_of_each_task() -> None:
@@ -52,6 +53,11 @@ def test_a_new_file_says_filters_and_the_shots_of_each_task() -> None:
             0,
             "base",
         ),
+        ("pythia-v0/pythia-410m/zero-shot", "410m-global_step1500", "pythia-410m", 1500, 1500 << 22, 0, "base"),  # batches of 4M tokens
+        ("pythia-v0/pythia-160m-deduped/five-shot", "160m-step1500", "pythia-160m-deduped", 1500, 1500 << 22, 5, "base"),
+        ("pythia-v0/pythia-1b/zero-shot", "1b-global_step3000", "pythia-1b", 3000, 3000 << 21, 0, "base"),
+        ("other", "pythia-70m-5shot_step3", "pythia-70m", 3, 3 << 21, 5, "base"),
+        ("other", "pythia-70m_2026-01-01T00_00_07", "pythia-70m", None, None, None, "base"),  # a time is no step
         ("pythia-v1/pythia-70m-0.25MtokBS/five-shot", "70m-0.25MtokBS_step1144000", "pythia-70m", 1144000, 1144000 << 18, 5, "base"),
         ("bias-evals", "intervention-1.3b-deduped-step67000_eval", "pythia-1.4b-deduped", 67000, 67000 << 22, None, "intervention"),
         (
@@ -60,7 +66,9 @@ def test_a_new_file_says_filters_and_the_shots_of_each_task() -> None:
         ),
     ],
 )
-def test_a_name_says_what_was_evaluated(folder: str, name: str, model: str, step: int, tokens: int, shots: int | None, run: str) -> None:
+def test_a_name_says_what_was_evaluated(
+    folder: str, name: str, model: str, step: int | None, tokens: int | None, shots: int | None, run: str
+) -> None:
     what = evaluated(f"evals/{folder}/{name}.json", {})
     assert (what.model, what.step, what.tokens, what.shots, what.run) == (model, step, tokens, shots, run)
 
@@ -83,10 +91,21 @@ def test_of_two_results_the_newest_counts(tmp_path: Path) -> None:
     assert sorted(read_results([tmp_path], keep_repeated=True).where(task="piqa").numbers("value")) == [1.0, 2.0]
 
 
-def test_our_own_table_is_read_back(tmp_path: Path) -> None:
+def test_times_of_the_first_release_begin_with_the_month_and_a_standard_error_counts_for_more(tmp_path: Path) -> None:
+    for time, acc in (("02-01-2023-00-00-00", {"acc": 0.2}), ("01-30-2023-00-00-00", {"acc": 0.1})):
+        (tmp_path / f"pythia-70m-step5_eval_results_{time}.json").write_text(json.dumps({"results": {"piqa": acc}}))
+    assert read_results([tmp_path]).column("value") == [0.2]
+    (tmp_path / "pythia-70m-step5_eval_results_01-01-2022-00-00-00.json").write_text(
+        json.dumps({"results": {"piqa": {"acc": 0.3, "acc_stderr": 0.1}}})
+    )
+    assert read_results([tmp_path]).column("value") == [0.3]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
+def test_our_own_table_is_read_back(tmp_path: Path, suffix: str) -> None:
     rows = [{"model": "a", "step": 1, "task": "piqa", "metric": "acc", "value": 0.5, "stderr": 0.1, "shots": 0, "num_items": 4}]
-    Table.of(rows).write(tmp_path / "table.parquet")
-    [row] = read_results([tmp_path / "table.parquet"])
+    Table.of(rows).write(tmp_path / f"table{suffix}")
+    [row] = read_results([tmp_path / f"table{suffix}"])
     assert tuple(row) == COLUMNS
     assert {name: row[name] for name in ("model", "step", "task", "value", "run")} == {
         "model": "a", "step": 1, "task": "piqa", "value": 0.5, "run": "base",

@@ -16,7 +16,7 @@ from tripod.models.language_model import LanguageModel
 from tripod.models.llama import LlamaConfig
 from tripod.models.pack import pack
 from tripod.ops.attention import causal_attention
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 from tripod.ops.rope import RopeConfig
 from tripod.ops.torch_linear import pack_torch_linear
 
@@ -38,7 +38,7 @@ def logits_of(model: LanguageModel) -> Tensor:
 @pytest.mark.parametrize("config", [NEOX, QWEN], ids=["gpt-neox", "qwen2, tied"])
 @pytest.mark.parametrize(("weight_format", "tolerance"), [("f32", 1e-5), ("bf16", 2e-2), ("int8", 5e-2)])
 def test_a_packed_model_gives_the_logits_of_the_plain_one(
-    config: GPTNeoXConfig | LlamaConfig, weight_format: LinearFormat, tolerance: float
+    config: GPTNeoXConfig | LlamaConfig, weight_format: WeightFormat, tolerance: float
 ) -> None:
     model = random_language_model(config, 3)
     plain = logits_of(model)

@@ -18,7 +18,7 @@ from tripod.models.load import load_language_model
 from tripod.models.save import save_checkpoint
 from tripod.ops.attention import causal_attention
 from tripod.ops.kernels.cpu import library
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 
@@ -36,7 +36,7 @@ def save(folder: Path, config: GPTNeoXConfig | LlamaConfig, seed: int = 3) -> Pa
     return folder
 
 
-def packed_logits(folder: Path, weight_format: LinearFormat) -> Tensor:
+def packed_logits(folder: Path, weight_format: WeightFormat) -> Tensor:
     model = native_blocks.pack_native(load_language_model(folder, keeps_linear_mapped=True), weight_format, folder)
     token_ids = torch.randint(0, 259, (20,), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -57,9 +57,9 @@ def forbid_packing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("config", [NEOX, QWEN], ids=["gpt-neox", "qwen2, tied"])
-@pytest.mark.parametrize("weight_format", ["f32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("weight_format", ["f32", "bf16", "int8", "int4", "int4-128"])
 def test_the_second_start_packs_nothing_and_gives_the_same_bits(
-    config: GPTNeoXConfig | LlamaConfig, weight_format: LinearFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: GPTNeoXConfig | LlamaConfig, weight_format: WeightFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = save(tmp_path / "model", config)
     first = packed_logits(folder, weight_format)

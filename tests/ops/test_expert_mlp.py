@@ -1,6 +1,8 @@
-"""Rows through their experts: a loop over tokens, finite differences, and the fast twin, which is the reference up to rounding."""
+"""Rows through their experts: a loop over tokens, finite differences, and the ways of the fast twin, the reference up to rounding."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ from tripod.ops import grouped_linear as module
 from tripod.ops.expert_mlp import Gating
 from tripod.ops.grouped_linear import grouped_linear, has_grouped_product
 from tripod.ops.kernels import expert_mlp as fast
+from tripod.ops.kernels.cpu.library import is_available
 from tripod.ops.moe_routing import Capacity, RouterConfig, Routing, choose_experts
+from tripod.ops.onednn_linear import has_onednn_linear
 
 
 def parts(gating: Gating, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -50,18 +54,76 @@ def test_gradients_are_those_of_finite_differences(gating: Gating, monkeypatch: 
     assert torch.autograd.gradcheck(run, (x, logits, up, down))
 
 
+def fast_ways() -> list[fast.Way]:
+    return [way for way, is_here in ((fast.FewRows, is_available()), (fast.ManyRows, has_onednn_linear(torch.zeros(1)))) if is_here]
+
+
+@pytest.fixture(params=fast_ways() or [pytest.param(None, marks=pytest.mark.skip(reason="neither kernels nor oneDNN are here"))])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the test once on each way through the experts, however few or many rows there are."""
+    monkeypatch.setattr(fast, "_way", lambda x, routing, up: request.param)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("gating", ["swiglu", "double"])
 @pytest.mark.parametrize("capacity", [None, Capacity(factor=0.8, rule="per-token", minimum=1)], ids=["dropless", "with drops"])
 def test_the_fast_twin_gives_the_same_outputs_and_gradients(gating: Gating, capacity: Capacity | None) -> None:
     x, logits, up, down = parts(gating)
-    if not fast.can_run(x, up):
-        pytest.skip("this build of torch has no oneDNN")
     found = []
     for run in (reference.expert_mlp, fast.expert_mlp):
         out = run(x, routed(logits, capacity), up, down, gating)
         found.append([out, *torch.autograd.grad(out.square().sum(), (x, logits, up, down))])
     for expected, got in zip(*found, strict=True):
         assert torch.allclose(got, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("gating", ["swiglu", "double"])
+def test_the_gradients_of_the_fast_twin_are_those_of_finite_differences_in_float64(gating: Gating) -> None:
+    x, logits, up, down = parts(gating)
+    ids = routed(logits).expert_ids
+    upstream = torch.randn(12, 6, generator=torch.Generator().manual_seed(1))
+
+    def total(run: Any, inputs: list[Tensor]) -> Tensor:  # of x, weights, up, down; the choice is fixed
+        x, weights, up, down = inputs
+        routing = Routing(logits, logits, ids, weights)
+        return (run(x, routing, up, down, gating) * upstream).sum()  # type: ignore[no-any-return]
+
+    inputs = [tensor.detach().requires_grad_() for tensor in (x, routed(logits).weights, up, down)]
+    found = torch.autograd.grad(total(fast.expert_mlp, inputs), inputs)
+    step = 1e-5
+    for place, gradient in enumerate(found):
+        direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(place), dtype=torch.float64)
+        moved = [[tensor.detach().double() for tensor in inputs] for _ in range(2)]
+        moved[0][place] += step * direction
+        moved[1][place] -= step * direction
+        ahead, behind = (float(total(reference.expert_mlp, one)) for one in moved)
+        assert float((gradient.double() * direction).sum()) == pytest.approx((ahead - behind) / (2 * step), rel=1e-4, abs=1e-3)
+
+
+@pytest.mark.usefixtures("way")
+def test_gradients_may_be_added_to_those_that_are_there() -> None:
+    x, logits, up, down = parts("double")
+    for _ in range(2):
+        fast.expert_mlp(x, routed(logits), up, down, "double", accumulates=True).square().sum().backward()
+    expected = torch.autograd.grad(reference.expert_mlp(x, routed(logits), up, down, "double").square().sum(), (x, logits, up, down))
+    for tensor, once in zip((x, logits, up, down), expected, strict=True):
+        assert tensor.grad is not None
+        assert torch.allclose(tensor.grad, 2 * once, atol=1e-4, rtol=1e-4)
+
+
+def test_few_rows_an_expert_and_many_go_different_ways_and_what_is_not_float32_goes_none() -> None:
+    up = torch.zeros(8, 4, 3)
+
+    def way(num_rows: int, dtype: torch.dtype = torch.float32) -> fast.Way | None:
+        x = torch.zeros(num_rows, 3, dtype=dtype)
+        return fast._way(x, choose_experts(torch.zeros(num_rows, 8), RouterConfig(num_experts=8, top_k=2)), up.to(dtype))
+
+    assert way(1) is (fast.FewRows if is_available() else None)
+    assert way(1000) is (fast.ManyRows if has_onednn_linear(up) else None)
+    assert way(1, torch.bfloat16) is way(1000, torch.float64) is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert way(1) is way(1000) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -80,6 +142,7 @@ def test_torchs_grouped_product_is_the_loop_over_experts_with_its_gradients(dtyp
         assert torch.allclose(got, expected, atol=1e-4 if dtype is torch.float32 else 0.5)  # of numbers up to 60, in 8 bits
 
 
+@pytest.mark.usefixtures("way")
 def test_experts_without_rows_get_no_gradient_and_no_rows_at_all_are_fine() -> None:
     x, _, up, down = parts("swiglu")
     one = torch.full((12, 7), -9.0).scatter(1, torch.tensor([2, 5]).expand(12, -1), 9.0)  # everyone goes to 2 and 5

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from benchmarks.serving.engines.worker import Generate
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 
-FORMATS: dict[str, LinearFormat] = {"float32": "f32", "bfloat16": "bf16", "int8": "int8", "int4": "int4"}
+FORMATS: dict[str, WeightFormat] = {"float32": "f32", "bfloat16": "bf16", "int8": "int8", "int4": "int4"}
 _KV_TOKENS = 32_768  # the most that the 64 requests of W2 or the 32 of W4 may take is 24,576 and 18,432
 
 

@@ -39,10 +39,12 @@ def questions(operation: str, *, shots: int, num_first: int = 100, num_second: i
     """All items of an operation: first operands from 0, second ones from 1. Examples have other first operands, drawn by the seed.
 
     Raises:
-        ConfigError: an unknown operation, or examples of a single first operand.
+        ConfigError: an unknown operation, nothing to ask, or examples of a single first operand.
     """
     if operation not in WORDS:
         raise ConfigError(f"operation {operation!r}; known are {', '.join(WORDS)}")
+    if shots < 0 or num_first < 1 or num_second < 1:
+        raise ConfigError(f"shots={shots}, num_first={num_first}, num_second={num_second}; give at least 0, 1 and 1")
     if shots and num_first < 2:
         raise ConfigError(f"shots={shots} with num_first={num_first}: examples need another first operand")
     for first in range(num_first):

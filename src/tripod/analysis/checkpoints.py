@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ _CHUNK_BYTES = 1 << 22
 class Checkpoint:
     """A model at one moment of its training, as a study sees it."""
 
-    name: str  # of the run, or of the model: what the checkpoints of one series have in common
+    name: str  # of the run, or of the model: what the checkpoints of one series have in common, and no other series has
     folder: Path
     step: int | None = None  # None: not known, as of a model that is not of a run
     device: str = "cpu"
@@ -109,27 +109,29 @@ def find_checkpoints(addresses: Sequence[str], *, steps: Sequence[int] | None = 
         steps: of runs, some; all.
         device: on which their engines run.
 
+    Returns:
+        Named by the last part of their addresses; where several series would be named alike, by as much of them as tells them apart.
+
     Raises:
-        ConfigError: an address names nothing, or none has the steps.
+        ConfigError: no address, or no run has one of the steps.
         CheckpointError: see `locate`.
     """
     if not addresses:
         raise ConfigError("no run and no checkpoint is given; name runs (runs/tiny-s), checkpoints (runs/tiny-s@step512) or models")
-    found: list[Checkpoint] = []
+    found: dict[Path, tuple[Path, Path, int | None]] = {}  # of each: what names its series, its folder, its step
     for address in addresses:
-        series = _series(Path(address).expanduser())
-        if series:
-            name = Path(address).name
-            found += [Checkpoint(name, folder, step, device) for step, folder in series if steps is None or step in steps]
+        path = Path(address).expanduser()
+        if series := _series(path):
+            for step, folder in series:
+                if not steps or step in steps:
+                    found.setdefault(folder.resolve(), (path.absolute(), folder, step))
         else:
             folder = locate(address)
-            found.append(Checkpoint(_name(address, folder), folder, _step(address, folder), device))
-    if not found:
-        raise ConfigError(f"{', '.join(addresses)}: no checkpoint is of the steps {', '.join(map(str, steps or ()))}")
-    unique: dict[Path, Checkpoint] = {}
-    for checkpoint in found:
-        unique.setdefault(checkpoint.folder.resolve(), checkpoint)
-    return tuple(unique.values())
+            found.setdefault(folder.resolve(), (_home(address, folder), folder, _step(address, folder)))
+    if absent := sorted(set(steps or ()) - {step for _, _, step in found.values() if step is not None}):
+        raise ConfigError(f"{', '.join(addresses)}: no checkpoint is of the steps {', '.join(map(str, absent))}")
+    names = _names({home for home, _, _ in found.values()})
+    return tuple(Checkpoint(names[home], folder, step, device) for home, folder, step in found.values())
 
 
 def _series(folder: Path) -> list[tuple[int, Path]]:
@@ -140,11 +142,24 @@ def _series(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), entry) for match, entry in entries if match)
 
 
-def _name(address: str, folder: Path) -> str:
+def _home(address: str, folder: Path) -> Path:
+    """What names a series: the folder of its run, the model of its revisions, or itself."""
     base, at, _ = address.rpartition("@")
-    if at:
-        return Path(base).name
-    return folder.parent.name if re.fullmatch(r"step\d+", folder.name) else Path(address).name
+    path = Path(base if at else address).expanduser()
+    if not path.exists():
+        return path  # of the hub
+    return path.absolute().parent if not at and re.fullmatch(r"step\d+", folder.name) else path.absolute()
+
+
+def _names(homes: Collection[Path]) -> dict[Path, str]:
+    """The last part of each path; of those that end alike, as many parts as tell them apart."""
+    names: dict[Path, str] = {}
+    for home in homes:
+        num_parts = 1
+        while any(other.parts[-num_parts:] == home.parts[-num_parts:] for other in homes if other != home):
+            num_parts += 1
+        names[home] = "/".join(home.parts[-num_parts:])
+    return names
 
 
 def _step(address: str, folder: Path) -> int | None:

@@ -6,6 +6,7 @@ several seeds: Student's t over the seeds' mean differences, because items are t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from tripod.analysis.checkpoints import Checkpoint
 from tripod.analysis.picture import GREY, plain
-from tripod.analysis.study import PLACE, Measured
+from tripod.analysis.study import CONCLUDED, PLACE, Measured
 from tripod.analysis.task_scores import ScoresTasks, TaskScore
 from tripod.errors import ConfigError
 from tripod.evaluation.agreement import mcnemar, paired_bootstrap
@@ -44,7 +45,7 @@ class GenderIntervention(ScoresTasks):
     name: ClassVar[str] = "gender-intervention"
     version: ClassVar[int] = 2
     tasks: tuple[str, ...] = ("crows_pairs_english", "winobias", "lambada_openai")
-    group: str = ""  # of the task's items, such as gender of CrowS-Pairs; all
+    group: str = field(default="", metadata=CONCLUDED)  # of the task's items, such as gender of CrowS-Pairs; all
     limit: int | None = None  # questions of each task
     data: str | None = field(default=None, metadata=PLACE)
 
@@ -57,6 +58,9 @@ class GenderIntervention(ScoresTasks):
 
     def conclude(self, measured: Measured) -> Table:
         pairs = _pairs(measured)
+        groups = {str(row["group"]) for _, table in measured for row in table if row.get("group") is not None}
+        if self.group and self.group not in groups:
+            raise ConfigError(f"no item is of the group {self.group!r}; there are {', '.join(sorted(groups)) or 'none'}")
         rows: list[Row] = []
         for step in sorted({pair[1].step or 0 for pair in pairs}):
             of_step = [pair for pair in pairs if pair[1].step == step]
@@ -170,4 +174,10 @@ def _pairs(measured: Measured) -> list[Pair]:
         pairs.append((seed, checkpoint, table, control))
     if not pairs:
         raise ConfigError("none of the runs is a branch with a control; make some by `tripod train --branch run@stepN FILE`")
+    for (seed, step), number in Counter((seed, checkpoint.step) for seed, checkpoint, *_ in pairs).items():
+        if number > 1:
+            folders = ", ".join(str(checkpoint.folder) for of, checkpoint, *_ in pairs if (of, checkpoint.step) == (seed, step))
+            raise ConfigError(
+                f"{folders} have one seed, {seed}; an interval over seeds is of one intervention in one size: study them apart"
+            )
     return pairs

@@ -33,7 +33,7 @@ class LearningCurves(ScoresTasks):
     version: ClassVar[int] = 1
     tasks: tuple[str, ...] = ("lambada_openai", "piqa", "arc_easy", "sciq", "winogrande", "arc_challenge")
     limit: int | None = None  # questions of each task
-    shots: int = 0
+    shots: int | None = None  # examples before each question; none, of lm-eval what the task says
     data: str | None = field(default=None, metadata=PLACE)
 
     def scores(self) -> list[TaskScore]:

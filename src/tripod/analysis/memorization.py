@@ -7,7 +7,7 @@ that are repeated in their places (Biderman et al. 2023, arXiv:2304.01373, secti
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from tripod.analysis.memorization_plot import draw_memorization
 from tripod.analysis.memorized_rows import bulk_config, continuations
 from tripod.analysis.poisson import BIN, bin_counts, poisson_test, quantiles, uniformity
 from tripod.analysis.shares import wilson
-from tripod.analysis.study import Measured
+from tripod.analysis.study import CONCLUDED, Measured
 from tripod.errors import ConfigError
 from tripod.evaluation.table import Row, Table
 from tripod.training.data.progress import Progress
@@ -41,7 +41,7 @@ class Memorization:
     first_row: int = 0
     num_rows: int = 10_000  # in the order of training, from the first on; 0: all
     unseen: bool = False  # rows as well that the checkpoint has not read: what it continues without having seen it
-    bin: int = BIN  # rows of a bin of the Poisson test
+    bin: int = field(default=BIN, metadata=CONCLUDED)  # rows of a bin of the Poisson test
 
     def __post_init__(self) -> None:
         if self.prompt < 1 or self.length < 1 or self.first_row < 0 or self.num_rows < 0 or self.bin < 1:
@@ -51,7 +51,7 @@ class Memorization:
             )
 
     def depends_on(self, checkpoint: Checkpoint) -> Mapping[str, str]:
-        return {"order": _run(checkpoint).order().fingerprint, "step": str(checkpoint.step)}
+        return {"order": _run(checkpoint).order().content_fingerprint, "step": str(checkpoint.step)}
 
     async def measure(self, checkpoint: Checkpoint, progress: Progress) -> Table:
         """One row a training row: how many tokens were repeated, and how often the checkpoint had read these tokens together."""

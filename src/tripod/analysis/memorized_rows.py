@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tripod.evaluation.tasks.asking import for_each
 from tripod.sampling import SamplingParams
 from tripod.training.data.progress import Progress, no_progress
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tripod.engine.engine_config import EngineConfig
 
 REQUESTS, TOKENS = 128, 4096  # of a step: many short rows at once, yet no more logits than memory that is kept for the next step
-_WORKERS_PER_PLACE = 2  # so that a request waits whenever another ends
+WORKERS_PER_PLACE = 2  # so that a request waits whenever another ends
 
 
 def bulk_config(num_tokens: int) -> EngineConfig:
@@ -52,19 +52,10 @@ async def continuations(engine: Engine, prompts: NDArray[np.int64], length: int,
     """
     sampling = SamplingParams(temperature=0.0, max_tokens=length, ignore_eos=True)
     found = np.zeros((len(prompts), length), np.int64)
-    numbers = iter(range(len(prompts)))
-    done = 0
 
-    async def work() -> None:
-        nonlocal done
-        for number in numbers:
-            reply = await engine.generate(prompts[number].tolist(), sampling)
-            found[number] = reply.token_ids
-            done += 1
-            if done % 64 == 0 or done == len(prompts):
-                progress("rows", done, len(prompts))
+    async def one(number: int) -> None:
+        found[number] = (await engine.generate(prompts[number].tolist(), sampling)).token_ids
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(len(prompts), _WORKERS_PER_PLACE * engine.config.max_num_requests)):
-            group.create_task(work())
+    at_once = WORKERS_PER_PLACE * engine.config.max_num_requests
+    await for_each(range(len(prompts)), one, at_once=at_once, progress=progress, stage="rows")
     return found

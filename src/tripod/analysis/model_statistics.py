@@ -42,7 +42,7 @@ class ModelStatistics:
         first = _first(checkpoint)
         return {
             "first": "" if first is None else first.hash,
-            "order": checkpoint.run.order().fingerprint if checkpoint.run is not None and self.num_rows else "",
+            "order": checkpoint.run.order().content_fingerprint if checkpoint.run is not None and self.num_rows else "",
         }
 
     async def measure(self, checkpoint: Checkpoint, progress: Progress) -> Table:

@@ -93,10 +93,16 @@ def _scores(table: Table) -> Mapping[int, int]:
     return {int(row): int(matched) for row, matched in zip(table.numbers("row"), table.numbers("matched"), strict=True)}
 
 
-def _kind(checkpoint: Checkpoint, target: Checkpoint) -> str:
-    if checkpoint.folder.parent == target.folder.parent:
-        return "earlier step"
-    return "smaller model" if checkpoint.step == target.step else "smaller model, earlier step"
+def _kind(checkpoint: Checkpoint, other: Checkpoint) -> str:
+    """What a checkpoint is beside another: "smaller model", "earlier step", or both."""
+    parts = []
+    if checkpoint.folder.parent != other.folder.parent:
+        larger = checkpoint.num_parameters - other.num_parameters
+        parts.append("smaller model" if larger < 0 else "larger model" if larger else "other model of its size")
+    later = (checkpoint.step or 0) - (other.step or 0)
+    if later:
+        parts.append("earlier step" if later < 0 else "later step")
+    return ", ".join(parts)
 
 
 def _rates(prediction: Prediction, total: int) -> Iterator[Row]:

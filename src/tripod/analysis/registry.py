@@ -92,7 +92,7 @@ def _value(key: str, text: str, kind: Any) -> Any:
         if "tuple[float" in spelled:
             return tuple(float(part) for part in text.split(","))
         if "tuple[str" in spelled:
-            return tuple(part for part in text.split(",") if part)
+            return tuple(part.strip() for part in text.split(",") if part.strip())
         if "bool" in spelled:
             return {"true": True, "false": False}[text.lower()]
         if "int" in spelled:

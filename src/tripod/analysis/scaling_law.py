@@ -73,7 +73,7 @@ def fit_scaling_law(
         seed: of the draws.
 
     Raises:
-        ConfigError: fewer points than parameters, or numbers that have no logarithm.
+        ConfigError: too few points, all of one size or of one number of tokens, or numbers that have no logarithm.
         MissingExtraError: scipy is not installed.
     """
     points = np.array([num_parameters, num_tokens, losses], float)
@@ -81,6 +81,8 @@ def fit_scaling_law(
         raise ConfigError(f"{points.shape[1]} points cannot fix the {len(fields(ScalingLaw))} parameters of the law; give more")
     if not (np.isfinite(points).all() and (points > 0).all()):
         raise ConfigError("sizes, tokens and losses must be above 0 (step 0 has seen no tokens: leave it out)")
+    if len(set(points[0])) < 2 or len(set(points[1])) < 2:
+        raise ConfigError("points of one size, or of one number of tokens, cannot tell what each of them does; give several of both")
     best = _fit(points, _STARTS, num_refined=_NUM_REFINED)
     law = _law(best)
     members: dict[Hashable, list[int]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from tripod.analysis.checkpoints import Checkpoint
 from tripod.analysis.picture import GREY, plain, size_colours, spelled_size
 from tripod.analysis.scaling_law import ScalingFit, ScalingLaw, fit_scaling_law
-from tripod.analysis.study import Measured
+from tripod.analysis.study import CONCLUDED, Measured
 from tripod.errors import ConfigError
 from tripod.evaluation.table import Row, Table
 from tripod.models.checkpoint import read_tensors
@@ -28,8 +28,8 @@ class ScalingLaws:
 
     name: ClassVar[str] = "scaling-laws"
     version: ClassVar[int] = 1
-    num_draws: int = 200  # of the bootstrap over runs
-    from_step: int = 1  # earlier checkpoints are left out: the law is none of the first steps
+    num_draws: int = field(default=200, metadata=CONCLUDED)  # of the bootstrap over runs
+    from_step: int = field(default=1, metadata=CONCLUDED)  # earlier checkpoints are left out: the law is none of the first steps
 
     def depends_on(self, checkpoint: Checkpoint) -> Mapping[str, str]:
         return {"validation": repr(self._loss(checkpoint))}

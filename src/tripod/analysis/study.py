@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Measured = Sequence[tuple[Checkpoint, Table]]  # in the order in which the checkpoints were given
-PLACE: Mapping[str, bool] = {"place": True}  # metadata of a field
+PLACE: Mapping[str, bool] = {"is_measured": False}  # metadata of a field that says where files lie: their content counts (`depends_on`)
+CONCLUDED: Mapping[str, bool] = {"is_measured": False}  # of a field that `conclude` alone reads: another value needs no new measurement
 
 
 class Measurement(Protocol):
     """What is measured on one checkpoint. A frozen dataclass, whose fields are the settings and part of what names a measurement, but for
-    fields with metadata PLACE, which say where files lie: their content counts (`depends_on`)."""
+    fields with metadata PLACE or CONCLUDED."""
 
     name: ClassVar[str]
     version: ClassVar[int]  # raised when the same settings measure something else than before
@@ -113,7 +114,8 @@ def measurement_path(measurement: Measurement, checkpoint: Checkpoint, folder: P
 
 def measurement_key(measurement: Measurement, checkpoint: Checkpoint) -> str:
     """Names what is measured: the measurement with its settings, the weights, and what else it depends on."""
-    settings = {one.name: getattr(measurement, one.name) for one in fields(cast("Any", measurement)) if not one.metadata.get("place")}
+    counting = [one.name for one in fields(cast("Any", measurement)) if one.metadata.get("is_measured", True)]
+    settings = {name: getattr(measurement, name) for name in counting}
     depends_on = dict(measurement.depends_on(checkpoint))
     parts = [measured_as(measurement), measurement.version, settings, checkpoint.hash, checkpoint.device, depends_on]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

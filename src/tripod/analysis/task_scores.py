@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -35,15 +36,17 @@ class TaskScore:
     version: ClassVar[int] = 1
     task: str  # of the catalogue; text:NAME for the texts of a file of this name; lm-eval:NAME
     limit: int | None = None
-    shots: int = 0
-    seed: int = 1234
+    shots: int | None = None  # None: none; of lm-eval, what the task says
+    seed: int = 1234  # by which examples are drawn
     items: bool = False
     data: str | None = field(default=None, metadata=PLACE)
     include: str | None = field(default=None, metadata=PLACE)  # task files for lm-eval
 
     def depends_on(self, checkpoint: Checkpoint) -> Mapping[str, str]:
         if self.task.startswith(LM_EVAL):
-            return {"include": _folder_hash(Path(self.include))} if self.include is not None else {}
+            from tripod.evaluation.tasks.lm_eval_model import lm_eval_version
+
+            return {"lm-eval": lm_eval_version(), "include": "" if self.include is None else _task_files_hash(Path(self.include))}
         task, folder = self._found()
         return {"files": files_hash([task], folder)}
 
@@ -57,11 +60,10 @@ class TaskScore:
             from tripod.evaluation.tasks.lm_eval_model import score_lm_eval_task
 
             include = None if self.include is None else Path(self.include)
-            return Table.of(
-                await score_lm_eval_task(engine, self.task.removeprefix(LM_EVAL), limit=self.limit, shots=self.shots, include=include)
-            )
+            name = self.task.removeprefix(LM_EVAL)
+            return Table.of(await score_lm_eval_task(engine, name, limit=self.limit, shots=self.shots, seed=self.seed, include=include))
         task, folder = self._found()
-        asking = Asking(limit=self.limit, shots=self.shots, seed=self.seed)
+        asking = Asking(limit=self.limit, shots=self.shots or 0, seed=self.seed)
         scores = await score_task(engine, task, folder, asking, progress=progress)
         rows: list[Row] = [*scores.rows()]
         if self.items:
@@ -139,8 +141,25 @@ async def score_checkpoints(
     return Table.of(rows)
 
 
-def _folder_hash(folder: Path) -> str:
+_PATH = re.compile(r"[^\s'\"\[\]{},:]+")  # in a task file, such as one of its data_files
+
+
+def _task_files_hash(folder: Path) -> str:
+    """Of the files of a folder, and of those elsewhere that its task files name by paths without spaces.
+
+    Raises:
+        ConfigError: there is no task file.
+    """
+    task_files = sorted(folder.rglob("*.yaml"))
+    if not task_files:
+        raise ConfigError(f"{folder} holds no task file of lm-eval; give a folder of .yaml files, or leave it out for lm-eval's own tasks")
+    files = {path for path in folder.rglob("*") if path.is_file()}
+    for task_file in task_files:
+        named = (Path(match) for match in _PATH.findall(task_file.read_text(encoding="utf-8")))
+        files |= {path for path in named if path.suffix and path.is_file()}
     digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.yaml")):
-        digest.update(file.read_bytes())
+    for file in sorted(files):
+        content = file.read_bytes()
+        digest.update(f"\0{file}\0{len(content)}\0".encode())
+        digest.update(content)
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from tripod.models.checkpoint import read_tensors
 if TYPE_CHECKING:
     from torch import Tensor
 
+_POSITIONS_AT_ONCE = 128  # whose logits are in memory
 _LAYER = re.compile(r".*\.(?:layers|blocks|h)\.(\d+)\.(.+)")
 
 
@@ -31,8 +33,9 @@ def weight_rows(folder: Path, first: Path | None) -> Iterator[Row]:
         layer, part = split_name(name)
         about: Row = {"kind": "weight", "layer": layer, "part": part}
         values = tensor.double().flatten()
-        for statistic, value in _moments(values):
-            yield {**about, "statistic": statistic, "value": value}
+        moments = _Moments()
+        moments.add(values)
+        yield from moments.rows(about)
         if before is not None and name in before and before[name].shape == tensor.shape:
             start = before[name].double().flatten()
             norms = float(values.norm()), float(start.norm())
@@ -45,6 +48,8 @@ def weight_rows(folder: Path, first: Path | None) -> Iterator[Row]:
 def activation_rows(folder: Path, tokens: NDArray[np.int64], *, device: str = "cpu") -> list[Row]:
     """The same of what each layer adds up to (the residual stream); the loss, and how unsure the model is.
 
+    Rows are read one at a time, and the logits of some of their positions at a time, so a large vocabulary needs no more memory.
+
     Args:
         folder: of the checkpoint.
         tokens: [B, T + 1], of which the model reads all but the last column.
@@ -56,31 +61,33 @@ def activation_rows(folder: Path, tokens: NDArray[np.int64], *, device: str = "c
     from tripod.ops.attention import causal_attention
 
     model = load_language_model(folder, device=device)
-    found: list[Row] = []
-
-    def watch(layer: int, output: Tensor) -> None:
-        about: Row = {"kind": "activation", "layer": layer, "part": "residual stream"}
-        found.extend({**about, "statistic": statistic, "value": value} for statistic, value in _moments(output.double().flatten()))
-
-    hooks = [
-        block.register_forward_hook(lambda _, __, output, layer=layer: watch(layer, output)) for layer, block in enumerate(model.blocks)
-    ]
+    streams = [_Moments() for _ in model.blocks]
+    for block, stream in zip(model.blocks, streams, strict=True):
+        block.register_forward_hook(lambda _, __, output, stream=stream: stream.add(output.double().flatten()))
     ids = torch.from_numpy(tokens).to(device)
+    positions = torch.arange(ids.shape[1] - 1, device=device)[None]
+    loss = entropy = 0.0
+    largest = -math.inf
     with torch.inference_mode():
-        positions = torch.arange(ids.shape[1] - 1, device=device).expand(len(ids), -1)
-        logits = model.logits(model.hidden(ids[:, :-1], positions, causal_attention)).float()
-        logprobs = logits.log_softmax(-1)
-        loss = -logprobs.gather(-1, ids[:, 1:, None]).mean()
-        entropy = -(logprobs.exp() * logprobs).sum(-1).mean()
-    for hook in hooks:
-        hook.remove()
+        for row in ids:
+            hidden = model.hidden(row[None, :-1], positions, causal_attention)[0]
+            for start in range(0, len(hidden), _POSITIONS_AT_ONCE):
+                some = slice(start, start + _POSITIONS_AT_ONCE)
+                logits, targets = model.logits(hidden[some]).float(), row[1:][some]
+                logprobs = logits.log_softmax(-1)
+                loss -= float(logprobs.gather(-1, targets[:, None]).sum(dtype=torch.float64))
+                entropy -= float((logprobs.exp() * logprobs).sum(dtype=torch.float64))
+                largest = max(largest, float(logits.max()))
+    found: list[Row] = []
+    for layer, stream in enumerate(streams):
+        found += stream.rows({"kind": "activation", "layer": layer, "part": "residual stream"})
     about: Row = {"kind": "output", "layer": None, "part": "logits"}
-    found += [
-        {**about, "statistic": "loss of these rows", "value": float(loss)},
-        {**about, "statistic": "entropy", "value": float(entropy)},
-        {**about, "statistic": "largest logit", "value": float(logits.max())},
+    return [
+        *found,
+        {**about, "statistic": "loss of these rows", "value": loss / tokens[:, 1:].size},
+        {**about, "statistic": "entropy", "value": entropy / tokens[:, 1:].size},
+        {**about, "statistic": "largest logit", "value": largest},
     ]
-    return found
 
 
 def split_name(name: str) -> tuple[int | None, str]:
@@ -89,10 +96,28 @@ def split_name(name: str) -> tuple[int | None, str]:
     return (int(match[1]), match[2]) if match else (None, name)
 
 
-def _moments(values: Tensor) -> Iterator[tuple[str, float]]:
-    yield "rms", float(values.square().mean().sqrt())
-    yield "largest", float(values.abs().max())
-    centred = values - values.mean()
-    variance = float(centred.square().mean())
-    if variance > 0:  # a bias at the start, all zeros, has no shape
-        yield "excess kurtosis", float(centred.pow(4).mean()) / variance**2 - 3
+class _Moments:
+    """Of numbers that come in parts. Their powers are of what they are above the mean of the first part, so that sums cancel little."""
+
+    def __init__(self) -> None:
+        self._count, self._shift, self._squares, self._largest = 0, 0.0, 0.0, 0.0
+        self._powers = [0.0] * 4  # sums of the first to the fourth
+
+    def add(self, values: Tensor) -> None:
+        """More of them: [N], float64."""
+        if not self._count:
+            self._shift = float(values.mean())
+        shifted = values - self._shift
+        self._powers = [before + float(shifted.pow(power).sum()) for power, before in enumerate(self._powers, 1)]
+        self._squares += float(values.square().sum())
+        self._largest = max(self._largest, float(values.abs().max()))
+        self._count += len(values)
+
+    def rows(self, about: Row) -> Iterator[Row]:
+        yield {**about, "statistic": "rms", "value": math.sqrt(self._squares / self._count)}
+        yield {**about, "statistic": "largest", "value": self._largest}
+        first, second, third, fourth = (total / self._count for total in self._powers)
+        variance = second - first**2
+        if variance > 0:  # a bias at the start, all zeros, has no shape
+            central = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
+            yield {**about, "statistic": "excess kurtosis", "value": central / variance**2 - 3}

@@ -43,7 +43,8 @@ def term_counts(run: Run, step: int, *, progress: Progress = no_progress) -> Map
     """
     order = run.order()
     folder = run.folder / FOLDER
-    kept = {done: path for done, path in _kept(folder, order.fingerprint[:16]) if done <= step}
+    read = order.content_fingerprint[:16]
+    kept = {done: path for done, path in _kept(folder, read) if done <= step}
     begin = max(kept, default=0)
     counts: Counter[str] = Counter(json.loads(kept[begin].read_text(encoding="utf-8")) if kept else {})
     if begin == step:
@@ -56,7 +57,7 @@ def term_counts(run: Run, step: int, *, progress: Progress = no_progress) -> Map
             counts.update(count_pairs(text))
         if done % _PROGRESS_ROWS == 0 or done == len(rows):
             progress("count terms", done, len(rows))
-    with atomic_file(folder / f"{order.fingerprint[:16]}-step{step}.json") as stream:
+    with atomic_file(folder / f"{read}-step{step}.json") as stream:
         stream.write(json.dumps(counts, sort_keys=True).encode())
     return counts
 
@@ -68,6 +69,6 @@ def _documents(ids: Sequence[int], tokenizer: Tokenizer) -> Iterator[str]:
             yield tokenizer.decode(list(piece))
 
 
-def _kept(folder: Path, order: str) -> list[tuple[int, Path]]:
-    found = ((re.fullmatch(rf"{order}-step(\d+)\.json", path.name), path) for path in folder.glob("*.json"))
+def _kept(folder: Path, read: str) -> list[tuple[int, Path]]:
+    found = ((re.fullmatch(rf"{read}-step(\d+)\.json", path.name), path) for path in folder.glob("*.json"))
     return [(int(match[1]), path) for match, path in found if match]

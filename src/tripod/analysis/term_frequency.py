@@ -5,7 +5,6 @@ As in Biderman et al. 2023, arXiv:2304.01373, section 3.3, after Razeghi et al. 
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,13 +15,14 @@ import numpy as np
 
 from tripod.analysis.arithmetic_prompts import MAX_TOKENS, Question, questions
 from tripod.analysis.checkpoints import Checkpoint
-from tripod.analysis.memorized_rows import REQUESTS, TOKENS
+from tripod.analysis.memorized_rows import REQUESTS, TOKENS, WORKERS_PER_PLACE
 from tripod.analysis.picture import plain, spelled_size
 from tripod.analysis.shares import wilson
 from tripod.analysis.study import Measured
 from tripod.analysis.term_counts import term_counts
 from tripod.errors import ConfigError
 from tripod.evaluation.table import Row, Table
+from tripod.evaluation.tasks.asking import for_each
 from tripod.sampling import SamplingParams
 from tripod.training.data.progress import Progress
 
@@ -48,10 +48,17 @@ class TermFrequency:
     num_second: int = 50  # second operands, from 1
     seed: int = 0  # of the examples
 
+    def __post_init__(self) -> None:
+        if not self.operations or not self.shots:
+            raise ConfigError(f"operations={self.operations}, shots={self.shots}; give at least one of each")
+        for operation in self.operations:
+            for shots in self.shots:  # refuses what cannot be asked, before terms are counted
+                next(questions(operation, shots=shots, num_first=self.num_first, num_second=self.num_second))
+
     def depends_on(self, checkpoint: Checkpoint) -> Mapping[str, str]:
         if checkpoint.run is None or checkpoint.step is None:
             raise ConfigError(f"{checkpoint.folder} is not a checkpoint of a training run that lies here, so its terms cannot be counted")
-        return {"order": checkpoint.run.order().fingerprint, "step": str(checkpoint.step)}
+        return {"order": checkpoint.run.order().content_fingerprint, "step": str(checkpoint.step)}
 
     async def measure(self, checkpoint: Checkpoint, progress: Progress) -> Table:
         """One row an operation, number of shots and first operand: items right of how many, and the operand's count."""
@@ -107,10 +114,16 @@ class TermFrequency:
 
 
 def performance_gap(seen: Sequence[float], accuracies: Sequence[float], *, extremes: int = EXTREMES) -> float | None:
-    """Mean accuracy of the most frequent operands less that of the least frequent, in points of a hundred; None for too few."""
-    if len(seen) < 2 * extremes:
+    """Mean accuracy of the most frequent operands less that of the least frequent, in points of a hundred; None for too few.
+
+    Operands that were seen as often as each other share their accuracy, so that no order among them makes a gap.
+    """
+    if extremes < 1 or len(seen) < 2 * extremes:
         return None
-    ordered = [accuracy for _, accuracy in sorted(zip(seen, accuracies, strict=True), key=lambda one: one[0])]
+    alike: dict[float, list[float]] = defaultdict(list)
+    for count, accuracy in zip(seen, accuracies, strict=True):
+        alike[count].append(accuracy)
+    ordered = [float(np.mean(alike[count])) for count in sorted(seen)]
     return 100 * (float(np.mean(ordered[-extremes:])) - float(np.mean(ordered[:extremes])))
 
 
@@ -118,21 +131,12 @@ async def _answer(engine: Engine, asked: Sequence[Question], progress: Progress)
     """Whether each question is answered rightly."""
     sampling = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS, stop=("\n",))
     right = [False] * len(asked)
-    numbers = iter(range(len(asked)))
-    done = 0
 
-    async def work() -> None:
-        nonlocal done
-        for number in numbers:
-            reply = await engine.generate(asked[number].prompt, sampling)
-            right[number] = asked[number].is_right(reply.text)
-            done += 1
-            if done % 256 == 0 or done == len(asked):
-                progress("questions", done, len(asked))
+    async def one(number: int) -> None:
+        right[number] = asked[number].is_right((await engine.generate(asked[number].prompt, sampling)).text)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(len(asked), 2 * engine.config.max_num_requests)):
-            group.create_task(work())
+    at_once = WORKERS_PER_PLACE * engine.config.max_num_requests
+    await for_each(range(len(asked)), one, at_once=at_once, progress=progress, stage="questions")
     return right
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from tripod.analysis.checkpoints import Checkpoint
 from tripod.analysis.picture import plain, spelled_size
-from tripod.analysis.study import Measured
+from tripod.analysis.study import CONCLUDED, Measured
 from tripod.analysis.training_maps import best_training_map, outliers, seeds_apart, zscored
 from tripod.errors import ConfigError
 from tripod.evaluation.table import Row, Table
@@ -29,8 +29,8 @@ class TrainingMaps:
 
     name: ClassVar[str] = "training-maps"
     version: ClassVar[int] = 1
-    max_states: int = 6  # the number with the smallest BIC is taken
-    seed: int = 0  # of the starts of the fit
+    max_states: int = field(default=6, metadata=CONCLUDED)  # the number with the smallest BIC is taken
+    seed: int = field(default=0, metadata=CONCLUDED)  # of the starts of the fit
 
     def depends_on(self, checkpoint: Checkpoint) -> Mapping[str, str]:
         return {}

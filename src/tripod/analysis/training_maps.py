@@ -71,7 +71,7 @@ def fit_training_map(statistics: Floats, num_states: int, *, seed: int = 0, num_
     rng = np.random.default_rng(seed)
     fits = [_expectation_maximisation(statistics, num_states, rng, num_iterations) for _ in range(num_starts)]
     start, transitions, means, variances, log_likelihood = max(fits, key=lambda fit: fit[4])
-    states = np.array([_viterbi(_log_densities(one, means, variances), start, transitions) for one in statistics])
+    states = np.array([_viterbi(densities, start, transitions) for densities in _log_densities(statistics, means, variances)])
     order = _by_arrival(states, num_states)
     rank = np.argsort(order)
     dim = statistics.shape[2]
@@ -89,9 +89,9 @@ def best_training_map(statistics: Floats, numbers_of_states: Sequence[int], *, s
     return min((fit_training_map(statistics, number, seed=seed) for number in numbers_of_states), key=lambda fit: fit.bic)
 
 
-def _log_densities(sequence: Floats, means: Floats, variances: Floats) -> Floats:
-    """[T, D] -> [T, K]."""
-    distances = (sequence[:, None] - means) ** 2 / variances
+def _log_densities(statistics: Floats, means: Floats, variances: Floats) -> Floats:
+    """[..., D] -> [..., K]."""
+    distances = (statistics[..., None, :] - means) ** 2 / variances
     result: Floats = -0.5 * (distances + np.log(2 * np.pi * variances)).sum(-1)
     return result
 
@@ -99,7 +99,7 @@ def _log_densities(sequence: Floats, means: Floats, variances: Floats) -> Floats
 def _expectation_maximisation(
     statistics: Floats, num_states: int, rng: np.random.Generator, num_iterations: int
 ) -> tuple[Floats, Floats, Floats, Floats, float]:
-    num_sequences, num_steps, dim = statistics.shape
+    num_sequences, _, dim = statistics.shape
     flat = statistics.reshape(-1, dim)
     means = flat[rng.choice(len(flat), num_states, replace=False)]
     variances = np.ones((num_states, dim))
@@ -107,16 +107,10 @@ def _expectation_maximisation(
     transitions = np.full((num_states, num_states), 0.5 / num_states) + 0.5 * np.eye(num_states)
     before = -np.inf
     for _ in range(num_iterations):
-        occupied = np.zeros((num_sequences, num_steps, num_states))
-        moved = np.zeros((num_states, num_states))
-        log_likelihood = 0.0
-        for at, sequence in enumerate(statistics):
-            occupied[at], moves, log_one = _forward_backward(_log_densities(sequence, means, variances), start, transitions)
-            moved += moves
-            log_likelihood += log_one
-        if log_likelihood - before < 1e-6 * abs(log_likelihood):
+        occupied, moved, log_likelihood = _forward_backward(_log_densities(statistics, means, variances), start, transitions)
+        gain, before = log_likelihood - before, log_likelihood
+        if gain < 1e-6 * abs(log_likelihood):
             break
-        before = log_likelihood
         weights = occupied.reshape(-1, num_states)
         totals = weights.sum(0)[:, None] + 1e-12
         means = weights.T @ flat / totals
@@ -127,22 +121,22 @@ def _expectation_maximisation(
 
 
 def _forward_backward(log_densities: Floats, start: Floats, transitions: Floats) -> tuple[Floats, Floats, float]:
-    """Of one sequence: [T, K] shares of the states, [K, K] expected moves, its log-likelihood."""
-    largest = log_densities.max(1, keepdims=True)
+    """Of all sequences, [S, T, K]: shares of the states, [S, T, K]; expected moves, [K, K]; and their log-likelihood."""
+    largest = log_densities.max(-1, keepdims=True)
     densities = np.exp(log_densities - largest)
-    num_steps, num_states = densities.shape
-    forward, scale = np.zeros((num_steps, num_states)), np.zeros(num_steps)
+    num_steps = densities.shape[1]
+    forward, scale = np.empty_like(densities), np.empty(densities.shape[:2])
     for step in range(num_steps):
-        reached = start if step == 0 else forward[step - 1] @ transitions
-        forward[step] = reached * densities[step]
-        scale[step] = forward[step].sum()
-        forward[step] /= scale[step]
-    backward = np.ones((num_steps, num_states))
-    moved = np.zeros((num_states, num_states))
+        reached = start if step == 0 else forward[:, step - 1] @ transitions
+        forward[:, step] = reached * densities[:, step]
+        scale[:, step] = forward[:, step].sum(-1)
+        forward[:, step] /= scale[:, step, None]
+    backward = np.ones_like(densities)
+    moved = np.zeros_like(transitions)
     for step in range(num_steps - 2, -1, -1):
-        ahead = densities[step + 1] * backward[step + 1] / scale[step + 1]
-        moved += transitions * np.outer(forward[step], ahead)
-        backward[step] = transitions @ ahead
+        ahead = densities[:, step + 1] * backward[:, step + 1] / scale[:, step + 1, None]
+        moved += transitions * (forward[:, step].T @ ahead)
+        backward[:, step] = ahead @ transitions.T
     return forward * backward, moved, float(np.log(scale).sum() + largest.sum())
 
 

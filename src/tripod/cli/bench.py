@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tripod.cli.weights import KVCacheType, Weights, kv_dtype, weight_format
+
 if TYPE_CHECKING:
     from tripod.serving.load import Run, Target
     from tripod.serving.workload import Ask
@@ -225,7 +227,8 @@ def offline(
     repeat: Annotated[int, typer.Option("--repeat", min=1, help="Times; the first is a warm-up and is not counted if there are more.")] = 3,
     seed: Seed = 0,
     kv_tokens: Annotated[int | None, typer.Option("--kv-tokens", min=1)] = None,
-    weights: Annotated[str | None, typer.Option("--weights", metavar="f32|bf16|int8|int4", help="Format of linear layers.")] = None,
+    weights: Weights = None,
+    kv_cache_dtype: KVCacheType = None,
     json_file: Json = None,
 ) -> None:
     """Throughput of the engine alone, without HTTP: so many requests at once, until all have ended."""
@@ -235,12 +238,11 @@ def offline(
     import time
 
     from tripod.cli.terminal import stdout
-    from tripod.cli.weights import weight_format
     from tripod.engine.engine import Engine, EngineConfig
     from tripod.sampling import SamplingParams
     from tripod.serving.workload import synthetic
 
-    config = EngineConfig(kv_tokens=kv_tokens, weight_format=weight_format(weights))
+    config = EngineConfig(kv_tokens=kv_tokens, weight_format=weight_format(weights), kv_cache_dtype=kv_dtype(kv_cache_dtype))
 
     async def measure() -> list[float]:
         seconds = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from tripod.evaluation.table import Table
+    from tripod.evaluation.table import Cell, Table
 
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the table: .csv, .parquet or .jsonl.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
@@ -26,7 +26,9 @@ def tasks(
     texts: Annotated[list[Path] | None, typer.Option("--text", metavar="FILE", help="Also the perplexity of a text file or jsonl.")] = None,
     steps: Annotated[list[int] | None, typer.Option("--step", help="Only these checkpoints of runs; may be given several times.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Of each task, only so many questions.")] = None,
-    shots: Annotated[int, typer.Option("--shots", min=0, help="Examples before each question.")] = 0,
+    shots: Annotated[
+        int | None, typer.Option("--shots", min=0, help="Examples before each question; none, and of lm-eval what the task says.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="By which examples are drawn.")] = 1234,
     device: Annotated[str, typer.Option("--device", help="Where the models run: cpu, cuda, ...")] = "cpu",
     include: Annotated[
@@ -81,14 +83,20 @@ def results(
     as_json: Json = False,
 ) -> None:
     """Read results, whoever wrote them, into one table."""
+    from tripod.errors import ConfigError
     from tripod.evaluation.results import read_results
 
     table = read_results(paths, keep_repeated=keep_repeated)
-    for column, given in (("task", chosen_tasks), ("metric", metrics), ("model", models)):
-        if given:
-            table = table.among(column, given.split(","))
-    if steps:
-        table = table.among("step", steps)
+    wanted: dict[str, list[Cell]] = {
+        name: [one.strip() for one in given.split(",") if one.strip()]
+        for name, given in (("task", chosen_tasks), ("metric", metrics), ("model", models))
+    }
+    for name, cells in {**wanted, "step": [*(steps or ())]}.items():
+        if absent := [cell for cell in cells if cell not in table.column(name)]:
+            known = ", ".join(map(str, dict.fromkeys(table.column(name))))
+            raise ConfigError(f"no result has the {name} {', '.join(map(str, absent))}; there are {known[:400]}")
+        if cells:
+            table = table.among(name, cells)
     _give(table, out, as_json=as_json)
 
 

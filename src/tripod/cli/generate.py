@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tripod.cli.weights import KVCacheType, Weights, kv_dtype, weight_format
+
 if TYPE_CHECKING:
     from tripod.sampling import SamplingParams
     from tripod.trace import Finished
@@ -19,7 +21,8 @@ def generate(
     temperature: Annotated[float, typer.Option("--temperature", help="0 always takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option("--top-p")] = 1.0,
     seed: Annotated[int | None, typer.Option("--seed", help="Makes a temperature above 0 repeatable.")] = None,
-    weights: Annotated[str | None, typer.Option("--weights", metavar="f32|bf16|int8|int4", help="Format of linear layers.")] = None,
+    weights: Weights = None,
+    kv_cache_dtype: KVCacheType = None,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this string; may be given several times.")] = None,
 ) -> None:
     """Continue a text with a local model, as it is generated. Only the continuation is printed."""
@@ -29,23 +32,23 @@ def generate(
 
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop or ()))
     text = sys.stdin.read() if prompt == "-" else prompt
-    finished = tripod.run(_generate(model, text, sampling, weights))
+    finished = tripod.run(_generate(model, text, sampling, weights, kv_cache_dtype))
     usage, timings = finished.usage, finished.timings
     rate = f", {(usage.completion_tokens - 1) / timings.decode_s:.0f} tokens/s" if timings.decode_s and usage.completion_tokens > 1 else ""
     note(f"{usage.prompt_tokens} tokens in, {usage.completion_tokens} out ({finished.finish_reason}){rate}")
 
 
-async def _generate(model: str, prompt: str, sampling: SamplingParams, weights: str | None) -> Finished:
+async def _generate(model: str, prompt: str, sampling: SamplingParams, weights: str | None, kv_cache_dtype: str | None) -> Finished:
     from tripod.errors import EngineError, MissingExtraError
     from tripod.trace import Delta
 
     try:
-        from tripod.cli.weights import weight_format
         from tripod.engine.engine import Engine, EngineConfig
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "engine", "tripod generate") from error
 
-    async with Engine.load(model, config=EngineConfig(weight_format=weight_format(weights))) as engine:
+    config = EngineConfig(weight_format=weight_format(weights), kv_cache_dtype=kv_dtype(kv_cache_dtype))
+    async with Engine.load(model, config=config) as engine:
         async for event in engine.stream(prompt, sampling):
             if isinstance(event, Delta):
                 sys.stdout.write(event.text)

@@ -6,20 +6,24 @@ from typing import Annotated
 
 import typer
 
+from tripod.cli.weights import KVCacheType, Weights, kv_dtype, weight_format
+
 
 def plan(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, run@stepN, or org/name[@revision].")],
-    weights: Annotated[str | None, typer.Option("--weights", metavar="f32|bf16|int8|int4", help="Format of linear layers.")] = None,
+    weights: Weights = None,
+    kv_cache_dtype: KVCacheType = None,
     kv_tokens: Annotated[int | None, typer.Option("--kv-tokens", min=1, help="Size of the key/value pool in tokens.")] = None,
     kv_bytes: Annotated[int | None, typer.Option("--kv-bytes", min=1, help="Size of the key/value pool in bytes.")] = None,
 ) -> None:
     """Say what weights, keys and values and workspace of a model take, and how many tokens fit. No weight is read."""
-    from tripod.cli.weights import weight_format
     from tripod.engine.engine_config import EngineConfig
     from tripod.engine.plan import plan_engine
     from tripod.models.locate import locate
 
-    config = EngineConfig(weight_format=weight_format(weights), kv_tokens=kv_tokens, kv_bytes=kv_bytes)
+    config = EngineConfig(
+        weight_format=weight_format(weights), kv_cache_dtype=kv_dtype(kv_cache_dtype), kv_tokens=kv_tokens, kv_bytes=kv_bytes
+    )
     planned = plan_engine(locate(model), config)
     others = ", ".join(f"{name} {_mib(size)}" for name, size in planned.bytes_by_format.items() if name != planned.weight_format)
     typer.echo(f"weights in {planned.weight_format:5} {_mib(planned.weight_bytes):>12}   ({others})")

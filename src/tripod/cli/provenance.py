@@ -31,7 +31,7 @@ def provenance(
     from tripod.cli.terminal import note, print_json, stdout
 
     opened = open_provenance(run)
-    traced = opened.trace(sys.stdin.read() if text == "-" else text, min_tokens=min_tokens)
+    traced = opened.trace(sys.stdin.read().removesuffix("\n") if text == "-" else text, min_tokens=min_tokens)
     if as_json:
         print_json(trace_json(traced, opened, places))
         return

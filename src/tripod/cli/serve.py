@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tripod.cli.weights import KVCacheType, Weights, kv_dtype, weight_format
+
 if TYPE_CHECKING:
     import socket
 
@@ -19,6 +21,7 @@ _ENGINE_FLAGS = {  # what only a language model has -> as it is asked for; bound
     "kv_tokens": "--kv-tokens",
     "kv_bytes": "--kv-bytes",
     "weight_format": "--weights",
+    "kv_cache_dtype": "--kv-cache-dtype",
     "batch_invariant": "--batch-invariant",
     "log": "--log",
     "chat_template": "--chat-template",
@@ -50,7 +53,8 @@ def serve(
     ] = None,
     kv_tokens: Annotated[int | None, typer.Option("--kv-tokens", min=1, help="Size of the key/value pool in tokens.")] = None,
     kv_bytes: Annotated[int | None, typer.Option("--kv-bytes", min=1, help="Size of the key/value pool in bytes, instead.")] = None,
-    weights: Annotated[str | None, typer.Option("--weights", metavar="f32|bf16|int8|int4", help="Format of linear layers.")] = None,
+    weights: Weights = None,
+    kv_cache_dtype: KVCacheType = None,
     batch_invariant: Annotated[
         bool, typer.Option("--batch-invariant", help="Bitwise the same answer whatever else is computed with it.")
     ] = False,
@@ -84,7 +88,6 @@ def serve(
     import asyncio
     import os
 
-    from tripod.cli.weights import weight_format
     from tripod.errors import MissingExtraError
 
     try:
@@ -117,6 +120,7 @@ def serve(
                     "kv_tokens": kv_tokens,
                     "kv_bytes": kv_bytes,
                     "weight_format": weight_format(weights),
+                    "kv_cache_dtype": kv_dtype(kv_cache_dtype),
                     "batch_invariant": batch_invariant,
                     "log": log,
                     "max_num_requests": max_num_requests,

@@ -23,7 +23,9 @@ def study(
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="A=B", help="A setting of the study.")] = None,
     steps: Annotated[list[int] | None, typer.Option("--step", help="Only these checkpoints of runs; may be given several times.")] = None,
     kept: Annotated[Path | None, typer.Option("--kept", metavar="FOLDER", help="Where measurements are kept, to share them.")] = None,
-    data: Annotated[Path | None, typer.Option("--data", metavar="FOLDER", help="Of `published`: the published files.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="FOLDER", help="Holds the files of tasks; of `published`, the published ones.")
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="Where the models run: cpu, cuda, ...")] = "cpu",
 ) -> None:
     """Ask a question of checkpoints; the answer is a tidy table (CSV, Parquet) and a picture.
@@ -43,19 +45,30 @@ def study(
     if name is None:
         _list_studies(settings_help)
         return
-    if out is None:
-        raise ConfigError("give the folder for table and picture: --out FOLDER")
-    if name == "published":
-        _published(runs or ["all"], data, out)
-        return
     given = dict(_pair(setting) for setting in settings or ())
+    if name == "published":
+        if given or steps or kept:
+            raise ConfigError("`tripod study published` computes from files; --set, --step and --kept are of studies of checkpoints")
+        _published(runs or ["all"], data, _folder(out))
+        return
+    if data is not None:
+        given.setdefault("data", str(data))
     chosen = open_study(name, given)
+    out = _folder(out)
     checkpoints = find_checkpoints(runs or (), steps=steps, device=device)
     with progress_bars() as progress:
         finding = run_async(run_study(chosen, checkpoints, out, kept=kept, progress=progress))
     before = len(checkpoints) - finding.num_measured
     note(f"{finding.num_measured} checkpoints measured{f', {before} measured before' if before else ''}; {out}/plot.png")
     stdout().print(f"{out / 'table.csv'}: {len(finding.table)} rows", markup=False)
+
+
+def _folder(out: Path | None) -> Path:
+    from tripod.errors import ConfigError
+
+    if out is None:
+        raise ConfigError("give the folder for table and picture: --out FOLDER")
+    return out
 
 
 def _published(names: list[str], data: Path | None, out: Path) -> None:

@@ -1,14 +1,24 @@
-"""The option `--weights` of commands that open a model."""
+"""The options `--weights` and `--kv-cache-dtype` of commands that open a model."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
+
+import typer
 
 if TYPE_CHECKING:
-    from tripod.ops.linear_formats import LinearFormat
+    from tripod.engine.execution.kv_cache import KVCacheDtype
+    from tripod.ops.linear import WeightFormat
+
+Weights: TypeAlias = Annotated[
+    str | None, typer.Option("--weights", metavar="f32|bf16|int8|int4|int4-64|int4-128", help="Format of linear layers.")
+]
+KVCacheType: TypeAlias = Annotated[
+    str | None, typer.Option("--kv-cache-dtype", metavar="int8", help="Of keys and values, if not as precise as the weights.")
+]
 
 
-def weight_format(value: str | None) -> LinearFormat | None:
+def weight_format(value: str | None) -> WeightFormat | None:
     """The format that was named; None where none was.
 
     Raises:
@@ -16,7 +26,12 @@ def weight_format(value: str | None) -> LinearFormat | None:
     """
     if value is None:
         return None
-    from tripod.ops.linear import INT4_GROUP
-    from tripod.ops.linear_formats import check_format
+    from tripod.ops.linear import parts_of
 
-    return check_format(value, INT4_GROUP if value == "int4" else None)
+    parts_of(value)
+    return cast("WeightFormat", value)
+
+
+def kv_dtype(value: str | None) -> KVCacheDtype | None:
+    """As it was named; `EngineConfig` refuses what it does not know."""
+    return cast("KVCacheDtype | None", value)

@@ -44,6 +44,7 @@ def assemble(model: LanguageModel, config: EngineConfig, checkpoint: Path | None
         block_size=config.block_size,
         batch_invariant=config.batch_invariant,
         expert_cache=config.expert_cache,
+        kv_cache_dtype=config.kv_cache_dtype,
     )
     packed = route.pack(model, checkpoint)
     spec = KVCacheSpec.of(packed, kv_tokens=_kv_tokens(packed, route, config), block_size=config.block_size, dtype=route.kv_dtype)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tripod.engine.execution.kv_cache import KVCacheDtype
 from tripod.engine.execution.route import Kernels
 from tripod.engine.policy.config import CHUNK_BESIDE_DECODES
 from tripod.errors import ConfigError
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +17,7 @@ class EngineConfig:
     """Sizes of an engine and how it computes; checked when it is built.
 
     Raises:
-        ConfigError: the pool is asked for in tokens and in bytes at once.
+        ConfigError: the pool is asked for in tokens and in bytes at once, an expert cache that holds nothing, or an unknown kv_cache_dtype.
     """
 
     block_size: int = 16  # tokens in a block of the KV pool
@@ -33,7 +34,10 @@ class EngineConfig:
     prefix_cache: bool = True  # reuse the keys and values of beginnings that were computed before
     fair: bool = True  # tenants share the engine equally; False: one queue for all
     aging_s: float | None = 60.0  # so long a wait makes up for one level of priority; None: strict priorities, which may starve
-    weight_format: LinearFormat | None = None  # of linear layers; None: as the model's dtype. See `tripod.ops.linear_formats`
+    weight_format: WeightFormat | None = None  # of linear layers; None: as the model's dtype. See `tripod.ops.linear_formats`
+    # "int8": keys and values in whole numbers, with a scale for each head of each token: a quarter of float32's memory, half of bfloat16's.
+    # None: as precise as the weights. Native kernels only.
+    kv_cache_dtype: KVCacheDtype | None = None
     kernels: Kernels = "auto"  # "native" where they run, else "torch"; or insist on one
     # Experts of a sparse model kept in memory, of all layers together; the others stay in the file of packed weights. None: as the system
     # maps that file. Native kernels only.
@@ -44,5 +48,9 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.expert_cache is not None and self.expert_cache < 1:
             raise ConfigError(f"expert_cache={self.expert_cache} holds no expert; give at least as many as a layer has, or None for all")
+        if self.kv_cache_dtype not in (None, "int8"):
+            raise ConfigError(
+                f"kv_cache_dtype={self.kv_cache_dtype!r} is unknown; give 'int8', or None for keys and values as precise as the weights"
+            )
         if self.kv_tokens is not None and self.kv_bytes is not None:
             raise ConfigError(f"the KV pool is asked for as kv_tokens={self.kv_tokens} and kv_bytes={self.kv_bytes}; give one of the two")

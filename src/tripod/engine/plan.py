@@ -9,24 +9,23 @@ import torch
 from torch import nn
 
 from tripod.engine.engine_config import EngineConfig
-from tripod.engine.execution.kv_cache import DEFAULT_MEMORY_SHARE, KVCacheSpec, free_bytes
+from tripod.engine.execution.kv_cache import DEFAULT_MEMORY_SHARE, KVCacheSpec, free_bytes, kv_dtype_of
 from tripod.errors import ConfigError
 from tripod.models.architectures import Decoder
 from tripod.models.load import empty_language_model
 from tripod.models.moe import Experts, SparseMLP
-from tripod.ops.linear import weight_bytes
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat, weight_bytes
 
-FORMATS: tuple[LinearFormat, ...] = ("f32", "bf16", "int8", "int4")
+FORMATS: tuple[WeightFormat, ...] = ("f32", "bf16", "int8", "int4", "int4-64", "int4-128")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnginePlan:
     """Bytes of an engine, by what they are for."""
 
-    weight_format: LinearFormat
+    weight_format: WeightFormat
     weight_bytes: int  # linear layers in the format; embedding and norms as the checkpoint has them
-    bytes_by_format: dict[LinearFormat, int]
+    bytes_by_format: dict[WeightFormat, int]
     kv_tokens: int
     kv_bytes: int
     kv_bytes_per_token: int
@@ -63,7 +62,7 @@ def plan_engine(folder: Path, config: EngineConfig = EngineConfig(), *, free: in
     model = empty_language_model(folder)
     weight_format = config.weight_format or "f32"
     by_format = {known: _weight_bytes(model, known) for known in FORMATS}
-    dtype = torch.float32 if weight_format == "f32" else torch.bfloat16
+    dtype = kv_dtype_of(weight_format, config.kv_cache_dtype)
     block = KVCacheSpec.of(model, kv_tokens=1, block_size=config.block_size, dtype=dtype)
     available = free_bytes(torch.device("cpu")) if free is None else free
     if config.kv_bytes is not None:
@@ -88,7 +87,7 @@ def plan_engine(folder: Path, config: EngineConfig = EngineConfig(), *, free: in
     )
 
 
-def _weight_bytes(model: Decoder, weight_format: LinearFormat) -> int:
+def _weight_bytes(model: Decoder, weight_format: WeightFormat) -> int:
     head = model.embedding if model.head is None else model.head
     packed = weight_bytes(head.weight.shape[0], head.weight.shape[1], weight_format)
     kept = model.embedding.weight.numel() * 4

@@ -8,9 +8,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tripod.errors import ConfigError
+from tripod.evaluation.intervals import Interval, bootstrap
 
 
 def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
@@ -55,31 +55,14 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     return McNemar(first_only, second_only, min(1.0, 2 * tail / 2**num) if num else 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean with 95 % of its bootstrap."""
-
-    mean: float
-    low: float
-    high: float
-
-
 def paired_bootstrap(first: Sequence[float], second: Sequence[float], *, num_draws: int = 10_000, seed: int = 0) -> Interval:
-    """The mean difference second - first over the same items, which are drawn again with replacement, both values of an item together.
+    """The mean difference second - first over the same items, which are drawn again with replacement, both values of an item together;
+    with 95 % of its bootstrap.
 
     Raises:
         ConfigError: they are of different lengths, or fewer than two.
     """
     if len(first) != len(second) or len(first) < 2:
         raise ConfigError(f"a paired bootstrap is of values of the same items, two at least; given {len(first)} and {len(second)}")
-    return bootstrap_mean(np.asarray(second, float) - np.asarray(first, float), num_draws=num_draws, seed=seed)
-
-
-def bootstrap_mean(values: NDArray[np.float64], *, num_draws: int = 10_000, seed: int = 0) -> Interval:
-    """The mean of values [N] with its percentile interval."""
-    rng = np.random.default_rng(seed)
-    at_once = max(1, (1 << 22) // len(values))
-    sizes = [min(at_once, num_draws - done) for done in range(0, num_draws, at_once)]
-    means = np.concatenate([values[rng.integers(len(values), size=(size, len(values)))].mean(1) for size in sizes])
-    low, high = np.quantile(means, (0.025, 0.975)).tolist()
-    return Interval(float(values.mean()), low, high)
+    differences = np.asarray(second, float) - np.asarray(first, float)
+    return bootstrap(differences.tolist(), np.random.default_rng(seed), num_resamples=num_draws)

@@ -233,7 +233,7 @@ def jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
         DatasetError: the file cannot be read, a line is no object, or there is none.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read: {error}") from None
     rows: list[tuple[int, dict[str, Any]]] = []

@@ -17,6 +17,7 @@ from tripod.evaluation.intervals import Interval, bootstrap
 SEED = 20260101  # of the resamples: the same values always give the same interval
 _COLUMN = 25  # characters: the longest name of a metric
 _FORMAT = "tripod-report-1"
+_FEWEST_CASES = 6  # that can show a difference: five that differ one way do so by chance once in sixteen times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,13 +139,13 @@ class Difference:
 
     @property
     def is_worse(self) -> bool:
-        """Worse by more than chance: the whole interval lies on the wrong side of 0."""
-        return self.interval.low > 0.0 if self.lower_is_better else self.interval.high < 0.0
+        """Worse by more than chance: the whole interval lies on the wrong side of 0. Fewer than six cases show nothing."""
+        return self.num_cases >= _FEWEST_CASES and (self.interval.low > 0.0 if self.lower_is_better else self.interval.high < 0.0)
 
     @property
     def is_better(self) -> bool:
-        """Better by more than chance."""
-        return self.interval.high < 0.0 if self.lower_is_better else self.interval.low > 0.0
+        """Better by more than chance, of six cases at least."""
+        return self.num_cases >= _FEWEST_CASES and (self.interval.high < 0.0 if self.lower_is_better else self.interval.low > 0.0)
 
     @property
     def is_not_worse(self) -> bool:

@@ -22,9 +22,9 @@ COLUMNS = (
     *("task", "prompt", "metric", "filter", "value", "stderr", "source"),
 )
 _SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".csv", ".parquet")
-_ABOUT_A_TASK = ("alias", "samples", " ")  # no metrics
 _TIME = re.compile(r"(\d{2})-(\d{2})-(\d{4})-(\d{2})-(\d{2})-(\d{2})|(\d{4}-\d{2}-\d{2}T[\d.:-]+)")
 _OWN = ("model", "step", "task", "metric", "value")  # columns that a table of ours has
+_HEADLINE = {"suite", "model", "variant", "shots", "path", "task", "metric", "value"}  # that Pythia's long table has
 
 
 def read_results(paths: Iterable[Path], *, keep_repeated: bool = False) -> Table:
@@ -32,7 +32,7 @@ def read_results(paths: Iterable[Path], *, keep_repeated: bool = False) -> Table
 
     Args:
         paths: .json of lm-eval (any version); .jsonl(.gz) with such an object a line, under `json` with its `path`, or one row of ours a
-            line; .csv of Pythia's headline tasks; .parquet and .jsonl of `tripod eval tasks`; folders of these.
+            line; .csv of Pythia's headline tasks; .csv, .parquet and .jsonl of `tripod eval tasks`; folders of these.
         keep_repeated: keep results that were published twice; the newest counts otherwise.
 
     Raises:
@@ -70,9 +70,10 @@ def results_of(content: Mapping[str, Any], source: str) -> list[Row]:
 def _task_rows(what: Evaluated | Row, task: str, values: object, source: str) -> Iterator[Row]:
     if not isinstance(values, Mapping):
         return
+    names_filters = any("," in key for key in values)  # since 0.4; what has no filter then, such as sample_len, is about the task
     for key, value in values.items():
-        metric, _, filtered = key.partition(",")
-        if metric in _ABOUT_A_TASK or metric.endswith("_stderr") or not isinstance(value, int | float):
+        metric, comma, filtered = key.partition(",")
+        if metric.endswith("_stderr") or not isinstance(value, int | float) or (names_filters and not comma):
             continue
         error = values.get(f"{metric}_stderr,{filtered}" if filtered else f"{metric}_stderr")
         yield _row(what, source, task=task, metric=metric, filter=filtered or None, value=float(value), stderr=_number(error))
@@ -116,7 +117,12 @@ def _rows(file: Path, source: str, *, is_named: bool) -> list[Row]:
 def _read(file: Path, source: str) -> Iterator[Row]:
     if file.name.endswith(".csv"):
         with file.open(encoding="utf-8", newline="") as stream:
-            yield from (row for line in csv.DictReader(stream) for row in _headline(line))
+            lines = csv.DictReader(stream)
+            columns = set(lines.fieldnames or ())
+            if columns >= _HEADLINE:
+                yield from map(_headline, lines)
+            elif columns >= set(_OWN):
+                yield from _own(Table.read(file), source)
     elif file.suffix == ".parquet":
         yield from _own(Table.read(file), source)
     elif file.name.endswith((".jsonl", ".jsonl.gz")):
@@ -139,12 +145,10 @@ def _own(rows: Iterable[Row], source: str) -> Iterator[Row]:
             yield {name: row.get(name) if name != "source" else source for name in COLUMNS} | {"run": row.get("run") or "base"}
 
 
-def _headline(line: Mapping[str, str]) -> Iterator[Row]:
-    """Pythia's headline tasks in long form; other tables have other columns and give nothing."""
-    if not {"suite", "model", "variant", "path", "value", "metric", "task"} <= set(line):
-        return
+def _headline(line: Mapping[str, str]) -> Row:
+    """Pythia's headline tasks in long form."""
     what = evaluated(f"{line['suite']}/{line['model']}/{line['variant'] or '.'}/{line['path']}", {"num_fewshot": line["shots"]})
-    yield _row(what, line["path"], task=line["task"], metric=line["metric"], value=float(line["value"]))
+    return _row(what, line["path"], task=line["task"], metric=line["metric"], value=float(line["value"]))
 
 
 def _newest(rows: Iterable[Row]) -> list[Row]:

@@ -86,7 +86,7 @@ async def evaluate_retrieval(
         for place, case in enumerate(cases):
             tasks.start_soon(one, place, case)
     values: dict[str, list[float | None]] = {
-        f"{metric}@{k}": [function(rankings[place][:k], case.gains, k) for place, case in enumerate(cases)]
+        f"{metric}@{k}": [function(rankings[place], case.gains, k) for place, case in enumerate(cases)]
         for metric, function in METRICS.items()
     }
     values["seconds"] = [seconds[place] for place in range(len(cases))]

@@ -53,8 +53,7 @@ class Table:
         """Raises:
         ConfigError: there is no such column.
         """
-        if name not in self.columns:
-            raise ConfigError(f"the table has no column {name!r}; it has {', '.join(self.columns) or 'none'}")
+        self._check((name,))
         return [row[name] for row in self.rows]
 
     def numbers(self, name: str) -> list[float]:
@@ -70,17 +69,24 @@ class Table:
         return [float(cell) for cell in cells if cell is not None]
 
     def where(self, test: Callable[[Row], bool] | None = None, /, **equal: Cell) -> Table:
-        """The rows whose cells equal these, and that pass the test."""
-        kept = (row for row in self.rows if all(row.get(name) == cell for name, cell in equal.items()) and (test is None or test(row)))
+        """The rows whose cells equal these, and that pass the test.
+
+        Raises:
+            ConfigError: there is no such column.
+        """
+        self._check(equal)
+        kept = (row for row in self.rows if all(row[name] == cell for name, cell in equal.items()) and (test is None or test(row)))
         return Table(self.columns, tuple(kept))
 
     def among(self, name: str, cells: Iterable[Cell]) -> Table:
         """The rows whose cell is one of these."""
+        self._check((name,))
         wanted = set(cells)
-        return Table(self.columns, tuple(row for row in self.rows if row.get(name) in wanted))
+        return self.where(lambda row: row[name] in wanted)
 
     def by(self, *names: str) -> dict[tuple[Cell, ...], Table]:
         """The rows in groups of equal cells, in the order of their first rows."""
+        self._check(names)
         groups: dict[tuple[Cell, ...], list[Row]] = {}
         for row in self.rows:
             groups.setdefault(tuple(row[name] for name in names), []).append(row)
@@ -88,6 +94,7 @@ class Table:
 
     def sorted_by(self, *names: str) -> Table:
         """None comes first."""
+        self._check(names)
         return Table(self.columns, tuple(sorted(self.rows, key=lambda row: [(row[name] is not None, row[name]) for name in names])))
 
     def to_csv(self) -> str:
@@ -95,7 +102,9 @@ class Table:
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(self.columns)
-        writer.writerows([repr(row[name]) if isinstance(row[name], float) else row[name] for name in self.columns] for row in self.rows)
+        writer.writerows(
+            [repr(float(cell)) if isinstance(cell := row[name], float) else cell for name in self.columns] for row in self.rows
+        )
         return stream.getvalue()
 
     def write(self, path: Path) -> None:
@@ -125,7 +134,7 @@ class Table:
         """
         try:
             if path.suffix == ".jsonl":
-                return Table.of(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+                return Table.of(json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
             if path.suffix == ".parquet":
                 return Table.of(_pyarrow_parquet().read_table(path).to_pylist())
             if path.suffix == ".csv":
@@ -134,6 +143,10 @@ class Table:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read as a table: {error}") from error
         raise ConfigError(f"{path} ends in {path.suffix!r}; a table is read from one of {', '.join(SUFFIXES)}")
+
+    def _check(self, names: Iterable[str]) -> None:
+        if self.rows and (unknown := [name for name in names if name not in self.columns]):
+            raise ConfigError(f"the table has no column {unknown[0]!r}; it has {', '.join(self.columns)}")
 
 
 def _cell(text: str) -> Cell:

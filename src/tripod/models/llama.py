@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from tripod.errors import ConfigError
+from tripod.models.decoder_stack import DecoderStack
 from tripod.models.names import NameTable
 from tripod.models.rope_config import rope_from_hf, rope_to_hf
 from tripod.ops.attention import Attend
@@ -258,35 +259,17 @@ class LlamaBlock(nn.Module):
         return x + self.mlp(self.mlp_norm(x))  # type: ignore[no-any-return]
 
 
-class Llama(nn.Module):
-    """A `LanguageModel` of the family. Tied models have no `head`: the embedding serves as one."""
+class Llama(DecoderStack):
+    """A `LanguageModel` of the family."""
+
+    norm: RMSNorm
 
     def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
+        super().__init__(
+            nn.Embedding(config.vocab_size, config.hidden_size),
+            Rope(config.rope, config.max_positions),
+            (LlamaBlock(config, layer) for layer in range(config.num_layers)),
+            RMSNorm(config.hidden_size, config.norm_eps),
+            is_tied=config.is_tied,
+        )
         self.config = config
-        self.rope = Rope(config.rope, config.max_positions)
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.blocks = nn.ModuleList(LlamaBlock(config, layer) for layer in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.head = None if config.is_tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.embedding.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.embedding.weight.device
-
-    def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """[...] token ids and positions -> [..., D] after the last norm; see `LanguageModel.hidden`."""
-        x = self.embedding(token_ids)
-        cos, sin = self.rope(positions)
-        for block in self.blocks:
-            x = block(x, cos, sin, attend)
-        return self.norm(x)  # type: ignore[no-any-return]
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[..., D] -> [..., V]."""
-        head = self.embedding if self.head is None else self.head
-        return nn.functional.linear(hidden, head.weight)

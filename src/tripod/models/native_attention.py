@@ -14,13 +14,13 @@ from tripod.models.native_parts import NativeLinear, NativeNorm, native
 from tripod.models.packed_file import Packer
 from tripod.ops.attention import Attend
 from tripod.ops.kernels.cpu.rows import rotate
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 
 
 class NativeLlamaAttention(nn.Module):
     """`LlamaAttention` behind its norm, with query, key and value made by one product."""
 
-    def __init__(self, norm: RMSNorm, attention: LlamaAttention, weight_format: LinearFormat, packer: Packer) -> None:
+    def __init__(self, norm: RMSNorm, attention: LlamaAttention, weight_format: WeightFormat, packer: Packer) -> None:
         super().__init__()
         self.layer, self.head_dim, self.scale, self.window = attention.layer, attention.head_dim, attention.scale, attention.window
         self.num_kv_heads = attention.key.out_features // attention.head_dim

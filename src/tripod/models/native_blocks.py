@@ -31,7 +31,7 @@ from tripod.ops.attention import Attend
 from tripod.ops.kernels.cpu.fused_layer import FusedLayer, StepRows
 from tripod.ops.kernels.cpu.pool_attention import PoolAttention
 from tripod.ops.kernels.cpu.rows import embedding, rotate
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 class NativeGPTNeoXBlock(nn.Module):
     """`GPTNeoXBlock`."""
 
-    def __init__(self, block: GPTNeoXBlock, hidden_act: str, weight_format: LinearFormat, packer: Packer) -> None:
+    def __init__(self, block: GPTNeoXBlock, hidden_act: str, weight_format: WeightFormat, packer: Packer) -> None:
         super().__init__()
         attention, mlp = block.attention, block.mlp
         self.layer, self.num_heads, self.scale = attention.layer, attention.num_heads, attention.scale
@@ -88,7 +88,7 @@ class NativeGPTNeoXBlock(nn.Module):
 class NativeLlamaBlock(nn.Module):
     """`LlamaBlock`, with query, key and value made by one product, and gate and up by another."""
 
-    def __init__(self, block: LlamaBlock, weight_format: LinearFormat, packer: Packer) -> None:
+    def __init__(self, block: LlamaBlock, weight_format: WeightFormat, packer: Packer) -> None:
         super().__init__()
         mlp = cast(LlamaMLP, block.mlp)
         self.attention = NativeLlamaAttention(block.attention_norm, block.attention, weight_format, packer)
@@ -158,7 +158,7 @@ class NativeModel(PackedModel):
 
 @torch.inference_mode()
 def pack_native(
-    model: Decoder, weight_format: LinearFormat, checkpoint: Path | None = None, cache: ExpertCache | None = None
+    model: Decoder, weight_format: WeightFormat, checkpoint: Path | None = None, cache: ExpertCache | None = None
 ) -> NativeModel:
     """`tripod.models.pack.pack` for the native kernels: the blocks are replaced as wholes. The model itself stays as it is.
 
@@ -185,7 +185,7 @@ def pack_native(
     return native
 
 
-def _pack(model: Decoder, weight_format: LinearFormat, packer: Packer, cache: ExpertCache | None) -> NativeModel:
+def _pack(model: Decoder, weight_format: WeightFormat, packer: Packer, cache: ExpertCache | None) -> NativeModel:
     inner = clone_sharing_tensors(model)
     head = NativeLinear([(inner.embedding if inner.head is None else inner.head).weight], None, weight_format, packer)
     inner.head = None
@@ -203,7 +203,7 @@ NativeBlock: TypeAlias = NativeGPTNeoXBlock | NativeLlamaBlock | NativeSparseBlo
 
 
 def _pack_block(
-    block: GPTNeoXBlock | LlamaBlock | OpenMoEBlock, model: Decoder, weight_format: LinearFormat, packer: Packer, cache: ExpertCache | None
+    block: GPTNeoXBlock | LlamaBlock | OpenMoEBlock, model: Decoder, weight_format: WeightFormat, packer: Packer, cache: ExpertCache | None
 ) -> NativeBlock:
     if isinstance(block, GPTNeoXBlock):
         assert isinstance(model, GPTNeoX)

@@ -15,8 +15,8 @@ from tripod.models.packed_file import Packer
 from tripod.ops.kernels.cpu.fused_layer import Dense, Norm
 from tripod.ops.kernels.cpu.linear import PackedWeight, gate_up, linear, linear_argmax, pack_gate_up, pack_linear
 from tripod.ops.kernels.cpu.rows import layer_norm, rms_norm
-from tripod.ops.linear import INT4_GROUP
-from tripod.ops.linear_formats import LinearActivation, LinearFormat
+from tripod.ops.linear import WeightFormat, parts_of
+from tripod.ops.linear_formats import LinearActivation
 
 ACTIVATIONS: dict[str, LinearActivation] = {
     "gelu": "gelu_erf",
@@ -27,30 +27,26 @@ ACTIVATIONS: dict[str, LinearActivation] = {
 }
 
 
-def take_linear(weights: Sequence[Tensor], weight_format: LinearFormat, packer: Packer) -> PackedWeight:
+def take_linear(weights: Sequence[Tensor], weight_format: WeightFormat, packer: Packer) -> PackedWeight:
     """Matrices of [N_i, K], one below the other, packed now or kept from before."""
     shape = (sum(weight.shape[0] for weight in weights), weights[0].shape[1])
 
     def make() -> PackedWeight:
-        return pack_linear(weights[0] if len(weights) == 1 else torch.cat(list(weights)), weight_format, _group(weight_format))
+        return pack_linear(weights[0] if len(weights) == 1 else torch.cat(list(weights)), *parts_of(weight_format))
 
     return packer.take(shape, is_gate_up=False, make=make)
 
 
-def take_gate_up(gate: Tensor, up: Tensor, weight_format: LinearFormat, packer: Packer) -> PackedWeight:
+def take_gate_up(gate: Tensor, up: Tensor, weight_format: WeightFormat, packer: Packer) -> PackedWeight:
     """Two matrices of [N, K] for silu(gate x) * up x, packed now or kept from before."""
     shape = (gate.shape[0], gate.shape[1])
-    return packer.take(shape, is_gate_up=True, make=lambda: pack_gate_up(gate, up, weight_format, _group(weight_format)))
-
-
-def _group(weight_format: LinearFormat) -> int | None:
-    return INT4_GROUP if weight_format == "int4" else None
+    return packer.take(shape, is_gate_up=True, make=lambda: pack_gate_up(gate, up, *parts_of(weight_format)))
 
 
 class NativeLinear:
     """A `PackedLinear` over the native kernels; what may follow the product is done in it."""
 
-    def __init__(self, weights: Sequence[Tensor], bias: Tensor | None, weight_format: LinearFormat, packer: Packer) -> None:
+    def __init__(self, weights: Sequence[Tensor], bias: Tensor | None, weight_format: WeightFormat, packer: Packer) -> None:
         """
         Args:
             weights: [N_i, K] each: one below the other they are the weight.
@@ -111,7 +107,7 @@ class NativeNorm(nn.Module):
 class NativeGateUp:
     """silu(gate x) * up x in one pass over x, where neither has a bias."""
 
-    def __init__(self, gate: Tensor, up: Tensor, weight_format: LinearFormat, packer: Packer) -> None:
+    def __init__(self, gate: Tensor, up: Tensor, weight_format: WeightFormat, packer: Packer) -> None:
         self._packed = take_gate_up(gate, up, weight_format, packer)
 
     @property
@@ -127,5 +123,5 @@ class NativeGateUp:
         return gate_up(x, self._packed)
 
 
-def native(layer: nn.Linear, weight_format: LinearFormat, packer: Packer) -> NativeLinear:
+def native(layer: nn.Linear, weight_format: WeightFormat, packer: Packer) -> NativeLinear:
     return NativeLinear([layer.weight], layer.bias, weight_format, packer)

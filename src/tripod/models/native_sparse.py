@@ -25,7 +25,7 @@ from tripod.ops.kernels.cpu.experts import ExpertTable, PackedExpert, route
 from tripod.ops.kernels.cpu.fused_layer import FusedLayer, StepRows
 from tripod.ops.kernels.cpu.linear import PackedWeight, linear
 from tripod.ops.kernels.cpu.paged_attention import KVPool
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 from tripod.ops.moe_routing import RouterConfig, Routing
 
 
@@ -46,7 +46,7 @@ class NativeSparseMLP(nn.Module):
     """x + SparseMLP(norm x), in place."""
 
     def __init__(
-        self, norm: RMSNorm, sparse: SparseMLP, weight_format: LinearFormat, packer: Packer, cache: ExpertCache | None = None
+        self, norm: RMSNorm, sparse: SparseMLP, weight_format: WeightFormat, packer: Packer, cache: ExpertCache | None = None
     ) -> None:
         super().__init__()
         self.norm = NativeNorm(norm)
@@ -78,7 +78,7 @@ _FOR_ALL = RouterConfig(num_experts=1, top_k=1)  # the softmax of one number is 
 _FOR_ALL_BY_A_GATE = RouterConfig(num_experts=1, top_k=1, gate="sigmoid")
 
 
-def _packed_experts(experts: Experts, weight_format: LinearFormat, packer: Packer) -> list[PackedExpert]:
+def _packed_experts(experts: Experts, weight_format: WeightFormat, packer: Packer) -> list[PackedExpert]:
     packed = []
     for first, down in zip(experts.up.detach(), experts.down.detach(), strict=True):
         if experts.gating == "swiglu":
@@ -94,7 +94,7 @@ def _packed_experts(experts: Experts, weight_format: LinearFormat, packer: Packe
 class NativeDoubleGatedMLP(nn.Module):
     """x + DoubleGatedMLP(norm x), in place."""
 
-    def __init__(self, norm: RMSNorm, mlp: DoubleGatedMLP, weight_format: LinearFormat, packer: Packer) -> None:
+    def __init__(self, norm: RMSNorm, mlp: DoubleGatedMLP, weight_format: WeightFormat, packer: Packer) -> None:
         super().__init__()
         self.norm = NativeNorm(norm)
         linear_gate, gate = mlp.gate.weight.chunk(2)
@@ -123,7 +123,7 @@ class NativeSparseBlock(nn.Module):
     """A `LlamaBlock` with experts, or an `OpenMoEBlock`."""
 
     def __init__(
-        self, block: LlamaBlock | OpenMoEBlock, weight_format: LinearFormat, packer: Packer, cache: ExpertCache | None = None
+        self, block: LlamaBlock | OpenMoEBlock, weight_format: WeightFormat, packer: Packer, cache: ExpertCache | None = None
     ) -> None:
         super().__init__()
         self.attention = NativeLlamaAttention(block.attention_norm, block.attention, weight_format, packer)
@@ -148,7 +148,7 @@ class NativeSparseBlock(nn.Module):
 
 
 def _native_mlp(
-    norm: RMSNorm, mlp: nn.Module, weight_format: LinearFormat, packer: Packer, cache: ExpertCache | None
+    norm: RMSNorm, mlp: nn.Module, weight_format: WeightFormat, packer: Packer, cache: ExpertCache | None
 ) -> NativeSparseMLP | NativeDoubleGatedMLP:
     if isinstance(mlp, SparseMLP):
         return NativeSparseMLP(norm, mlp, weight_format, packer, cache)

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from tripod.errors import ConfigError
+from tripod.models.decoder_stack import DecoderStack
 from tripod.models.expert_layout import OpenMoELayout
 from tripod.models.llama import LlamaAttention, LlamaConfig, RMSNorm
 from tripod.models.moe import Experts, Router, SparseMLP
@@ -235,38 +235,19 @@ def _sparse_mlp(config: OpenMoEConfig, layer: int) -> SparseMLP:
     return SparseMLP(Router(config.router, config.hidden_size, layer), experts)
 
 
-class OpenMoE(nn.Module):
+class OpenMoE(DecoderStack):
     """A `LanguageModel`."""
 
+    norm: RMSNorm
+
     def __init__(self, config: OpenMoEConfig) -> None:
-        super().__init__()
+        super().__init__(
+            nn.Embedding(config.vocab_size, config.hidden_size),
+            Rope(_attention_config(config).rope, config.max_positions),
+            (OpenMoEBlock(config, layer) for layer in range(config.num_layers)),
+            RMSNorm(config.hidden_size, config.norm_eps),
+        )
         self.config = config
-        self.rope = Rope(_attention_config(config).rope, config.max_positions)
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.blocks = nn.ModuleList(OpenMoEBlock(config, layer) for layer in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.head: nn.Linear | None = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.embedding.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.embedding.weight.device
-
-    def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """[...] token ids and positions -> [..., D] after the last norm; see `LanguageModel.hidden`."""
-        x = self.embedding(token_ids)
-        cos, sin = self.rope(positions)
-        for block in self.blocks:
-            x = block(x, cos, sin, attend)
-        return self.norm(x)  # type: ignore[no-any-return]
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[..., D] -> [..., V]."""
-        assert self.head is not None
-        return self.head(hidden)  # type: ignore[no-any-return]
 
 
 def _attention_config(config: OpenMoEConfig) -> LlamaConfig:

@@ -20,8 +20,7 @@ import torch
 from tripod.durable_files import PARTIAL, atomic_file
 from tripod.ops.kernels.cpu import packing
 from tripod.ops.kernels.cpu.packing import PackedWeight, packed_bytes
-from tripod.ops.linear import INT4_GROUP
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat, parts_of
 
 MAX_BYTES = 16 * 2**30  # of the folder; what was used longest ago goes first
 MIN_BYTES = 16 * 2**20  # what is packed in an instant is not kept
@@ -61,7 +60,7 @@ class FreshPacker:
 class KeptPacker:
     """Gives the weights of a file one after the other."""
 
-    def __init__(self, path: Path, weight_format: LinearFormat) -> None:
+    def __init__(self, path: Path, weight_format: WeightFormat) -> None:
         """
         Raises:
             ValueError: it is not such a file.
@@ -72,15 +71,14 @@ class KeptPacker:
             if size <= _HEADER_BYTES or stream.read(len(_MAGIC)) != _MAGIC:
                 raise ValueError(f"{path} does not hold packed weights")
         self._bytes = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)  # mapped; written to by nobody
-        self._format = weight_format
+        self._format, self._group = parts_of(weight_format)
         self._at = _HEADER_BYTES
 
     def take(self, shape: tuple[int, int], *, is_gate_up: bool, make: Callable[[], PackedWeight]) -> PackedWeight:
-        group = INT4_GROUP if self._format == "int4" else None
-        begin, self._at = self._at, self._at + packed_bytes(shape, self._format, group, is_gate_up=is_gate_up)
+        begin, self._at = self._at, self._at + packed_bytes(shape, self._format, self._group, is_gate_up=is_gate_up)
         if self._at > len(self._bytes):
             raise ValueError("the file of packed weights ends too early")
-        return PackedWeight(self._bytes[begin : self._at], shape, self._format, group, is_gate_up)
+        return PackedWeight(self._bytes[begin : self._at], shape, self._format, self._group, is_gate_up)
 
     def check_end(self) -> None:
         """
@@ -91,7 +89,7 @@ class KeptPacker:
             raise ValueError("the file of packed weights holds more than the model")
 
 
-def kept_path(checkpoint: Path, weight_format: LinearFormat, dtype: torch.dtype) -> Path | None:
+def kept_path(checkpoint: Path, weight_format: WeightFormat, dtype: torch.dtype) -> Path | None:
     """Where the packed weights of a checkpoint are kept or would be; None: nowhere.
 
     The name stands for the content of config.json, the names, sizes and times of all files that may hold weights, the format, and the code
@@ -109,7 +107,7 @@ def kept_path(checkpoint: Path, weight_format: LinearFormat, dtype: torch.dtype)
         from platformdirs import user_cache_path
 
         asked = str(user_cache_path("tripod") / "packed")
-    digest = hashlib.sha256(repr((_MAGIC, weight_format, INT4_GROUP, dtype)).encode())
+    digest = hashlib.sha256(repr((_MAGIC, weight_format, dtype)).encode())
     for source in (Path(packing.__file__), Path(packing.__file__).with_name("linear.hpp"), Path(__file__)):
         digest.update(source.read_bytes())
     digest.update((checkpoint / "config.json").read_bytes())
@@ -150,7 +148,7 @@ def _make_room(folder: Path, num_bytes: int) -> None:
             entry.unlink(missing_ok=True)
 
 
-def open_kept(path: Path, weight_format: LinearFormat) -> KeptPacker | None:
+def open_kept(path: Path, weight_format: WeightFormat) -> KeptPacker | None:
     """The packed weights in a file; None where there are none."""
     try:
         packer = KeptPacker(path, weight_format)

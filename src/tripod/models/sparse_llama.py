@@ -13,16 +13,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tripod.errors import ConfigError
 from tripod.models import llama
+from tripod.models.decoder_stack import DecoderStack
 from tripod.models.expert_layout import MIXTRAL_LAYOUT, SPLIT_LAYOUT
 from tripod.models.llama import LlamaBlock, LlamaConfig, LlamaMLP, RMSNorm
 from tripod.models.moe import Experts, Router, SparseMLP
 from tripod.models.names import NameTable
-from tripod.ops.attention import Attend
 from tripod.ops.moe_routing import Capacity, RouterConfig
 from tripod.ops.rope import Rope
 
@@ -263,38 +262,20 @@ def _dense_layers_from_hf(config: Mapping[str, Any], model_type: str) -> tuple[i
     return tuple(layer for layer in range(config["num_hidden_layers"]) if layer in listed or (layer + 1) % step)
 
 
-class SparseLlama(nn.Module):
-    """A `LanguageModel` of the family. Tied models have no `head`: the embedding serves as one."""
+class SparseLlama(DecoderStack):
+    """A `LanguageModel` of the family."""
+
+    norm: RMSNorm
 
     def __init__(self, config: SparseLlamaConfig) -> None:
-        super().__init__()
+        super().__init__(
+            nn.Embedding(config.vocab_size, config.hidden_size),
+            Rope(config.dense.rope, config.max_positions),
+            (LlamaBlock(config.dense, layer, _mlp(config, layer)) for layer in range(config.num_layers)),
+            RMSNorm(config.hidden_size, config.dense.norm_eps),
+            is_tied=config.is_tied,
+        )
         self.config = config
-        self.rope = Rope(config.dense.rope, config.max_positions)
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.blocks = nn.ModuleList(LlamaBlock(config.dense, layer, _mlp(config, layer)) for layer in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.dense.norm_eps)
-        self.head = None if config.is_tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.embedding.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.embedding.weight.device
-
-    def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """[...] token ids and positions -> [..., D] after the last norm; see `LanguageModel.hidden`."""
-        x = self.embedding(token_ids)
-        cos, sin = self.rope(positions)
-        for block in self.blocks:
-            x = block(x, cos, sin, attend)
-        return self.norm(x)  # type: ignore[no-any-return]
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[..., D] -> [..., V]."""
-        head = self.embedding if self.head is None else self.head
-        return nn.functional.linear(hidden, head.weight)
 
 
 def _mlp(config: SparseLlamaConfig, layer: int) -> nn.Module:

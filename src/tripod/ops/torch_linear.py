@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.nn.functional import linear as torch_linear
 
 from tripod.errors import ConfigError
-from tripod.ops.linear import PackedLinear
-from tripod.ops.linear_formats import LinearFormat, quantize
+from tripod.ops.linear import PackedLinear, WeightFormat
+from tripod.ops.linear_formats import quantize
 
 _ROWS = 32  # the layout is chosen for so many rows; products of other sizes read the same layout
 _ZERO_POINT = 128  # oneDNN's products of signed activations take a path that is a hundred times slower
 
 
-def pack_torch_linear(weight: Tensor, bias: Tensor | None, weight_format: LinearFormat) -> PackedLinear:
+def pack_torch_linear(weight: Tensor, bias: Tensor | None, weight_format: WeightFormat) -> PackedLinear:
     """Make a weight ready in a format.
 
     Args:

@@ -9,20 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tripod.models.moe import Experts
+from tripod.ops.kernels import expert_mlp as fast
+from tripod.ops.moe_routing import Routing
 from tripod.ops.onednn_linear import has_onednn_linear, onednn_linear
 
 
 def with_fast_layers(model: nn.Module) -> None:
     """Let the linear layers and embeddings of a model run by oneDNN and without needless copies; names and parameters stay.
 
-    Embeddings write into `.grad` themselves: what the optimizer forgets must be zeroed or set to None as before, but a gradient taken
-    by `torch.autograd.grad` does not see them.
+    Embeddings and experts write into `.grad` themselves: what the optimizer forgets must be zeroed or set to None as before, but a gradient
+    taken by `torch.autograd.grad` does not see them.
     """
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = FastLinear
         elif type(module) is nn.Embedding:
             module.__class__ = FastEmbedding
+        elif type(module) is Experts:
+            module.__class__ = FastExperts
 
 
 class FastLinear(nn.Linear):
@@ -39,6 +44,15 @@ class FastEmbedding(nn.Embedding):
 
     def forward(self, token_ids: Tensor) -> Tensor:
         return _Rows.apply(self.weight, token_ids)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class FastExperts(Experts):
+    """Adds the gradients of experts that have rows to those that are there, and leaves those of all others alone."""
+
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        if not fast.is_faster(x, routing, self.up):
+            return super().forward(x, routing)
+        return fast.expert_mlp(x, routing, self.up, self.down, self.gating, accumulates=True)
 
 
 class _OneDnnLinear(torch.autograd.Function):

@@ -15,6 +15,7 @@ from tests.engine.tiny_models import BIASED_LLAMA, NEOX, QWEN, QWEN3, SERIAL_NEO
 from tripod.engine.assemble import assemble
 from tripod.engine.engine_config import EngineConfig
 from tripod.engine.execution.fixed_tiles import FixedTiles
+from tripod.engine.execution.kv_cache import KVCacheDtype
 from tripod.engine.execution.ragged_batch import RaggedBatch
 from tripod.engine.execution.route import Kernels
 from tripod.engine.policy.request import Request
@@ -24,7 +25,7 @@ from tripod.models.language_model import LanguageModel
 from tripod.models.llama import LlamaConfig
 from tripod.models.native_blocks import NativeModel
 from tripod.ops.kernels.cpu import library
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 from tripod.ops.rope import RopeConfig
 from tripod.sampling import GREEDY
 
@@ -37,9 +38,17 @@ class Steps:
     """A runner's model and cache, driven by hand: which tokens of which sequence come in which step."""
 
     def __init__(
-        self, model: LanguageModel, kernels: Kernels, weight_format: LinearFormat | None, *, batch_invariant: bool = False
+        self,
+        model: LanguageModel,
+        kernels: Kernels,
+        weight_format: WeightFormat | None,
+        *,
+        batch_invariant: bool = False,
+        kv_cache_dtype: KVCacheDtype | None = None,
     ) -> None:
-        config = EngineConfig(kv_tokens=2048, kernels=kernels, weight_format=weight_format, batch_invariant=batch_invariant)
+        config = EngineConfig(
+            kv_tokens=2048, kernels=kernels, weight_format=weight_format, batch_invariant=batch_invariant, kv_cache_dtype=kv_cache_dtype
+        )
         parts = assemble(model, config)
         self.model, self.cache = parts.runner._model, parts.runner._kv_cache
         self._free = list(range(128))
@@ -81,7 +90,7 @@ def token_ids(length: int, seed: int) -> list[int]:
 @pytest.mark.parametrize("kernels", ROUTES)
 @pytest.mark.parametrize(("weight_format", "tolerance"), [("f32", 1e-5), ("bf16", 3e-2), ("int8", 6e-2)])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_each_route_gives_the_logits_of_the_plain_model(name: str, weight_format: LinearFormat, tolerance: float, kernels: Kernels) -> None:
+def test_each_route_gives_the_logits_of_the_plain_model(name: str, weight_format: WeightFormat, tolerance: float, kernels: Kernels) -> None:
     model = tiny_model(CONFIGS[name])
     ids = token_ids(61, seed=1)
     plain = plain_logits(model, ids)
@@ -93,7 +102,7 @@ def test_each_route_gives_the_logits_of_the_plain_model(name: str, weight_format
 @pytest.mark.parametrize("weight_format", ["f32", "bf16", "int8"])
 @pytest.mark.parametrize("name", ["neox", "qwen2", "qwen3"])
 def test_a_row_has_the_same_bits_alone_in_any_chunk_and_beside_any_neighbours(
-    name: str, weight_format: LinearFormat, kernels: Kernels
+    name: str, weight_format: WeightFormat, kernels: Kernels
 ) -> None:
     steps = Steps(tiny_model(CONFIGS[name]), kernels, weight_format, batch_invariant=True)
     ids = token_ids(40, seed=2)
@@ -110,10 +119,33 @@ def test_a_row_has_the_same_bits_alone_in_any_chunk_and_beside_any_neighbours(
 
 
 @needs_kernels
-@pytest.mark.parametrize("weight_format", ["f32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("weight_format", ["f32", "int8"])
+@pytest.mark.parametrize("name", ["neox", "qwen3"])
+def test_keys_and_values_in_8_bits_stay_near_the_plain_model_and_keep_a_rows_bits(name: str, weight_format: WeightFormat) -> None:
+    model = tiny_model(CONFIGS[name])
+    steps = Steps(model, "native", weight_format, kv_cache_dtype="int8")
+    ids = token_ids(61, seed=1)
+    plain = plain_logits(model, ids)
+    logits = steps.whole(ids, [20, 1, 1, 30, 1, 8])
+    difference = float((logits - plain).square().mean().sqrt() / plain.square().mean().sqrt())
+    assert 1e-4 < difference < (2e-2 if weight_format == "f32" else 8e-2)
+    crowd = {steps.request(token_ids(24, seed=100 + number)): 1 + number % 3 for number in range(9)}
+    assert torch.equal(steps.whole(ids, [1] * 61), logits)
+    assert torch.equal(steps.whole(ids, [7, 1, 53], [crowd, crowd, crowd]), logits)
+
+
+def test_keys_and_values_in_8_bits_need_the_native_kernels() -> None:
+    with pytest.raises(ConfigError, match="kv_cache_dtype='int8' needs the native kernels, which cannot run here: asked for; leave it out"):
+        assemble(tiny_model(NEOX), EngineConfig(kv_tokens=64, kernels="torch", kv_cache_dtype="int8"))
+    with pytest.raises(ConfigError, match="kv_cache_dtype='fp4' is unknown; give 'int8'"):
+        EngineConfig(kv_cache_dtype="fp4")  # type: ignore[arg-type]
+
+
+@needs_kernels
+@pytest.mark.parametrize("weight_format", ["f32", "bf16", "int8", "int4", "int4-128"])
 @pytest.mark.parametrize("name", ["neox", "qwen2", "qwen3"])
 def test_one_call_a_layer_gives_the_bits_of_the_kernels_one_by_one(
-    name: str, weight_format: LinearFormat, monkeypatch: pytest.MonkeyPatch
+    name: str, weight_format: WeightFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = Steps(tiny_model(CONFIGS[name]), "native", weight_format)
     ids = token_ids(40, seed=4)

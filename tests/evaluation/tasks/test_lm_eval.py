@@ -23,6 +23,7 @@ from tripod.engine.engine import Engine
 from tripod.errors import ConfigError
 from tripod.evaluation.tasks.catalogue import TASKS
 from tripod.evaluation.tasks.lm_eval_model import evaluate_with_lm_eval, score_lm_eval_task
+from tripod.evaluation.tasks.open_answer import plain_wikitext
 from tripod.evaluation.tasks.question import Likelihood
 from tripod.evaluation.tasks.scoring import Asking, TaskScores, score_task
 from tripod.serving.app import build_app
@@ -184,8 +185,19 @@ def test_a_task_of_lm_eval_gives_rows_like_our_own(
     [own] = [row for row in ours["piqa"].rows() if row["metric"] == "acc"]
     assert acc["task"] == "lm-eval:local_piqa"
     assert (acc["value"], acc["num_items"]) == (own["value"], LIMIT)
+    assert [row["metric"] for row in rows] == ["acc", "acc_norm"]
+    with_examples = tripod.run(score_lm_eval_task(engine, "local_piqa", limit=2, shots=1, include=task_files))
+    assert {row["shots"] for row in with_examples} == {1}
     with pytest.raises(ConfigError, match="lm-eval cannot run the task no_such_task"):
         tripod.run(score_lm_eval_task(engine, "no_such_task", include=task_files))
+
+
+def test_wikitext_is_spelled_as_lm_eval_spells_it(shared_data: Path) -> None:
+    from lm_eval.tasks.wikitext.preprocess_wikitext import wikitext_detokenizer
+
+    text = (shared_data / "text-wikitext2" / "test.txt").read_text(encoding="utf-8")[:200_000]
+    text += " ( a ) [ b ] { c } \" d \" ' e ' 5 \u00b0 N , the dogs ' tail : ; ! ? x 's\n = = = y = = = \n"
+    assert plain_wikitext(text) == wikitext_detokenizer({"page": text}) != text
 
 
 def test_lm_eval_scores_our_server(

@@ -35,6 +35,9 @@ def test_a_checkpoint_before_the_leak_is_clean(provenance: Provenance) -> None:
 def test_half_an_item_counts_by_its_share(provenance: Provenance) -> None:
     [item] = check_contamination(provenance, [LEAKED[:15] + "#" * 15]).items
     assert (item.num_tokens, item.num_covered, item.share) == (30, 15, 0.5)
+    both = check_contamination(provenance, [LEAKED[:15] + "#" * 15, LEAKED[:15]])
+    assert [touched.item for touched in both.touched] == [1, 0]  # the one that was read whole comes first
+    assert [both.num_at_least(share) for share in (0.5, 0.6)] == [2, 1]
 
 
 def test_what_is_no_item_is_refused(provenance: Provenance) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,17 @@ def test_segments_change_nothing(run: Run, tmp_path: Path) -> None:
         assert list(cut.find(text[start : start + 4])) == list(whole.find(text[start : start + 4]))
 
 
+@pytest.mark.parametrize("segment_bytes", [1 << 20, 5 * 2 * 18])
+def test_many_sequences_are_counted_as_one_by_one_before_each_step(run: Run, tmp_path: Path, segment_bytes: int) -> None:
+    """Those at the beginning of rows, so that some stand at the very place behind what a checkpoint has seen."""
+    order = run.order()
+    build_index(order, 12, tmp_path / "index", segment_bytes=segment_bytes)
+    index = NGramIndex.open(tmp_path / "index")
+    sequences = [order.rows.row(row).tolist()[: 1 + row % 5] for row in range(48)]
+    for step in (0, 1, 5, 11, 12):
+        assert index.counts(sequences, step=step).tolist() == [len(_walk(order, step, ids)) for ids in sequences]
+
+
 @pytest.mark.parametrize("at_least", [1, 5])
 def test_the_longest_match_of_a_checkpoint_counts_only_what_it_has_seen(run: Run, at_least: int) -> None:
     index, order = NGramIndex.of(run), run.order()
@@ -104,7 +117,24 @@ def test_what_an_intervention_put_into_the_rows_is_found_there(make_recipe: Make
     assert [(one.step, one.place) for one in sightings] == _walk(run.order(), 12, list(b"a whale!"))
 
 
-def test_information_is_that_of_independent_tokens(run: Run) -> None:
+def test_a_word_that_was_swapped_has_its_document_and_no_offset(make_recipe: MakeRecipe) -> None:
+    run = Run.begin(make_recipe(interventions=[{"kind": "swap", "words": {"make": "yield"}}]))
+    sightings = NGramIndex.of(run).find(list(b"yield"))
+    assert len(sightings) > 0
+    assert all(one.document is not None and one.offset is None for one in sightings)
+
+
+def test_documents_of_two_data_sets_are_two_where_their_numbers_are_one(make_recipe: MakeRecipe, tiny_data: Path, tmp_path: Path) -> None:
+    for file in tiny_data.glob("train*"):
+        shutil.copy(file, tmp_path)
+    run = Run.begin(make_recipe(data={"prefixes": [str(tiny_data / "train"), str(tmp_path / "train")], "weights": [1, 1]}))
+    sightings = NGramIndex.of(run).find(list(b" make"))
+    documents = {(one.dataset, one.document) for one in sightings}
+    assert sightings.num_documents == len(documents) > len({document for _, document in documents})
+
+
+def test_information_is_that_of_independent_tokens(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tripod.training.ngrams.build._PROGRESS_ROWS", 7)  # of 48: counts come in parts
     index, order = NGramIndex.of(run), run.order()
     rows = np.concatenate([order.batch_at(step).ravel() for step in range(12)])
     shares = [np.count_nonzero(rows == token) / len(rows) for token in b"make"]
@@ -120,6 +150,31 @@ def test_an_index_is_made_once_and_again_for_another_order(run: Run, make_recipe
     other = Run.begin(make_recipe(("seeds.order=3",)))
     NGramIndex.of(other, progress=lambda stage, done, total: stages.append(stage))
     assert {"read rows", "sort suffixes"} <= set(stages)
+
+
+def test_an_index_is_made_again_for_other_documents_of_the_same_sizes(run: Run, tiny_data: Path, tmp_path: Path) -> None:
+    """Their order is the same, so its fingerprint does not tell them apart."""
+    for file in tiny_data.glob("train*"):
+        shutil.copy(file, tmp_path)
+    data = replace(run.recipe.data, prefixes=(str(tmp_path / "train"),))
+    copy = Run(run.folder, replace(run.recipe, data=data))
+    ids = list(b" make")
+    before = len(NGramIndex.of(copy).find(ids))
+    assert before == len(NGramIndex.of(run).find(ids)) > 0
+    np.fromfile(tmp_path / "train.bin", "<u2")[::-1].tofile(tmp_path / "train.bin")
+    assert copy.order().fingerprint == run.order().fingerprint
+    assert len(NGramIndex.of(copy).find(ids)) == 0
+    assert len(NGramIndex.of(copy).find(ids[::-1])) > 0
+
+
+def test_a_damaged_index_is_named(run: Run, tmp_path: Path) -> None:
+    build_index(run.order(), 12, tmp_path / "index")
+    (tmp_path / "index" / "suffixes-0.npy").unlink()
+    with pytest.raises(DatasetError, match=r"is damaged .*; remove it"):
+        NGramIndex.open(tmp_path / "index")
+    (tmp_path / "index" / "facts.json").write_text("{}")
+    with pytest.raises(DatasetError, match="has another format than 2"):
+        NGramIndex.open(tmp_path / "index")
 
 
 def test_what_cannot_be_indexed_is_refused(run: Run, tmp_path: Path) -> None:

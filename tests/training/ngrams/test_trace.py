@@ -67,6 +67,13 @@ def test_a_first_word_is_found_in_both_of_its_spellings(run: Run, make_recipe: M
     assert found == {spelling: len(index.find(list(spelling.encode()))) for spelling in ("make", " make")}
 
 
+def test_a_text_that_is_shorter_than_a_stretch_counts_as_a_whole(run: Run, make_recipe: MakeRecipe) -> None:
+    tokenizer, index = load_tokenizer(Path(make_recipe().data.tokenizer)), NGramIndex.of(run)
+    [span] = trace(index, list(b"mak"), tokenizer, min_tokens=4).spans
+    assert len(span.seen) == len(index.find(list(b"mak"))) > 0
+    assert trace(index, list(b"maq"), tokenizer, min_tokens=4).spans == ()
+
+
 def test_an_empty_text_is_refused(run: Run, make_recipe: MakeRecipe) -> None:
     with pytest.raises(ConfigError, match="an empty text"):
         trace(NGramIndex.of(run), "", load_tokenizer(Path(make_recipe().data.tokenizer)))

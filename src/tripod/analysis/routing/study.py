@@ -55,7 +55,7 @@ class RoutingStudy:
     def depends_on(self, checkpoint: Checkpoint) -> Mapping[str, str]:
         if self.texts:
             return {"texts": texts_hash(text_files(self.texts))}
-        return {"order": "" if checkpoint.run is None else checkpoint.run.order().fingerprint}
+        return {"order": "" if checkpoint.run is None else checkpoint.run.order().content_fingerprint}
 
     async def measure(self, checkpoint: Checkpoint, progress: Progress) -> Table:
         """The choices: a row of tokens a row of the table."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 
@@ -15,7 +15,9 @@ from tripod.engine.execution.ragged_batch import RaggedBatch
 from tripod.errors import ConfigError
 from tripod.models.language_model import LanguageModel
 from tripod.ops.attention import Attend
+from tripod.ops.linear import WeightFormat
 
+KVCacheDtype: TypeAlias = Literal["int8"]
 DEFAULT_SEQUENCES = 16  # of full length
 DEFAULT_MEMORY_SHARE = 0.25  # of what is free
 
@@ -58,7 +60,8 @@ class KVCacheSpec:
 
     @property
     def bytes_per_token(self) -> int:
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+        scale = 4 if self.dtype == torch.int8 else 0  # float32, of each head's key and of its value
+        return 2 * self.num_layers * self.num_kv_heads * (self.head_dim * self.dtype.itemsize + scale)
 
     @property
     def num_bytes(self) -> int:
@@ -82,6 +85,13 @@ class KVCache(Protocol):
     def clear(self, block_ids: Sequence[int], start: int, num_tokens: int) -> None:
         """Zero what stands for the tokens start .. start + num_tokens of the request that owns these blocks."""
         ...
+
+
+def kv_dtype_of(weight_format: WeightFormat, kv_cache_dtype: KVCacheDtype | None = None) -> torch.dtype:
+    """Of the native kernels' pool: keys and values are rounded no more than what made them, unless it is asked for."""
+    if kv_cache_dtype == "int8":
+        return torch.int8
+    return torch.float32 if weight_format == "f32" else torch.bfloat16
 
 
 def default_kv_tokens(model: LanguageModel, dtype: torch.dtype | None = None) -> int:

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from tripod.engine.execution.kv_cache import KVCache, KVCacheSpec
+from tripod.engine.execution.kv_cache import KVCache, KVCacheDtype, KVCacheSpec, kv_dtype_of
 from tripod.engine.execution.ragged_batch import RaggedBatch
 from tripod.models.architectures import Decoder
 from tripod.models.expert_cache import ExpertCache
@@ -22,10 +22,10 @@ from tripod.ops.kernels.cpu import library, threads
 from tripod.ops.kernels.cpu.paged_attention import KVPool, why_no_pool
 from tripod.ops.kernels.cpu.pool_attention import PoolAttention
 from tripod.ops.kernels.cpu.rows import argmax
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 
 
-def why_not(model: LanguageModel, weight_format: LinearFormat, block_size: int) -> str | None:
+def why_not(model: LanguageModel, weight_format: WeightFormat, block_size: int, kv_cache_dtype: KVCacheDtype | None = None) -> str | None:
     """Why the kernels cannot run this model here; None where they can."""
     config = model.config
     return library.why_not() or why_no_pool(
@@ -33,13 +33,8 @@ def why_not(model: LanguageModel, weight_format: LinearFormat, block_size: int) 
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
-        dtype=kv_dtype_of(weight_format),
+        dtype=kv_dtype_of(weight_format, kv_cache_dtype),
     )
-
-
-def kv_dtype_of(weight_format: LinearFormat) -> torch.dtype:
-    """Keys and values are rounded no more than what made them."""
-    return torch.float32 if weight_format == "f32" else torch.bfloat16
 
 
 class NativeRoute:
@@ -47,9 +42,9 @@ class NativeRoute:
 
     is_batch_invariant = True
 
-    def __init__(self, weight_format: LinearFormat, expert_cache: int | None = None) -> None:
+    def __init__(self, weight_format: WeightFormat, expert_cache: int | None = None, kv_cache_dtype: KVCacheDtype | None = None) -> None:
         self.expert_cache = None if expert_cache is None else ExpertCache(expert_cache)
-        self.kv_dtype = kv_dtype_of(weight_format)
+        self.kv_dtype = kv_dtype_of(weight_format, kv_cache_dtype)
         self.weight_format = weight_format
         self._num_threads = min(threads.default_num_threads(), torch.get_num_threads())  # who limits torch limits this as well
         self.name = f"native {library.load()} ({self._num_threads} threads)"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tripod.engine.execution.fixed_tiles import FixedTiles, RowKVCache
-from tripod.engine.execution.kv_cache import KVCache, KVCacheSpec
+from tripod.engine.execution.kv_cache import KVCache, KVCacheDtype, KVCacheSpec
 from tripod.engine.execution.paged_attention import TorchKVCache
 from tripod.engine.execution.ragged_batch import RaggedBatch
 from tripod.engine.execution.sampler import torch_argmax, torch_greedy
@@ -24,7 +24,7 @@ from tripod.models.language_model import LanguageModel
 from tripod.models.pack import pack
 from tripod.models.sparse_llama import SparseLlama
 from tripod.ops.attention import Attend
-from tripod.ops.linear_formats import LinearFormat
+from tripod.ops.linear import WeightFormat
 from tripod.ops.torch_linear import pack_torch_linear
 
 Kernels: TypeAlias = Literal["auto", "native", "torch"]
@@ -92,7 +92,7 @@ class Route(Protocol):
         ...
 
 
-def format_of(dtype: torch.dtype) -> LinearFormat | None:
+def format_of(dtype: torch.dtype) -> WeightFormat | None:
     """The format that keeps weights as they are; None: they stay in torch's own layers."""
     return {torch.float32: "f32", torch.bfloat16: "bf16"}.get(dtype)  # type: ignore[return-value]
 
@@ -101,10 +101,11 @@ def choose_route(
     model: LanguageModel,
     *,
     kernels: Kernels,
-    weight_format: LinearFormat | None,
+    weight_format: WeightFormat | None,
     block_size: int,
     batch_invariant: bool = False,
     expert_cache: int | None = None,
+    kv_cache_dtype: KVCacheDtype | None = None,
 ) -> Route:
     """Native kernels where they can run, torch elsewhere.
 
@@ -114,6 +115,7 @@ def choose_route(
         weight_format: of the linear layers; None: of the model's dtype.
         batch_invariant: a row must have the same bits whatever its neighbours.
         expert_cache: experts that are kept in memory of their own; None: all are used where they lie.
+        kv_cache_dtype: of keys and values; None: as precise as the weights.
 
     Raises:
         ConfigError: what was asked for cannot run here; the message says why.
@@ -124,6 +126,7 @@ def choose_route(
         model.device.type == "cuda"
         and kernels != "torch"
         and expert_cache is None
+        and kv_cache_dtype is None
         and weight_format is None
         and not batch_invariant
         and find_spec("triton")
@@ -132,19 +135,22 @@ def choose_route(
 
         return CudaRoute(model)
     chosen = weight_format or format_of(model.dtype)
-    reason = "asked for" if kernels == "torch" else _why_not_native(model, chosen, block_size)
+    reason = "asked for" if kernels == "torch" else _why_not_native(model, chosen, block_size, kv_cache_dtype)
     if reason is None and chosen is not None:
         from tripod.engine.execution.native_route import NativeRoute
 
-        return NativeRoute(chosen, expert_cache)
-    if expert_cache is not None:
-        raise ConfigError(f"expert_cache={expert_cache} needs the native kernels, which cannot run here: {reason}; leave it out")
+        return NativeRoute(chosen, expert_cache, kv_cache_dtype)
+    for name, value in (("expert_cache", expert_cache), ("kv_cache_dtype", kv_cache_dtype)):
+        if value is not None:
+            raise ConfigError(f"{name}={value!r} needs the native kernels, which cannot run here: {reason}; leave it out")
     if kernels == "native":
         raise ConfigError(f"kernels='native' cannot run here: {reason}; use kernels='auto' or 'torch'")
     return TorchRoute(model, weight_format, reason or "", is_batch_invariant=batch_invariant)
 
 
-def _why_not_native(model: LanguageModel, weight_format: LinearFormat | None, block_size: int) -> str | None:
+def _why_not_native(
+    model: LanguageModel, weight_format: WeightFormat | None, block_size: int, kv_cache_dtype: KVCacheDtype | None
+) -> str | None:
     if not isinstance(model, Decoder):
         return f"a {type(model).__name__} is not one of the architectures that can be packed"
     if model.device.type != "cpu":
@@ -155,12 +161,13 @@ def _why_not_native(model: LanguageModel, weight_format: LinearFormat | None, bl
         return "its experts choose tokens, which the kernels do not do"
     from tripod.engine.execution.native_route import why_not
 
-    return why_not(model, weight_format, block_size)
+    return why_not(model, weight_format, block_size, kv_cache_dtype)
 
 
 def mode_of(route: Route) -> str:
     """How answers are computed, as a reply tells it."""
-    return f"{route.name.partition(' (')[0]}, {route.weight_format}" + (", batch-invariant" if route.is_batch_invariant else "")
+    kv = ", keys and values in int8" if route.kv_dtype == torch.int8 else ""
+    return f"{route.name.partition(' (')[0]}, {route.weight_format}{kv}" + (", batch-invariant" if route.is_batch_invariant else "")
 
 
 def torch_hidden(model: LanguageModel, batch: RaggedBatch, attend: Attend, rows: Sequence[int] | None) -> Tensor:
@@ -172,7 +179,7 @@ def torch_hidden(model: LanguageModel, batch: RaggedBatch, attend: Attend, rows:
 class TorchRoute:
     """Torch's own operations; linear layers prepacked for oneDNN where a format is asked for."""
 
-    def __init__(self, model: LanguageModel, weight_format: LinearFormat | None, reason: str, *, is_batch_invariant: bool) -> None:
+    def __init__(self, model: LanguageModel, weight_format: WeightFormat | None, reason: str, *, is_batch_invariant: bool) -> None:
         self.expert_cache = None
         self.kv_dtype = model.dtype
         self.is_batch_invariant = is_batch_invariant

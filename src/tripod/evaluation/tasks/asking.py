@@ -7,7 +7,7 @@ tokenised as one text, and a text without a context stands behind the beginning-
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tripod.engine.engine import Engine
     from tripod.text.tokenizer import Tokenizer
 
+_PROGRESS_ASKS = 50
 AT_ONCE = 256  # asks that the engine holds at a time: enough to fill its steps and to find prompts that begin alike
 
 
@@ -104,24 +105,33 @@ async def answer(
     """
     prepared = [_prepared(engine, ask) for ask in asks]
     order = sorted(range(len(asks)), key=lambda at: prepared[at][0].prompt_ids + prepared[at][0].ids)
-    replies: list[Reply | None] = [None] * len(asks)
-    waiting, num_done = iter(order), 0
+    replies: dict[int, Reply] = {}
+
+    async def one(at: int) -> None:
+        replies[at] = await _answer_one(engine, asks[at], prepared[at])
+
+    await for_each(order, one, at_once=at_once, progress=progress, stage=stage)
+    return [replies[at] for at in range(len(asks))]
+
+
+async def for_each(numbers: Sequence[int], one: Callable[[int], Awaitable[None]], *, at_once: int, progress: Progress, stage: str) -> None:
+    """Do one thing for each number, `at_once` of them at a time, begun in their order. The first error ends all, and is raised as it is."""
+    waiting, num_done = iter(numbers), 0
 
     async def work() -> None:
         nonlocal num_done
-        for at in waiting:
-            replies[at] = await _answer_one(engine, asks[at], prepared[at])
+        for number in waiting:
+            await one(number)
             num_done += 1
-            if num_done % 50 == 0 or num_done == len(asks):
-                progress(stage, num_done, len(asks))
+            if num_done % _PROGRESS_ASKS == 0 or num_done == len(numbers):
+                progress(stage, num_done, len(numbers))
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(at_once, len(asks))):
+            for _ in range(min(at_once, len(numbers))):
                 group.create_task(work())
     except ExceptionGroup as several:
         raise several.exceptions[0] from several
-    return [reply for reply in replies if reply is not None]
 
 
 def _prepared(engine: Engine, ask: Ask) -> list[Scored]:

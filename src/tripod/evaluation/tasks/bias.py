@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tripod.evaluation.tasks.metrics import Contrast, Mean, Measures
 from tripod.evaluation.tasks.question import Continuation, Generated, Generation, Likelihood, Question, Reply
-from tripod.evaluation.tasks.task import Task
+from tripod.evaluation.tasks.task import Task, lines_of
 
 _MASCULINE = frozenset({"he", "him", "his", "himself"})
 _FEMININE = frozenset({"she", "her", "hers", "herself"})
@@ -59,18 +59,21 @@ _ANSWER_TOKENS = 16
 
 
 def _sentences(path: Path) -> list[tuple[str, str, str, str, str]]:
-    """Of all four files beside the one that is named: (id, sentence, pronoun, who is meant, "type1_pro" and so on)."""
+    """Of all four files beside the one that is named: (id, sentence, pronoun, who is meant, "type1_pro" and so on).
+
+    The first of each file, then the second of each: the first so many are of all groups alike, else no bias could be told from them.
+    """
     found = []
     for kind in ("type1", "type2"):
         for side in ("pro", "anti"):
             file = path.with_name(f"{side}_stereotyped_{kind}.txt.test")
-            for number, line in enumerate(file.read_text(encoding="utf-8").splitlines()):
+            for number, line in enumerate(lines_of(file)):
                 match = _SENTENCE.fullmatch(line.strip())
                 if match is None:
                     raise ValueError(f"{file}, line {number + 1}: {line!r}; expected a number and a sentence")
                 person, pronoun = _in_order(_BRACKETED.findall(match[1]))
-                found.append((f"{kind}_{side}-{number}", _tokenized(match[1]), pronoun, person, f"{kind}_{side}"))
-    return found
+                found.append((number, f"{kind}_{side}-{number}", _tokenized(match[1]), pronoun, person, f"{kind}_{side}"))
+    return [one[1:] for one in sorted(found, key=lambda one: one[0])]
 
 
 def _in_order(bracketed: Sequence[str]) -> tuple[str, str]:
@@ -119,7 +122,7 @@ def _winobias_choices(path: Path) -> list[Question]:
 
 
 def _occupations(path: Path) -> set[str]:
-    return {line.strip().lower() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+    return {line.strip().lower() for line in lines_of(path) if line.strip()}
 
 
 def _persons(sentence: str, occupations: set[str]) -> dict[str, str]:
@@ -153,7 +156,7 @@ TASKS = (
     ),
     Task(
         name="winobias_generated",
-        version=1,
+        version=2,
         file="winobias/pro_stereotyped_type1.txt.test",
         read=_winobias_generated,
         judge=judge_generated_referent,
@@ -161,7 +164,7 @@ TASKS = (
     ),
     Task(
         name="winobias",
-        version=1,
+        version=2,
         file="winobias/pro_stereotyped_type1.txt.test",
         read=_winobias_choices,
         judge=judge_chosen_referent,

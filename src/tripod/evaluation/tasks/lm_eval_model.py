@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,15 +100,46 @@ async def evaluate_with_lm_eval(engine: Engine, tasks: Sequence[str], *, include
     return found
 
 
+def lm_eval_version() -> str:
+    """
+    Raises:
+        MissingExtraError: lm-eval is not installed.
+    """
+    try:
+        return metadata.version("lm-eval")
+    except metadata.PackageNotFoundError:
+        raise MissingExtraError("lm-eval", "lm-eval", "a task of lm-eval") from None
+
+
 async def score_lm_eval_task(
-    engine: Engine, task: str, *, limit: int | None = None, shots: int = 0, include: Path | None = None
+    engine: Engine, task: str, *, limit: int | None = None, shots: int | None = None, seed: int = 1234, include: Path | None = None
 ) -> list[Row]:
-    """A row a metric, as of our own tasks."""
+    """A row a metric, as of our own tasks.
+
+    Args:
+        engine: with the model.
+        task: a name that lm-eval knows.
+        limit: of questions.
+        shots: examples before each question; None: what the task says.
+        seed: by which they are drawn.
+        include: see `evaluate_with_lm_eval`.
+
+    Raises:
+        ConfigError: lm-eval does not know the task, or cannot run it.
+        MissingExtraError: lm-eval is not installed.
+    """
     from tripod.evaluation.results import results_of
 
     try:
         found = await evaluate_with_lm_eval(
-            engine, [task], include=include, limit=limit, num_fewshot=shots or None, log_samples=False, bootstrap_iters=1000
+            engine,
+            [task],
+            include=include,
+            limit=limit,
+            num_fewshot=shots,
+            fewshot_random_seed=seed,
+            log_samples=False,
+            bootstrap_iters=1000,
         )
     except (KeyError, ValueError) as error:
         raise ConfigError(f"lm-eval cannot run the task {task}: {error}; `lm-eval ls tasks` lists what it knows") from error

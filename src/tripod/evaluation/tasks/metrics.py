@@ -45,7 +45,7 @@ class Perplexity:
 
     def __call__(self, measures: Sequence[Measures]) -> Estimate:
         mean = Mean(self.of)(measures)
-        value = math.exp(-mean.value)
+        value = _exp(-mean.value)
         return Estimate(value, None if mean.stderr is None else value * mean.stderr)
 
 
@@ -59,7 +59,7 @@ class PerUnit:
     def __call__(self, measures: Sequence[Measures]) -> Estimate:
         units = math.fsum(one[self.unit] for one in measures)
         rate = -math.fsum(one["logprob"] for one in measures) / units
-        value = rate / math.log(2) if self.in_bits else math.exp(rate)
+        value = rate / math.log(2) if self.in_bits else _exp(rate)
         if len(measures) < 2:
             return Estimate(value, None)
         residuals = math.fsum((one["logprob"] + rate * one[self.unit]) ** 2 for one in measures)
@@ -78,3 +78,8 @@ class Contrast:
         sides = [Mean(self.of)([one for one in measures if one[self.side] == side]) for side in (1.0, 0.0)]
         errors = [one.stderr for one in sides if one.stderr is not None]
         return Estimate(sides[0].value - sides[1].value, math.hypot(*errors) if len(errors) == 2 else None)
+
+
+def _exp(exponent: float) -> float:
+    """Infinity where it is too large for a number, such as the perplexity a word of a text that is one long word."""
+    return math.exp(exponent) if exponent < 709 else math.inf

@@ -9,7 +9,7 @@ from typing import Any
 
 from tripod.evaluation.tasks.metrics import Mean, Measures
 from tripod.evaluation.tasks.question import Continuation, Likelihood, Question, Reply
-from tripod.evaluation.tasks.task import Task, json_lines
+from tripod.evaluation.tasks.task import Task, json_lines, lines_of
 
 _BOTH = {"acc": Mean("acc"), "acc_norm": Mean("acc_norm")}
 
@@ -86,7 +86,7 @@ def _gap(id: str, row: Any) -> Question:
 
 def _logiqa(path: Path) -> list[Question]:
     """Eight lines a question: an empty one, the right letter, context, question, four options that begin with their letters."""
-    lines = iter(path.read_text(encoding="utf-8").splitlines())
+    lines = iter(lines_of(path))
     questions: list[Question] = []
     while block := list(islice(lines, 8)):
         _, letter, context, question, *options = block

@@ -59,6 +59,6 @@ class Question:
     id: str
     asks: tuple[Ask, ...]
     gold: int | str = 0  # which of the asks is right, or the right answer
-    lengths: tuple[int, ...] = ()  # of the choices, in characters, for acc_norm
+    lengths: tuple[int, ...] = ()  # of the choices, in characters, for acc_norm; of a text, its words and bytes
     example: str = ""  # prompt and right answer, as it stands before another question where examples are given
     group: str = ""  # a part of the task that is reported by itself, too

@@ -85,5 +85,10 @@ def _with_examples(question: Question, pool: Sequence[Question], shots: int, see
     return replace(question, asks=tuple(map(extended, question.asks)))
 
 
+def lines_of(path: Path) -> list[str]:
+    """Cut at line feeds alone: `splitlines` also cuts at characters such as U+2028, which stand within texts."""
+    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
 def json_lines(path: Path) -> list[Any]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [json.loads(line) for line in lines_of(path) if line.strip()]

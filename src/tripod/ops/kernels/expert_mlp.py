@@ -1,7 +1,9 @@
-"""The fast twin of `tripod.ops.expert_mlp` in float32 on a processor: one pass over the experts, what belongs to one stays in the cache.
+"""The fast twin of `tripod.ops.expert_mlp` in float32 on a processor, with a backward pass of its own.
 
-An expert's outputs are added to their tokens while they are there, weights and all, so that no [A, D] of them is ever written; the
-gradient of a weight is taken before the last matrix, where rows are short.
+Few rows an expert wait for its weights: they go through all experts together, by kernels that read weights where they lie, and none of an
+expert without rows. Many rows compute: they go expert by expert, by oneDNN, and what belongs to one stays in the cache; its outputs are
+added to their tokens while they are there, weights and all. In both, the gradient of a weight is taken before the last matrix, where rows
+are short.
 """
 
 # N tokens, k choices, A assignments, E experts, D hidden size, F size of an expert, R rows of its first matrix
@@ -9,37 +11,77 @@ gradient of a weight is taken before the last matrix, where rows are short.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import silu
 
 from tripod.ops.expert_mlp import Gating, gated
-from tripod.ops.grouped_linear import has_grouped_product
+from tripod.ops.kernels.cpu.grouped_linear import gradient_of_x, grouped_linear, write_gradient_of_weight
+from tripod.ops.kernels.cpu.library import is_available
 from tripod.ops.moe_routing import Dispatch, Routing, dispatch
 from tripod.ops.onednn_linear import has_onednn_linear, onednn_linear
 
-_MANY_ROWS = 48  # an expert, on average: with fewer, the steps between the products take longer than oneDNN saves
-
-
-def can_run(x: Tensor, up: Tensor) -> bool:
-    """Whether this twin takes these tensors."""
-    return has_onednn_linear(x) and has_onednn_linear(up) and not torch.is_autocast_enabled("cpu")
+_FEW_ROWS = 96  # an expert, on average
 
 
 def is_faster(x: Tensor, routing: Routing, up: Tensor) -> bool:
-    """Whether it takes them and is the faster of the two."""
-    return can_run(x, up) and (routing.expert_ids.numel() >= _MANY_ROWS * len(up) or not has_grouped_product(x, up))
+    """Whether this twin takes these tensors, and is the faster of the two."""
+    return _way(x, routing, up) is not None
 
 
-def expert_mlp(x: Tensor, routing: Routing, up: Tensor, down: Tensor, gating: Gating) -> Tensor:
-    """See `tripod.ops.expert_mlp.expert_mlp`; float32. A token's experts are added in the order of their numbers."""
-    return _ExpertMLP.apply(x, routing.weights, up, down, dispatch(routing), gating)  # type: ignore[no-any-return, no-untyped-call]
+def expert_mlp(x: Tensor, routing: Routing, up: Tensor, down: Tensor, gating: Gating, *, accumulates: bool = False) -> Tensor:
+    """See `tripod.ops.expert_mlp.expert_mlp`; for what `is_faster` says.
+
+    Args:
+        accumulates: the gradients of the matrices are added to their `.grad`, only where an expert has rows, and are not returned: a
+            gradient taken by `torch.autograd.grad` does not see them.
+    """
+    way = _way(x, routing, up)
+    assert way is not None, "the caller asks is_faster first"
+    return way.apply(x, routing.weights, up, down, dispatch(routing), gating, accumulates)  # type: ignore[no-any-return, no-untyped-call]
 
 
-class _ExpertMLP(torch.autograd.Function):
+class FewRows(torch.autograd.Function):
+    """All experts at once."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: Tensor, up: Tensor, down: Tensor, sent: Dispatch, gating: Gating) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weights: Tensor, up: Tensor, down: Tensor, sent: Dispatch, gating: Gating, accumulates: bool
+    ) -> Tensor:
+        factors = weights.flatten().index_select(0, sent.places)  # [A]
+        rows = x.index_select(0, sent.tokens)  # [A, D]
+        first = grouped_linear(rows, up, sent.counts)  # [A, R]
+        outputs = grouped_linear(gated(first, gating).mul_(factors[:, None]), down, sent.counts)  # [A, D]
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(weights, up, down, rows, first, factors)
+            ctx.sent, ctx.gating, ctx.matrices = sent, gating, (up, down) if accumulates else None
+        return torch.zeros_like(x).index_add_(0, sent.tokens, outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        weights, up, down, rows, first, factors = ctx.saved_tensors
+        sent, [of_out] = ctx.sent, gradients
+        of_rows = of_out.index_select(0, sent.tokens)  # [A, D]: of outputs before their factors
+        of_hidden = gradient_of_x(of_rows, down, sent.counts)  # [A, F], likewise
+        hidden, of_first = _gated_with_gradient(first, of_hidden, factors[:, None], ctx.gating)
+        of_weights = _of_weights(weights, sent, torch.linalg.vecdot(hidden, of_hidden))
+        targets = [_target(matrix, ctx.matrices is not None) for matrix in ctx.matrices or (up, down)]
+        for (target, adds), left, right in zip(targets, (of_first, of_rows), (rows, hidden.mul_(factors[:, None])), strict=True):
+            write_gradient_of_weight(left, right, sent.counts, target, adds=adds)
+        of_x = of_out.new_zeros(of_out.shape).index_add_(0, sent.tokens, gradient_of_x(of_first, up, sent.counts))
+        return of_x, of_weights, *_returned(targets, ctx.matrices), None, None, None
+
+
+class ManyRows(torch.autograd.Function):
+    """Expert by expert. A token's experts are added in the order of their numbers."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weights: Tensor, up: Tensor, down: Tensor, sent: Dispatch, gating: Gating, accumulates: bool
+    ) -> Tensor:
         keeps = any(ctx.needs_input_grad)
         factors = weights.flatten().index_select(0, sent.places)  # [A]
         out = torch.zeros_like(x)
@@ -51,33 +93,81 @@ class _ExpertMLP(torch.autograd.Function):
             if keeps:
                 firsts.append(first)
         if keeps:
-            ctx.save_for_backward(x, weights, up, down, *firsts)
-            ctx.sent, ctx.gating, ctx.factors = sent, gating, factors
+            ctx.save_for_backward(x, weights, up, down, factors, *firsts)
+            ctx.sent, ctx.gating, ctx.matrices = sent, gating, (up, down) if accumulates else None
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weights, up, down, *firsts = ctx.saved_tensors
-        sent, factors, [of_out] = ctx.sent, ctx.factors, gradients
+        x, weights, up, down, factors, *firsts = ctx.saved_tensors
+        sent, [of_out] = ctx.sent, gradients
         of_x = torch.zeros_like(x)
         of_factors = torch.empty_like(factors)
-        of_up, of_down = torch.empty_like(up), torch.empty_like(down)
-        _zero_idle(sent, of_up, of_down)
+        targets = [_target(matrix, ctx.matrices is not None) for matrix in ctx.matrices or (up, down)]
         for (expert, rows), first in zip(_experts(sent), firsts, strict=True):
             tokens, factor = sent.tokens[rows], factors[rows, None]
-            of_row = of_out.index_select(0, tokens)  # [c, D]: the gradient of the output before its factor
+            of_row = of_out.index_select(0, tokens)  # [c, D]: of the output before its factor
             of_hidden = onednn_linear(of_row, down[expert].t(), None)  # [c, F], likewise
-            with torch.enable_grad():
-                leaf = first.detach().requires_grad_()
-                hidden = gated(leaf, ctx.gating)
-            [of_first] = torch.autograd.grad(hidden, leaf, of_hidden * factor)
-            hidden = hidden.detach()
+            hidden, of_first = _gated_with_gradient(first, of_hidden, factor, ctx.gating)
             of_factors[rows] = torch.linalg.vecdot(hidden, of_hidden)
-            of_down[expert] = onednn_linear(of_row.t(), (hidden * factor).t(), None)
-            of_up[expert] = onednn_linear(of_first.t(), x.index_select(0, tokens).t(), None)
+            for (target, adds), left, right in zip(
+                targets, (of_first, of_row), (x.index_select(0, tokens), hidden.mul_(factor)), strict=True
+            ):
+                of_matrix = onednn_linear(left.t(), right.t(), None)
+                target[expert].add_(of_matrix) if adds else target[expert].copy_(of_matrix)
             of_x.index_add_(0, tokens, onednn_linear(of_first, up[expert].t(), None))
-        of_weights = torch.zeros_like(weights).flatten().index_copy_(0, sent.places, of_factors).view_as(weights)
-        return of_x, of_weights, of_up, of_down, None, None
+        return of_x, _of_weights(weights, sent, of_factors), *_returned(targets, ctx.matrices), None, None, None
+
+
+Way: TypeAlias = type[FewRows] | type[ManyRows]
+
+
+def _way(x: Tensor, routing: Routing, up: Tensor) -> Way | None:
+    is_plain = x.dtype == up.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if not is_plain:
+        return None
+    if routing.expert_ids.numel() < _FEW_ROWS * len(up):
+        return FewRows if is_available() and up.is_contiguous() else None
+    return ManyRows if has_onednn_linear(x) else None
+
+
+def _gated_with_gradient(first: Tensor, of_hidden: Tensor, factor: Tensor, gating: Gating) -> tuple[Tensor, Tensor]:
+    """What `gated` makes of its rows, [c, F], and their gradient, [c, R], for that of the result times factor."""
+    of_product, of_first = of_hidden * factor, torch.empty_like(first)
+    if gating == "swiglu":
+        gate, raw = first.chunk(2, dim=-1)
+        of_gate, of_raw = of_first.chunk(2, dim=-1)
+    else:
+        linear_gate, gate, up = first.chunk(3, dim=-1)
+        of_linear_gate, of_gate, of_up = of_first.chunk(3, dim=-1)
+        raw = linear_gate * up
+        of_raw = torch.empty_like(raw)
+    active = silu(gate)
+    torch.mul(of_product, active, out=of_raw)
+    torch.ops.aten.silu_backward.grad_input(of_product * raw, gate, grad_input=of_gate)
+    if gating == "double":
+        torch.mul(of_raw, up, out=of_linear_gate)
+        torch.mul(of_raw, linear_gate, out=of_up)
+    return active * raw, of_first
+
+
+def _of_weights(weights: Tensor, sent: Dispatch, of_factors: Tensor) -> Tensor:
+    return torch.zeros_like(weights).flatten().index_copy_(0, sent.places, of_factors).view_as(weights)
+
+
+def _target(matrix: Tensor, accumulates: bool) -> tuple[Tensor, bool]:
+    """Where the gradient of a matrix goes, and whether it is added to what is there."""
+    if accumulates and matrix.grad is not None:
+        return matrix.grad, True
+    # numpy's zeros are not touched before something is written, so that idle experts cost nothing, and lie in large pages, unlike torch's.
+    zeros = torch.from_numpy(np.zeros(matrix.shape, np.float32))
+    if accumulates:
+        matrix.grad = zeros
+    return zeros, False
+
+
+def _returned(targets: list[tuple[Tensor, bool]], matrices: object) -> list[Tensor | None]:
+    return [target if matrices is None else None for target, _ in targets]
 
 
 def _experts(sent: Dispatch) -> Iterator[tuple[int, slice]]:
@@ -87,11 +177,3 @@ def _experts(sent: Dispatch) -> Iterator[tuple[int, slice]]:
         if count:
             yield expert, slice(start, start + count)
         start += count
-
-
-def _zero_idle(sent: Dispatch, *gradients: Tensor) -> None:
-    """The gradients of the experts that have no rows."""
-    for expert, count in enumerate(sent.counts.tolist()):
-        if not count:
-            for gradient in gradients:
-                gradient[expert].zero_()

@@ -7,6 +7,7 @@ step N has seen the rows below N * batch_size.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,8 @@ from tripod.errors import ConfigError, DatasetError
 from tripod.training.data.index_maps import IndexMaps
 from tripod.training.data.indexed_dataset import IndexedDataset
 from tripod.training.data.reverse_maps import ReverseMaps, build_reverse_maps, open_reverse_maps
+
+_NUM_HASHED = 64  # rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +205,12 @@ class DataOrder:
         """Of the order of rows. The batch size only says how many of them a step takes, so it is not part of it."""
         return self.rows.fingerprint
 
+    @property
+    def content_fingerprint(self) -> str:
+        """Of the order and of what a few dozen rows hold: for what is kept of tokens. The order of packed rows depends on the sizes of
+        documents alone, which other documents may share."""
+        return hashlib.sha256(f"{self.fingerprint} {rows_hash(self.rows)}".encode()).hexdigest()
+
     def rows_of_step(self, step: int) -> range:
         """The rows that a step trains.
 
@@ -228,6 +237,14 @@ class DataOrder:
         """When a token of a document is read: (step, place), in order; places in rows behind the last whole step are left out."""
         places = self.rows.places(document, offset, dataset=dataset)
         return tuple((step, place) for place in places if (step := self.step_of_row(place.row)) < self.num_steps)
+
+
+def rows_hash(rows: Rows) -> str:
+    """SHA-256 of the tokens of a few dozen rows, spread over all of them."""
+    digest = hashlib.sha256()
+    for row in np.unique(np.linspace(0, rows.num_rows - 1, _NUM_HASHED).astype(np.int64)).tolist():
+        digest.update(rows.row(row).astype("<i4").tobytes())
+    return digest.hexdigest()
 
 
 def check_row(row: int, num_rows: int) -> None:

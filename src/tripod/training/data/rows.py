@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from tripod.errors import ConfigError, DatasetError
 from tripod.training.data.indexed_dataset import IndexedDataset
 from tripod.training.data.indexed_dataset_writer import IndexedDatasetWriter
-from tripod.training.data.order import Place, Rows, Span, TokenStore, check_row
+from tripod.training.data.order import Place, Rows, Span, TokenStore, check_row, rows_hash
 from tripod.training.data.progress import Progress, no_progress
-
-_NUM_HASHED = 64  # rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,10 +45,7 @@ class PreshuffledRows:
     @property
     def fingerprint(self) -> str:
         """Of the shape and of a few dozen rows spread over the run; whether all of them are whole, the hashes of their files say."""
-        digest = hashlib.sha256()
-        for row in np.unique(np.linspace(0, self.num_rows - 1, _NUM_HASHED).astype(np.int64)).tolist():
-            digest.update(self.row(row).astype("<i4").tobytes())
-        facts = {"order": "pre-shuffled", "seq_length": self.seq_length, "num_rows": self.num_rows, "rows": digest.hexdigest()}
+        facts = {"order": "pre-shuffled", "seq_length": self.seq_length, "num_rows": self.num_rows, "rows": rows_hash(self)}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def spans(self, row: int) -> tuple[Span, ...]:

@@ -30,7 +30,7 @@ from tripod.training.data.order import DataOrder, Span
 from tripod.training.data.progress import Progress, no_progress
 from tripod.training.ngrams.suffix_array import smallest_of_blocks, sort_suffixes, symbol_width
 
-FORMAT = 1
+FORMAT = 2
 FACTS = "facts.json"
 SEGMENT_BYTES = 1 << 28  # of the text as it is sorted, which takes five times as much memory
 _PROGRESS_ROWS = 1024
@@ -40,7 +40,7 @@ _PROGRESS_ROWS = 1024
 class Facts:
     """What an index was made of."""
 
-    order_fingerprint: str
+    fingerprint: str  # of the order with its rows, see `DataOrder.content_fingerprint`
     num_steps: int
     batch_size: int
     seq_length: int
@@ -87,7 +87,7 @@ def build_index(
         del tokens
         (partial / "rows.partial").unlink()
         facts = Facts(
-            order_fingerprint=order.fingerprint,
+            fingerprint=order.content_fingerprint,
             num_steps=num_steps,
             batch_size=order.batch_size,
             seq_length=order.rows.seq_length,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tripod.errors import ConfigError, DatasetError
-from tripod.training.data.order import Place, check_fingerprint
+from tripod.training.data.order import Place
 from tripod.training.data.progress import Progress, no_progress
 from tripod.training.ngrams.build import FACTS, FORMAT, Facts, build_index
 from tripod.training.ngrams.suffix_array import SuffixArray
@@ -99,15 +99,18 @@ class NGramIndex:
             content = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DatasetError(f"{folder} holds no n-gram index ({error}); `tripod provenance --run RUN` makes one") from error
-        if content.pop("format") != FORMAT:
+        if content.pop("format", None) != FORMAT:
             raise DatasetError(f"{folder} has another format than {FORMAT}; remove it, and it is made again")
-        facts = Facts(**{**content, "segment_rows": tuple(content["segment_rows"])})
-        segments = [
-            SuffixArray(*(_load(folder / f"{name}-{number}.npy") for name in ("text", "suffixes", "smallest")))
-            for number in range(len(facts.segment_rows))
-        ]
-        spans = {name: _load(folder / f"span_{name}.npy") for name in ("begins", "documents", "datasets", "offsets")}
-        return NGramIndex(facts, segments, spans, _load(folder / "unigrams.npy"))
+        try:
+            facts = Facts(**{**content, "segment_rows": tuple(content["segment_rows"])})
+            segments = [
+                SuffixArray(*(_load(folder / f"{name}-{number}.npy") for name in ("text", "suffixes", "smallest")))
+                for number in range(len(facts.segment_rows))
+            ]
+            spans = {name: _load(folder / f"span_{name}.npy") for name in ("begins", "documents", "datasets", "offsets")}
+            return NGramIndex(facts, segments, spans, _load(folder / "unigrams.npy"))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DatasetError(f"the n-gram index {folder} is damaged ({error}); remove it, and it is made again") from error
 
     @staticmethod
     def of(run: Run, *, progress: Progress = no_progress) -> NGramIndex:
@@ -121,16 +124,14 @@ class NGramIndex:
             MissingExtraError: pydivsufsort is not installed, and the index must be made.
         """
         order = run.order(progress=progress)
-        folder = run.folder / FOLDER / f"{order.fingerprint[:16]}-{run.recipe.num_steps}"
+        folder = run.folder / FOLDER / f"{order.content_fingerprint[:16]}-{run.recipe.num_steps}"
         if not (folder / FACTS).is_file():
             try:
                 build_index(order, run.recipe.num_steps, folder, progress=progress)
             except OSError:
                 if not (folder / FACTS).is_file():  # then another process made it meanwhile
                     raise
-        index = NGramIndex.open(folder)
-        check_fingerprint(index.facts.order_fingerprint, order.fingerprint)
-        return index
+        return NGramIndex.open(folder)
 
     def symbols_before(self, step: int) -> int:
         """Symbols of the rows that the checkpoint of a step has seen.

@@ -214,7 +214,7 @@ def _in_float64(plan: Plan, batch: Batch, pool: KVPool) -> Tensor:
 
 
 def _kv_dtype(format: str) -> torch.dtype:
-    return torch.float32 if format == "f32" else torch.bfloat16
+    return {"f32": torch.float32, "int8": torch.int8}.get(format, torch.bfloat16)
 
 
 @each_plan

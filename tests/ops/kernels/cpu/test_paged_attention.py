@@ -14,13 +14,29 @@ from tripod.ops.attention import bidirectional_attention
 from tripod.ops.kernels.cpu.paged_attention import KVPool, paged_attention, why_no_pool
 from tripod.ops.kernels.cpu.pool_attention import TextAttention
 from tripod.ops.kernels.cpu.threads import set_num_threads
+from tripod.ops.linear_formats import quantize
 
 pytestmark = [needs_kernels, pytest.mark.usefixtures("level")]
 
 HEADS = [(12, 12, 64), (14, 2, 64), (4, 2, 8), (3, 1, 80), (2, 2, 128), (2, 1, 256)]  # H, G, K
 LENGTHS = [150, 64, 1, 65, 16]
-# Weights and queries are rounded to bfloat16, which keeps 8 bits; values of size 1 are averaged, so errors do not add up.
-TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 6e-3}
+# Weights and queries are rounded to bfloat16, which keeps 8 bits; values of size 1 are averaged, so errors do not add up. In int8 the
+# rounded weight has a value's scale in it, so even the weight of a lone token, which is 1 in bfloat16, is off by half a unit of 8 bits.
+TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 6e-3, torch.int8: 1.2e-2}
+DTYPES = [torch.float32, torch.bfloat16, torch.int8]
+
+
+def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """[..., K] as a pool of this type keeps it, by the reference of the format."""
+    if dtype != torch.int8:
+        return x.to(dtype)
+    values, scales = quantize(x.float())
+    return values * scales[..., None]
+
+
+def query_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What queries are rounded to before they meet such keys."""
+    return torch.float32 if dtype == torch.float32 else torch.bfloat16
 
 
 @dataclass
@@ -49,18 +65,18 @@ def batch(heads: tuple[int, int, int], dtype: torch.dtype, *, block_seed: int = 
     num_heads, num_kv_heads, head_dim = heads
     sizes = [-(-length // 16) for length in LENGTHS]
     pool = KVPool.allocate(num_layers=2, num_blocks=sum(sizes) + 2, num_kv_heads=num_kv_heads, head_dim=head_dim, dtype=dtype)
-    pool.blocks.fill_(float("nan"))
+    pool.blocks.view(torch.uint8).fill_(0xFF)  # NaN in every type, and in the scales of int8
     order = torch.randperm(sum(sizes) + 2, generator=torch.Generator().manual_seed(block_seed))
     tables = torch.full((len(LENGTHS), max(sizes)), -1)
     keys, values, queries = [], [], []
     for request, (length, size) in enumerate(zip(LENGTHS, sizes, strict=True)):
         tables[request, :size], order = order[:size], order[size:]
-        key, value = torch.randn(2, length, num_kv_heads, head_dim, generator=generator).to(dtype)
+        key, value = torch.randn(2, length, num_kv_heads, head_dim, generator=generator)
         token = torch.arange(length)
         pool.write(1, key, value, tables[request][token // 16] * 16 + token % 16)
-        keys.append(key)
-        values.append(value)
-        queries.append(torch.randn(length, num_heads, head_dim, generator=generator).to(dtype).float())
+        keys.append(rounded(key, dtype))
+        values.append(rounded(value, dtype))
+        queries.append(torch.randn(length, num_heads, head_dim, generator=generator).to(query_dtype(dtype)).float())
     return Batch(pool, tables, keys, values, queries)
 
 
@@ -72,7 +88,7 @@ def defined(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Te
     return torch.einsum("ht,thk->hk", weights, value)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("heads", "window"), [*((heads, None) for heads in HEADS), *((heads, 50) for heads in HEADS), ((4, 2, 8), 1), ((4, 2, 8), 70)]
 )
@@ -86,7 +102,7 @@ def test_decodes_and_chunks_in_one_call_are_their_definition(heads: tuple[int, i
         torch.testing.assert_close(seen[row].double(), expected, atol=TOLERANCE[dtype], rtol=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("heads", [(12, 12, 64), (14, 2, 64), (3, 1, 80)], ids=str)
 @pytest.mark.parametrize("window", [None, 40])
 def test_a_row_has_the_same_bits_alone_and_in_chunks_of_any_size(
@@ -100,7 +116,7 @@ def test_a_row_has_the_same_bits_alone_and_in_chunks_of_any_size(
             assert torch.equal(made.attend(rows, window), whole[start : start + size]), (size, start)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_has_the_same_bits_in_any_company_in_any_blocks_on_any_number_of_threads(dtype: torch.dtype) -> None:
     rows = [(request, length - 1) for request, length in enumerate(LENGTHS)]
     made, elsewhere = batch((14, 2, 64), dtype), batch((14, 2, 64), dtype, block_seed=1)
@@ -118,7 +134,7 @@ def test_a_row_has_the_same_bits_in_any_company_in_any_blocks_on_any_number_of_t
         set_num_threads(1)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_query_in_bfloat16_gives_the_rounded_result_of_the_same_query_in_float32(dtype: torch.dtype) -> None:
     made = batch((4, 2, 8), dtype)
     made.queries = [query.bfloat16().float() for query in made.queries]
@@ -140,7 +156,11 @@ def test_one_huge_score_takes_all_the_weight_and_nan_stays_in_its_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "kept"), [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32), (torch.float32, torch.float32)]
+    ("source", "kept"),
+    [
+        *((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32), (torch.float32, torch.float32)),
+        *((torch.float32, torch.int8), (torch.bfloat16, torch.int8)),
+    ],
 )
 @pytest.mark.parametrize("head_dim", [8, 33, 64])
 def test_what_is_written_is_read_back_and_neighbours_stay(source: torch.dtype, kept: torch.dtype, head_dim: int) -> None:
@@ -150,7 +170,7 @@ def test_what_is_written_is_read_back_and_neighbours_stay(source: torch.dtype, k
     pool.write(1, key[:30], value[:30], slots[:30])
     pool.write(1, key[30:], value[30:], slots[30:])
     for written, read in zip((key, value), pool.read(1), strict=True):
-        assert torch.equal(read.reshape(48, 2, head_dim)[slots], written.to(kept))
+        assert torch.equal(read.reshape(48, 2, head_dim)[slots], rounded(written, kept))
     assert not pool.blocks[0].any()
 
 
@@ -168,10 +188,10 @@ def test_keys_and_queries_are_taken_from_within_a_fused_projection() -> None:
     assert torch.equal(*seen)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_copied_blocks_hold_the_same_in_every_layer_and_the_others_stay(dtype: torch.dtype) -> None:
     pool = KVPool.allocate(num_layers=2, num_blocks=6, num_kv_heads=3, head_dim=24, dtype=dtype)
-    pool.blocks.copy_(torch.randn(pool.blocks.shape, generator=torch.Generator().manual_seed(1)))
+    pool.blocks.copy_(100 * torch.randn(pool.blocks.shape, generator=torch.Generator().manual_seed(1)))
     before = pool.blocks.clone()
     pool.copy_blocks([(5, 0), (1, 4), (1, 2)])
     assert torch.equal(pool.blocks, before[:, [5, 1, 1, 3, 1, 5]])

@@ -6,6 +6,9 @@
 // a decode, a chunk of any size, one head or the many of a group are the same arithmetic on more or fewer rows at a time.
 //
 // Rows of one request that share a key/value head are computed together, as many as a tile holds: what is loaded once serves them all.
+//
+// Keys and values in 8 bits are made bfloat16 a stretch at a time, in the first-level cache, for all rows of a tile: bfloat16 has every
+// whole number of -127..127. A key's scale then multiplies its score, and a value's scale the weight that the value gets.
 #include "attention.hpp"
 
 #include <algorithm>
@@ -58,32 +61,24 @@ TRIPOD_INLINE bool any_above(F16 x, float bound) {
 #endif
 }
 
-TRIPOD_INLINE float largest_of(F16 x) {
-#if defined(__AVX512F__)
-    return _mm512_reduce_max_ps(x);
-#else
-    return max_of(x);
-#endif
-}
-
-// Lanes [begin, end) of x, minus infinity in the others.
-TRIPOD_INLINE F16 keep(F16 x, int64_t begin, int64_t end) {
+// Lanes [begin, end) of x, `fill` in the others.
+TRIPOD_INLINE F16 keep(F16 x, int64_t begin, int64_t end, float fill) {
     const int from = static_cast<int>(std::clamp<int64_t>(begin, 0, kLanes)), to = static_cast<int>(std::clamp<int64_t>(end, 0, kLanes));
 #if defined(__AVX512F__)
     const uint32_t lanes = ((1u << to) - 1u) & ~((1u << from) - 1u);
-    return _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), static_cast<__mmask16>(lanes), x);
+    return _mm512_mask_mov_ps(_mm512_set1_ps(fill), static_cast<__mmask16>(lanes), x);
 #else
     float lanes[kLanes];
     store(lanes, x);
     for (int lane = 0; lane < kLanes; ++lane)
-        if (lane < from || lane >= to) lanes[lane] = -__builtin_inff();
+        if (lane < from || lane >= to) lanes[lane] = fill;
     return load(lanes);
 #endif
 }
 
 // The work on rows that share a request and a key/value head, and all that is known of it on the way.
 struct Tile {
-    Word* query;       // [P / kPerWord][rows], for each few rows that are computed together
+    Word* query;       // [rows][P / kPerWord]
     float* out;        // [rows][P], not yet divided
     float* total;      // [rows][16]: the sum of the weights so far is the sum of these
     float* largest;    // [rows]
@@ -97,18 +92,18 @@ int rows_at_a_time(int left) {
     return (left + parts - 1) / parts;
 }
 
-// sums[r][c] += over steps: columns[c][step * stride] . rows[r * kRowStride + step * kStepStride]. `ahead` is where the next stretch
-// lies, from the same place on: it is fetched while this one is computed. Null where there is none.
-template <class Number, int kRowStride, int kStepStride, int kNumRows, int kColumns>
-TRIPOD_INLINE void multiply(F16 (&sums)[kNumRows][kColumns], const Word* const (&columns)[kColumns], int64_t stride, const Word* rows, int steps,
-                            const Word* const* ahead) {
+// sums[r][c] += over steps: columns[c][step * stride] . rows[r * row_stride + step]. `ahead` is where the next stretch lies, from the same
+// place on: it is fetched while this one is computed. Null where there is none.
+template <class Number, int kNumRows, int kColumns>
+TRIPOD_INLINE void multiply(F16 (&sums)[kNumRows][kColumns], const Word* const (&columns)[kColumns], int64_t stride, const Word* rows,
+                            int64_t row_stride, int steps, const Word* const* ahead) {
     for (int step = 0; step < steps; ++step) {
         I16 words[kColumns];
         TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) words[c] = iload(columns[c] + step * stride);
         if (ahead != nullptr)
             TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) fetch_line(ahead[c] + step * stride);
         TRIPOD_UNROLL for (int r = 0; r < kNumRows; ++r) {
-            const Word word = rows[r * kRowStride + step * kStepStride];
+            const Word word = rows[r * row_stride + step];
             TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) sums[r][c] = Number::dot(sums[r][c], words[c], word);
         }
     }
@@ -118,6 +113,8 @@ TRIPOD_INLINE void multiply(F16 (&sums)[kNumRows][kColumns], const Word* const (
 struct Stretch {
     const Word* keys[kStretchBlocks];   // blocks beyond the context repeat the last one
     const Word* ahead[kStretchBlocks];  // the keys of the stretch that comes next, or null in ahead[0]
+    const float* scales[kStretchBlocks];  // 8 bits: of the sixteen keys of each block; null in scales[0] otherwise
+    int64_t value_scales;               // floats from a block's scales of keys to those of values
     int64_t start;                      // its first token
     float scale;
     int64_t window;
@@ -133,20 +130,23 @@ __attribute__((noinline)) void weigh(const Stretch& stretch, const Tile& tile, i
         TRIPOD_UNROLL for (int b = 0; b < kNumBlocks; ++b) scores[r][b] = zeros();
     const Word* keys[kNumBlocks];
     TRIPOD_UNROLL for (int b = 0; b < kNumBlocks; ++b) keys[b] = stretch.keys[b];
-    multiply<Number, 1, kNumRows>(scores, keys, kBlockTokens, tile.query + int64_t{row} * steps, steps, stretch.ahead[0] ? stretch.ahead : nullptr);
+    multiply<Number>(scores, keys, kBlockTokens, tile.query + int64_t{row} * steps, steps, steps, stretch.ahead[0] ? stretch.ahead : nullptr);
 
+    const bool has_scales = stretch.scales[0] != nullptr;
     TRIPOD_UNROLL for (int r = 0; r < kNumRows; ++r) {
-        if (is_cut) {
-            const int64_t end = tile.position[row + r] + 1 - stretch.start, begin = stretch.window > 0 ? end - stretch.window : 0;
-            TRIPOD_UNROLL for (int b = 0; b < kNumBlocks; ++b) scores[r][b] = keep(scores[r][b], begin - b * kLanes, end - b * kLanes);
-        }
+        const int64_t end = tile.position[row + r] + 1 - stretch.start, begin = stretch.window > 0 ? end - stretch.window : 0;
+        if (has_scales)
+            TRIPOD_UNROLL for (int b = 0; b < kNumBlocks; ++b) scores[r][b] = mul(scores[r][b], load(stretch.scales[b]));
+        if (is_cut)
+            TRIPOD_UNROLL for (int b = 0; b < kNumBlocks; ++b)
+                scores[r][b] = keep(scores[r][b], begin - b * kLanes, end - b * kLanes, -__builtin_inff());
         F16 top = scores[r][0];
         TRIPOD_UNROLL for (int b = 1; b < kNumBlocks; ++b) top = max(top, scores[r][b]);
         float largest = tile.largest[row + r];
         F16 total = load(tile.total + (row + r) * kLanes);
         if (any_above(top, largest)) {
             const float before = largest;
-            largest = tile.largest[row + r] = largest_of(top);
+            largest = tile.largest[row + r] = max_of(top);
             const F16 fade = exp(splat((before - largest) * stretch.scale));
             total = mul(total, fade);
             float* out = tile.out + int64_t{row + r} * stretch.padded;
@@ -156,7 +156,10 @@ __attribute__((noinline)) void weigh(const Stretch& stretch, const Tile& tile, i
         F16 weight[kStretchBlocks];
         TRIPOD_UNROLL for (int b = 0; b < kNumBlocks; ++b) {
             weight[b] = exp(fma(scores[r][b], scale, offset));
-            Number::store16(weights + (r * kStretch + b * kBlockTokens) / Number::kPerWord, weight[b]);
+            F16 factor = weight[b];
+            if (has_scales) factor = mul(factor, load(stretch.scales[b] + stretch.value_scales));
+            if (has_scales && is_cut) factor = keep(factor, begin - b * kLanes, end - b * kLanes, 0.0f);  // nobody may have written a scale there
+            Number::store16(weights + (r * kStretch + b * kBlockTokens) / Number::kPerWord, factor);
         }
         TRIPOD_UNROLL for (int b = kNumBlocks; b < kStretchBlocks; ++b) weight[b] = zeros();
         store(tile.total + (row + r) * kLanes, add(total, add(add(weight[0], weight[1]), add(weight[2], weight[3]))));
@@ -179,12 +182,12 @@ __attribute__((noinline)) void add_values(const Stretch& stretch, const Tile& ti
             values[c] = stretch.keys[b] + stretch.half + i + c * kLanes;
             ahead[c] = stretch.ahead[b] + stretch.half + i + c * kLanes;
         }
-        multiply<Number, kRowStride, 1>(sums, values, stretch.padded, weights + b * kSteps, steps, stretch.ahead[0] ? ahead : nullptr);
+        multiply<Number>(sums, values, stretch.padded, weights + b * kSteps, kRowStride, steps, stretch.ahead[0] ? ahead : nullptr);
     }
     if (tail != nullptr) {
         const Word* values[kColumns];
         TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) values[c] = tail + i + c * kLanes;
-        multiply<Number, kRowStride, 1>(sums, values, stretch.padded, weights + num_tokens / Number::kPerWord, 1, nullptr);
+        multiply<Number>(sums, values, stretch.padded, weights + num_tokens / Number::kPerWord, kRowStride, 1, nullptr);
     }
     TRIPOD_UNROLL for (int r = 0; r < kNumRows; ++r)
         TRIPOD_UNROLL for (int c = 0; c < kColumns; ++c) store(out + int64_t{r} * stretch.padded + c * kLanes, sums[r][c]);
@@ -275,7 +278,8 @@ class Worker {
         stretch.scale = call_.scale;
         stretch.window = call_.window;
         stretch.padded = padded_;
-        stretch.half = kv_.half();
+        stretch.half = kv_.plain_half();
+        stretch.value_scales = kv_.half();
         const int64_t last = last_stretch(unit);
         for (int64_t at = first_stretch(unit); at <= last; ++at) {
             stretch.start = at * kStretch;
@@ -286,12 +290,13 @@ class Worker {
                 stretch.ahead[0] = nullptr;
                 if (next != nullptr) fetch(*next);
             }
+            if (kv_.format == KvFormat::kInt8) widen(stretch);
             for (int row = 0; row < tile.num_rows;) {
                 const int num_rows = rows_at_a_time(tile.num_rows - row);
                 const bool is_after = tile.position[row + num_rows - 1] >= stretch.start;
                 const bool is_within = call_.window == 0 || tile.position[row] - call_.window + 1 < stretch.start + kStretch;
                 if (is_after && is_within) {
-                    if (kv_.is_bf16) attend_rows<Bf16>(stretch, tile, row, num_rows);
+                    if (kv_.is_bf16()) attend_rows<Bf16>(stretch, tile, row, num_rows);
                     else attend_rows<Float>(stretch, tile, row, num_rows);
                     stretch.ahead[0] = nullptr;  // fetched by the first rows
                 }
@@ -319,6 +324,33 @@ class Worker {
         for (int b = 0; b < kStretchBlocks; ++b) keys[b] = kv_.keys(blocks[std::min(stretch * kStretchBlocks + b, last_block)], unit.head);
     }
 
+    // Makes bfloat16 of a stretch in 8 bits, and fetches the one that comes next meanwhile.
+    void widen(Stretch& stretch) const {
+        const int64_t numbers = 2 * kv_.plain_half(), half = kv_.half();  // of the keys of a block, and of the values
+        auto* to = static_cast<uint16_t*>(scratch(Scratch::kStretch, kStretchBlocks * 2 * numbers * 2));
+        const Word* before = nullptr;
+        for (int b = 0; b < kStretchBlocks; ++b) {
+            const Word* const keys = stretch.keys[b];
+            stretch.scales[b] = reinterpret_cast<const float*>(keys + numbers / 4);
+            if (keys == before) {  // beyond the context
+                stretch.keys[b] = stretch.keys[b - 1];
+                continue;
+            }
+            before = keys;
+            stretch.keys[b] = reinterpret_cast<const Word*>(to);
+            for (int64_t part = 0; part < 2; ++part, to += numbers) {
+                const auto* from = reinterpret_cast<const int8_t*>(keys + part * half);
+                const auto* ahead = stretch.ahead[0] == nullptr ? nullptr : stretch.ahead[b] + part * half;
+                for (int64_t i = 0; i < numbers; i += 4 * kLanes) {
+                    if (ahead != nullptr) fetch_line(ahead + i / 4);
+                    TRIPOD_UNROLL for (int64_t j = i; j < i + 4 * kLanes; j += kLanes) store_bf16(to + j, to_float(widen8(from + j)));
+                }
+                if (ahead != nullptr) fetch_line(ahead + numbers / 4);
+            }
+        }
+        stretch.ahead[0] = nullptr;
+    }
+
     // The first stretch of a unit, or what there is of it.
     void fetch(const Unit& unit) const {
         const Word* keys[kStretchBlocks];
@@ -339,18 +371,12 @@ class Worker {
         tile.total = tile.out + rows * padded_;
         tile.position = reinterpret_cast<int64_t*>(tile.total + rows * kLanes);
         tile.largest = reinterpret_cast<float*>(tile.position + rows);
-        alignas(64) Word packed[512];
-        for (int begin = 0, together = 0; begin < num_rows; begin += together) {
-            together = rows_at_a_time(num_rows - begin);
-            for (int r = begin; r < begin + together; ++r) {
-                const int64_t row = unit.span.begin + (mine.begin + r) / group_;
-                const int head = unit.head * group_ + static_cast<int>((mine.begin + r) % group_);
-                pack_head(packed, call_.query, call_.query_rows ? call_.query_rows[row] : row, head, kv_.head_size, padded_, kv_.is_bf16);
-                Word* const to = tile.query + int64_t{begin} * words_ + r - begin;
-                for (int step = 0; step < words_; ++step) to[step * together] = packed[step];
-                tile.position[r] = call_.positions[row];
-                tile.largest[r] = kNothingSeen;
-            }
+        for (int r = 0; r < num_rows; ++r) {
+            const int64_t row = unit.span.begin + (mine.begin + r) / group_;
+            const int head = unit.head * group_ + static_cast<int>((mine.begin + r) % group_);
+            pack_head(tile.query + int64_t{r} * words_, call_.query, call_.query_rows ? call_.query_rows[row] : row, head, kv_.head_size, padded_, kv_.is_bf16());
+            tile.position[r] = call_.positions[row];
+            tile.largest[r] = kNothingSeen;
         }
         std::memset(tile.out, 0, sizeof(float) * num_rows * padded_);
         std::memset(tile.total, 0, sizeof(float) * num_rows * kLanes);
@@ -428,11 +454,11 @@ void paged_attention(const KvLayer& kv, const AttentionCall& call, int thread, i
 }  // namespace tripod
 
 // Returns -1, or the first row whose request, position or blocks do not exist (and then nothing is computed).
-TRIPOD_API int64_t tripod_paged_attention(void* layer, int64_t num_blocks, int num_kv_heads, int head_size, int kv_is_bf16, void* query,
+TRIPOD_API int64_t tripod_paged_attention(void* layer, int64_t num_blocks, int num_kv_heads, int head_size, int kv_format, void* query,
                                           int query_is_bf16, int64_t query_row_stride, int64_t query_head_stride, void* out, int num_heads,
                                           int64_t num_rows, const int64_t* requests, const int64_t* positions, const int64_t* block_tables,
                                           int64_t num_tables, int64_t table_width, float scale, int64_t window) {
-    const tripod::KvLayer kv{static_cast<tripod::Word*>(layer), num_blocks, num_kv_heads, head_size, kv_is_bf16 != 0};
+    const tripod::KvLayer kv{static_cast<tripod::Word*>(layer), num_blocks, num_kv_heads, head_size, static_cast<tripod::KvFormat>(kv_format)};
     tripod::AttentionCall call{};
     call.query = {query, query_is_bf16 != 0, query_row_stride, query_head_stride};
     call.out = {out, query_is_bf16 != 0, int64_t{num_heads} * head_size, head_size};

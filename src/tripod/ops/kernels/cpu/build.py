@@ -2,6 +2,9 @@
 
 Uses nothing but the standard library and imports nothing of Tripod: the build hook of the package runs this file before the package is
 installed. An object's name carries the hash of the sources and flags it came from, so an object that does not match is never loaded.
+
+`TRIPOD_SANITIZE=address,undefined` names sanitizers of the compiler: those objects lie beside the others, and are for a process that has
+the sanitizers' libraries loaded first (`python -m benchmarks.campaigns sanitizers` starts such processes).
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ _FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-Wall"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
 )
-_TIMEOUT_S = 600.0
+_TIMEOUT_S = 900.0
 
 
 def find_compiler() -> str | None:
@@ -62,12 +65,22 @@ def buildable_levels() -> tuple[str, ...]:
     return tuple(LEVELS) if platform.machine().lower() in ("x86_64", "amd64") else ("portable",)
 
 
+def flags(level: str) -> tuple[str, ...]:
+    """What the compiler is told for a level."""
+    checks = os.environ.get("TRIPOD_SANITIZE")
+    return *_FLAGS, *LEVELS[level][1], *((f"-fsanitize={checks}", "-fno-sanitize-recover=all", "-O1", "-g") if checks else ())
+
+
+def _prefix(level: str) -> str:
+    return f"_kernels_{level}{'-checked' if os.environ.get('TRIPOD_SANITIZE') else ''}_"
+
+
 def object_path(level: str) -> Path:
     """Where the shared object of a level lies, whether built or not; another name whenever a source or a flag changes."""
-    digest = hashlib.sha256(repr((_FLAGS, LEVELS[level][1])).encode())
+    digest = hashlib.sha256(repr(flags(level)).encode())
     for source in sorted([*ROOM.glob("*.cpp"), *ROOM.glob("*.hpp")]):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    return ROOM / f"_kernels_{level}_{digest.hexdigest()[:12]}.so"
+    return ROOM / f"{_prefix(level)}{digest.hexdigest()[:12]}.so"
 
 
 def build(levels: Iterable[str] | None = None, *, compiler: str | None = None) -> list[Path]:
@@ -96,7 +109,7 @@ def build(levels: Iterable[str] | None = None, *, compiler: str | None = None) -
     running = []
     for level, target in missing.items():
         unfinished = target.with_name(f".{target.name}.{os.getpid()}")  # renamed when whole: two builds at once do not meet
-        arguments = [*shlex.split(command), *_FLAGS, *LEVELS[level][1], *sources, "-o", str(unfinished)]
+        arguments = [*shlex.split(command), *flags(level), *sources, "-o", str(unfinished)]
         running.append(
             (level, target, unfinished, subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
         )
@@ -109,7 +122,7 @@ def build(levels: Iterable[str] | None = None, *, compiler: str | None = None) -
             said = f"{process.communicate()[0]}\n(stopped after {_TIMEOUT_S:g} s)"
         if process.returncode == 0:
             unfinished.replace(target)
-            for old in ROOM.glob(f"_kernels_{level}_*.so"):
+            for old in ROOM.glob(f"{_prefix(level)}*.so"):
                 if old != target:
                     old.unlink(missing_ok=True)
         else:

@@ -23,14 +23,8 @@ float largest(const float* x, int64_t count) {
     return max_of(most) + sum(poison);
 }
 
-int32_t lane_sum(I16 x) {
-    int32_t lanes[kLanes], total = 0;
-    istore(lanes, x);
-    for (int32_t lane : lanes) total += lane;
-    return total;
-}
+}  // namespace
 
-// x as whole numbers of -127..127 times the scale that is returned; `offset` becomes `zero_point` times their sum.
 float quantize(const float* x, int64_t count, int8_t* to, int32_t zero_point, int32_t* offset) {
     const float most = largest(x, count);
     const F16 factor = splat(most > 0.0f ? 127.0f / most : 0.0f);
@@ -48,11 +42,9 @@ float quantize(const float* x, int64_t count, int8_t* to, int32_t zero_point, in
         narrow8(lanes, whole);
         std::memcpy(to + i, lanes, static_cast<size_t>(count - i));
     }
-    *offset = zero_point * lane_sum(total);
+    *offset = zero_point * sum(total);
     return most / 127.0f;
 }
-
-}  // namespace
 
 InputLayout input_layout(const Weights& weights, int64_t rows) {
     const int64_t bytes_per_step = weights.format == Format::kInt4 ? 8 : 4;

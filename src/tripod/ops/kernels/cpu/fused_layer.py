@@ -286,7 +286,7 @@ class FusedLayer:
             raise ConfigError(f"index={index} is not one of the pool's {pool.blocks.shape[0]} layers")
         if step.num_rows:
             words = pool.blocks.data_ptr() + index * pool.blocks.stride(0) * pool.blocks.element_size()
-            _layer(self._address, words, pool.blocks.shape[1], pool.blocks.dtype == torch.bfloat16, step.address, is_last, x.data_ptr())
+            _layer(self._address, words, pool.blocks.shape[1], pool.format, step.address, is_last, x.data_ptr())
 
     @staticmethod
     def _expect(name: str, dense: Dense, shape: tuple[int, int]) -> None:

@@ -9,6 +9,11 @@
 //
 //   bfloat16 keys,   first 64 bytes:  t0d0 t0d1 | t1d0 t1d1 | ... | t15d0 t15d1      then d2 and d3 of the sixteen tokens, ...
 //   bfloat16 values, first 64 bytes:  t0d0 t1d0 | t0d1 t1d1 | ... | t0d15 t1d15      ... and after P words tokens 2 and 3
+//
+// In 8 bits a byte of -127..127 stands where bfloat16 has a number, in the same order, and after the keys, and after the values, stand
+// sixteen floats: each token's scale, by which its bytes are multiplied.
+//
+//   keys [16 P bytes] [16 floats] values [16 P bytes] [16 floats]
 #pragma once
 
 #include <cstdint>
@@ -22,16 +27,22 @@ constexpr int kBlockTokens = 16;
 typedef uint32_t Word __attribute__((may_alias));  // holds a float or two bfloat16
 typedef uint16_t HalfWord __attribute__((may_alias));
 
+enum class KvFormat : int32_t { kF32 = 0, kBf16 = 1, kInt8 = 2 };
+
 struct KvLayer {
     Word* words;
     int64_t num_blocks;
     int num_heads;  // G, key/value heads
     int head_size;  // K
-    bool is_bf16;
+    KvFormat format;
 
-    int per_word() const { return is_bf16 ? 2 : 1; }
+    bool is_bf16() const { return format != KvFormat::kF32; }  // what queries and weights are rounded to, before they meet keys and values
+    int per_word() const { return is_bf16() ? 2 : 1; }         // numbers of a word that the arithmetic reads
     int padded_size() const { return (head_size + kLanes - 1) / kLanes * kLanes; }               // P
-    int64_t half() const { return int64_t{kBlockTokens} * padded_size() / per_word(); }         // words of the keys, and of the values
+    int64_t plain_half() const { return int64_t{kBlockTokens} * padded_size() / per_word(); }    // words of the keys, as they are computed with
+    int64_t half() const {                                                                       // and as they are kept; values take as many
+        return format == KvFormat::kInt8 ? plain_half() / 2 + kBlockTokens : plain_half();
+    }
     int64_t block() const { return 2 * half() * num_heads; }                                    // words of a block
     Word* keys(int64_t block_id, int head) const { return words + block_id * block() + 2 * half() * head; }
 };

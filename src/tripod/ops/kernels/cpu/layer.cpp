@@ -175,7 +175,7 @@ using namespace tripod;
 TRIPOD_API int64_t tripod_first_wrong_row(const Step* step, int64_t num_blocks) {
     for (int64_t row = 0; row < step->num_rows; ++row)
         if (step->slots[row] < 0 || step->slots[row] >= num_blocks * kBlockTokens) return row;
-    const KvLayer kv{nullptr, num_blocks, 1, 1, false};
+    const KvLayer kv{nullptr, num_blocks, 1, 1, KvFormat::kF32};
     AttentionCall call{};
     call.num_rows = step->num_rows;
     call.requests = step->requests;
@@ -186,10 +186,10 @@ TRIPOD_API int64_t tripod_first_wrong_row(const Step* step, int64_t num_blocks) 
 }
 
 // x: [rows, D], changed in place. A last layer keeps the step's kept rows alone, at the front of x.
-TRIPOD_API void tripod_layer(const Layer* layer, void* kv_words, int64_t num_blocks, int32_t kv_is_bf16, const Step* step, int32_t is_last, float* x) {
+TRIPOD_API void tripod_layer(const Layer* layer, void* kv_words, int64_t num_blocks, int32_t kv_format, const Step* step, int32_t is_last, float* x) {
     const Rows rows = is_last ? Rows{step->num_kept, step->kept, step->kept_requests, step->kept_positions}
                               : Rows{step->num_rows, nullptr, step->requests, step->positions};
-    const KvLayer kv{static_cast<Word*>(kv_words), num_blocks, layer->num_kv_heads, layer->head_size, kv_is_bf16 != 0};
+    const KvLayer kv{static_cast<Word*>(kv_words), num_blocks, layer->num_kv_heads, layer->head_size, static_cast<KvFormat>(kv_format)};
     Carver measure(nullptr);
     (void)Workspace(measure, *layer, step->num_rows, rows.count);
     Carver carver(scratch(Scratch::kInput, measure.taken()));

@@ -53,7 +53,7 @@ void run_tile(Format format, int rows, const Tile& tile) {
 // The sums of one panel for a block of rows, over all of k: sums[row][column], float, or int32 for int8.
 //
 // k goes in chunks, so that the tiles after the first find their weights in the second-level cache. Meanwhile the next chunk (panels and
-// chunks lie in the order of their use) is prefetched, spread over the first four tiles.
+// chunks lie in the order of their use) is prefetched, spread over all tiles: the memory is never idle, and never asked for more at once.
 void panel_sums(const Weights& weights, const Inputs& inputs, int64_t panel, int64_t first_row, int64_t rows, uint8_t* sums) {
     const bool is_grouped = weights.format == Format::kInt4;
     const int64_t max_tile = is_grouped ? kGroupTileRows : kTileRows;
@@ -73,15 +73,17 @@ void panel_sums(const Weights& weights, const Inputs& inputs, int64_t panel, int
         const int64_t first_group = is_grouped ? step * 8 / weights.group : 0;
         const int64_t chunk_bytes = tile.steps * kStepBytes + (is_grouped ? tile.steps * 8 / weights.group * kPanel * 2 : 0);
         tile.offset_stride = is_grouped ? weights.num_groups() : 1;
+        const int64_t prefetches = std::max<int64_t>(1, tile.steps / kStepsPerPrefetch);
+        const int64_t lines = ceil_div(chunk_bytes / 64, prefetches * num_tiles);
         for (int64_t index = 0; index < num_tiles; ++index) {
             const int64_t begin = rows * index / num_tiles, end = rows * (index + 1) / num_tiles, row = first_row + begin;
             tile.x = inputs.values + row * inputs.stride + step * x_bytes_per_step;
             tile.sums = sums + begin * kStepBytes;
             tile.offsets = inputs.offsets == nullptr ? nullptr : inputs.offsets + row * tile.offset_stride + first_group;
             tile.scales = inputs.scales == nullptr ? nullptr : inputs.scales + row * tile.offset_stride + first_group;
-            tile.lines_per_step = num_tiles == 1 ? 4 : num_tiles < 4 ? 2 : 1;
-            const int64_t sharers = 4 / tile.lines_per_step;  // tiles that fetch the next chunk together; the others look into their own
-            tile.ahead = num_tiles == 1 ? at + kAhead : index < sharers ? at + chunk_bytes + index * (chunk_bytes / sharers) : at + kAhead / 4;
+            const int64_t ahead = index * prefetches * lines * 64;
+            tile.lines = ahead < chunk_bytes ? static_cast<int>(lines) : 0;
+            tile.ahead = at + (num_tiles == 1 ? kAhead : chunk_bytes + ahead);
             run_tile(weights.format, static_cast<int>(end - begin), tile);
         }
         at += chunk_bytes;

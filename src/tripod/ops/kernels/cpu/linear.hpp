@@ -66,6 +66,9 @@ struct InputLayout {
 InputLayout input_layout(const Weights& weights, int64_t rows);
 Inputs inputs_in(const InputLayout& layout, const void* memory);
 
+// x as whole numbers of -127..127 times the scale that is returned; `offset` becomes `zero_point` times their sum.
+float quantize(const float* x, int64_t count, int8_t* to, int32_t zero_point, int32_t* offset);
+
 // Converts one row of K floats into its place.
 void convert_row(const Weights& weights, const InputLayout& layout, void* memory, int64_t row, const float* x);
 

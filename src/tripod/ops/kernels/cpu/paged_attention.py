@@ -27,7 +27,7 @@ MAX_HEAD_DIM = 512
 _LARGE_PAGE = 2**21  # bytes
 
 _INT, _INT64 = ctypes.c_int, ctypes.c_int64
-_LAYER = (POINTER, _INT64, _INT, _INT, _INT)  # words, blocks, heads, head size, whether bfloat16
+_LAYER = (POINTER, _INT64, _INT, _INT, _INT)  # words, blocks, heads, head size, format
 _HEADS = (POINTER, _INT, _INT64, _INT64)  # numbers, whether bfloat16, strides of rows and heads
 _write_kv = KernelFunction("tripod_write_kv", *_LAYER, *_HEADS, *_HEADS, POINTER, _INT64, restype=_INT64)
 _copy_blocks = KernelFunction("tripod_copy_blocks", POINTER, _INT64, *_LAYER[1:], POINTER, _INT64, restype=_INT64)
@@ -37,14 +37,16 @@ _paged_attention = KernelFunction(
     restype=_INT64,
 )
 _DTYPES = (torch.float32, torch.bfloat16)
+_FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # of the pool, as kv_cache.hpp numbers them
+_SCALE_BYTES = 4 * BLOCK_SIZE  # in 8 bits: a float32 for each token's key, and for its value, after the numbers of a block
 
 
 def why_no_pool(*, block_size: int, num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> str | None:
     """Why these kernels cannot serve a model with such heads; None when they can."""
     if block_size != BLOCK_SIZE:
         return f"the kernels keep blocks of {BLOCK_SIZE} tokens; block_size={block_size} was asked for"
-    if dtype not in _DTYPES:
-        return f"the kernels keep keys and values in float32 or bfloat16; {dtype} was asked for"
+    if dtype not in _FORMATS:
+        return f"the kernels keep keys and values in float32, bfloat16 or int8; {dtype} was asked for"
     if not 1 <= head_dim <= MAX_HEAD_DIM:
         return f"the kernels take heads of 1 to {MAX_HEAD_DIM} numbers; head_dim={head_dim} was asked for"
     if num_kv_heads < 1 or num_heads % num_kv_heads:
@@ -56,12 +58,12 @@ def why_no_pool(*, block_size: int, num_heads: int, num_kv_heads: int, head_dim:
 class KVPool:
     """The keys and values of all layers, in the kernels' layout (drawn in kv_cache.hpp)."""
 
-    blocks: Tensor  # [L, num_blocks, G, 2, 16 P], float32 or bfloat16; of the 2, keys come first
+    blocks: Tensor  # [L, num_blocks, G, 2, 16 P], float32 or bfloat16, or [.., 16 P + 64], int8 and scales; of the 2, keys come first
     head_dim: int  # K
 
     @classmethod
     def allocate(cls, *, num_layers: int, num_blocks: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> Self:
-        """A pool of blocks of 16 tokens.
+        """A pool of blocks of 16 tokens; int8 rounds each key and each value to whole numbers of -127..127 with a scale of its own.
 
         Raises:
             ConfigError: the kernels cannot keep such heads.
@@ -70,7 +72,13 @@ class KVPool:
         if reason is not None:
             raise ConfigError(reason)
         padded = -(-head_dim // 16) * 16
-        return cls(_zeros((num_layers, num_blocks, num_kv_heads, 2, BLOCK_SIZE * padded), dtype), head_dim)
+        size = BLOCK_SIZE * padded + (_SCALE_BYTES if dtype == torch.int8 else 0)
+        return cls(_zeros((num_layers, num_blocks, num_kv_heads, 2, size), dtype), head_dim)
+
+    @property
+    def format(self) -> int:
+        """As the kernels number it."""
+        return _FORMATS[self.blocks.dtype]
 
     def write(self, layer: int, key: Tensor, value: Tensor, slots: Tensor) -> None:
         """Store the keys and values of tokens in one layer, in place.
@@ -102,29 +110,35 @@ class KVPool:
         """
         flat = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
         num_layers, num_blocks, num_kv_heads, _, _ = self.blocks.shape
-        is_bf16 = self.blocks.dtype == torch.bfloat16
         wrong = _copy_blocks(
-            self.blocks.data_ptr(), num_layers, num_blocks, num_kv_heads, self.head_dim, is_bf16, flat.data_ptr(), flat.shape[0]
+            self.blocks.data_ptr(), num_layers, num_blocks, num_kv_heads, self.head_dim, self.format, flat.data_ptr(), flat.shape[0]
         )
         if wrong >= 0:
             raise ConfigError(f"blocks {tuple(pairs[wrong])} cannot be copied: the pool has blocks 0 to {num_blocks - 1}")
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The keys and the values of one layer as the reference lays them out: twice [num_blocks, 16, G, K], copies."""
+        """The keys and the values of one layer as the reference lays them out: twice [num_blocks, 16, G, K], copies; of int8 as float32."""
         _, num_blocks, num_kv_heads, _, _ = self.blocks.shape
-        pack = 2 if self.blocks.dtype == torch.bfloat16 else 1  # numbers of a 32-bit word
-        keys, values = self.blocks[layer].unbind(2)
+        pack = 1 if self.blocks.dtype == torch.float32 else 2  # numbers that stand together, of a token or of two
+        blocks = self.blocks[layer]
+        if self.blocks.dtype == torch.int8:
+            blocks, scales = blocks[..., :-_SCALE_BYTES], blocks[..., -_SCALE_BYTES:].clone().view(torch.float32)  # [.., G, 2, 16]
+        keys, values = (part.contiguous() for part in blocks.unbind(2))
         keys = keys.view(num_blocks, num_kv_heads, -1, BLOCK_SIZE, pack).permute(0, 3, 1, 2, 4)  # [.., 16, G, P/pack, pack]
         values = values.view(num_blocks, num_kv_heads, BLOCK_SIZE // pack, -1, pack).permute(0, 2, 4, 1, 3)  # [.., 16/pack, pack, G, P]
         shape = (num_blocks, BLOCK_SIZE, num_kv_heads, -1)
-        return keys.reshape(shape)[..., : self.head_dim], values.reshape(shape)[..., : self.head_dim]
+        keys, values = keys.reshape(shape)[..., : self.head_dim], values.reshape(shape)[..., : self.head_dim]
+        if self.blocks.dtype == torch.int8:
+            by_token = scales.permute(2, 0, 3, 1)[..., None]  # [2, num_blocks, 16, G, 1]
+            keys, values = keys * by_token[0], values * by_token[1]
+        return keys, values
 
-    def _layer(self, layer: int) -> tuple[int, int, int, int, bool]:
+    def _layer(self, layer: int) -> tuple[int, int, int, int, int]:
         _, num_blocks, num_kv_heads, _, _ = self.blocks.shape
         if not 0 <= layer < self.blocks.shape[0]:
             raise ConfigError(f"layer={layer} is not one of the pool's {self.blocks.shape[0]}")
         address = self.blocks.data_ptr() + layer * self.blocks.stride(0) * self.blocks.element_size()
-        return address, num_blocks, num_kv_heads, self.head_dim, self.blocks.dtype == torch.bfloat16
+        return address, num_blocks, num_kv_heads, self.head_dim, self.format
 
 
 def paged_attention(
@@ -140,7 +154,7 @@ def paged_attention(
 ) -> Tensor:
     """Each row sees the tokens of its request up to a place, whose keys and values are written already.
 
-    Scores are summed in float32; with a bfloat16 pool, queries and softmax weights are rounded to bfloat16 before they are multiplied.
+    Scores are summed in float32; unless the pool is float32, queries and softmax weights are rounded to bfloat16 before they meet it.
 
     Args:
         query: [N, H, K], float32 or bfloat16; query heads H/G * g up to H/G * (g + 1) share key/value head g. Rows and heads may have

@@ -51,7 +51,7 @@ void parallel_for(int64_t pieces, Body&& body) {
 }
 
 // Memory of the calling thread, 64-byte aligned, reused by the next call with the same slot: the contents are undefined.
-enum class Scratch { kInput, kPanel, kRow, kAttention, kCount };
+enum class Scratch { kInput, kPanel, kRow, kAttention, kStretch, kCount };
 void* scratch(Scratch slot, int64_t num_bytes);
 
 }  // namespace tripod

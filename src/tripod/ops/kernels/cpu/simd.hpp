@@ -53,6 +53,7 @@ TRIPOD_INLINE I16 to_int(F16 x) { return _mm512_cvtps_epi32(x); }  // to nearest
 TRIPOD_INLINE F16 bits_to_float(I16 x) { return _mm512_castsi512_ps(x); }
 TRIPOD_INLINE I16 float_to_bits(F16 x) { return _mm512_castps_si512(x); }
 TRIPOD_INLINE I16 widen16(const uint16_t* from) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))); }
+TRIPOD_INLINE I16 widen8(const int8_t* from) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))); }
 TRIPOD_INLINE void narrow16(uint16_t* to, I16 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(x)); }
 TRIPOD_INLINE void narrow8(int8_t* to, I16 x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(x)); }
 
@@ -107,6 +108,10 @@ TRIPOD_INLINE I16 float_to_bits(F16 x) { return {_mm256_castps_si256(x.low), _mm
 TRIPOD_INLINE I16 widen16(const uint16_t* from) {
     const auto* half = reinterpret_cast<const __m128i*>(from);
     return {_mm256_cvtepu16_epi32(_mm_loadu_si128(half)), _mm256_cvtepu16_epi32(_mm_loadu_si128(half + 1))};
+}
+TRIPOD_INLINE I16 widen8(const int8_t* from) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return {_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))};
 }
 
 #else
@@ -175,11 +180,13 @@ TRIPOD_INLINE I16 iadd(I16 a, I16 b) { return each<I16>([&](int i) { return a.pa
 TRIPOD_INLINE I16 iand(I16 a, I16 b) { return each<I16>([&](int i) { return a.part[i] & b.part[i]; }); }
 template <int kBits> TRIPOD_INLINE I16 shift_left(I16 x) { return each<I16>([&](int i) { return (I4)((U4)x.part[i] << kBits); }); }
 template <int kBits> TRIPOD_INLINE I16 shift_right(I16 x) { return each<I16>([&](int i) { return (I4)((U4)x.part[i] >> kBits); }); }
-TRIPOD_INLINE I16 widen16(const uint16_t* from) {
+template <class Number> TRIPOD_INLINE I16 widen(const Number* from) {
     int32_t wide[kLanes];
     for (int lane = 0; lane < kLanes; ++lane) wide[lane] = from[lane];
     return iload(wide);
 }
+TRIPOD_INLINE I16 widen16(const uint16_t* from) { return widen(from); }
+TRIPOD_INLINE I16 widen8(const int8_t* from) { return widen(from); }
 
 #endif
 
@@ -224,12 +231,23 @@ TRIPOD_INLINE void store_bf16(uint16_t* to, F16 x) {
 
 // ---- whole-vector values; the order of the lanes is fixed, so a row's result does not depend on where the row stands ----
 
+#if defined(__AVX512F__)
+TRIPOD_INLINE float sum(F16 x) { return _mm512_reduce_add_ps(x); }  // in the order of the loop below
+TRIPOD_INLINE int32_t sum(I16 x) { return _mm512_reduce_add_epi32(x); }
+TRIPOD_INLINE float max_of(F16 x) { return _mm512_reduce_max_ps(x); }  // of what is not NaN, or NaN
+#else
 TRIPOD_INLINE float sum(F16 x) {
     float lanes[kLanes];
     store(lanes, x);
     for (int width = kLanes / 2; width > 0; width /= 2)
         for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
     return lanes[0];
+}
+TRIPOD_INLINE int32_t sum(I16 x) {
+    int32_t lanes[kLanes], total = 0;
+    istore(lanes, x);
+    for (int32_t lane : lanes) total += lane;
+    return total;
 }
 TRIPOD_INLINE float max_of(F16 x) {
     float lanes[kLanes];
@@ -238,6 +256,7 @@ TRIPOD_INLINE float max_of(F16 x) {
     for (int lane = 1; lane < kLanes; ++lane) largest = lanes[lane] > largest ? lanes[lane] : largest;
     return largest;
 }
+#endif
 
 // e^x to about 2 units in the last place: 2^n by the exponent bits, the rest by a polynomial (Cephes expf). Below -87.3 the result is 0.
 TRIPOD_INLINE F16 exp(F16 x) {

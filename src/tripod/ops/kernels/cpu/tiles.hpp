@@ -90,7 +90,7 @@ struct Tile {
     int64_t offset_stride;
     int32_t group;           // int4
     const uint8_t* ahead;    // weights to bring into the second-level cache meanwhile
-    int lines_per_step;      // of 64 bytes
+    int lines;               // of 64 bytes, every kStepsPerPrefetch steps
 };
 
 TRIPOD_INLINE int32_t four_bytes(const uint8_t* from) {
@@ -115,7 +115,6 @@ void dense_tile(const Tile& tile) {
         const uint8_t* weights = tile.weights + first * 64;
         const uint8_t* x = tile.x;
         const uint8_t* ahead = tile.ahead;
-        const int lines = tile.lines_per_step * kStepsPerPrefetch;
         const auto step = [&]() __attribute__((always_inline)) {
             I16 w[kTileVectors];
             TRIPOD_UNROLL for (int v = 0; v < kTileVectors; ++v) w[v] = iload(weights + v * 64);
@@ -128,7 +127,7 @@ void dense_tile(const Tile& tile) {
         };
         int64_t left = tile.steps;
         for (; left >= kStepsPerPrefetch; left -= kStepsPerPrefetch) {
-            ahead = prefetch(ahead, lines);
+            ahead = prefetch(ahead, tile.lines);
             TRIPOD_UNROLL for (int i = 0; i < kStepsPerPrefetch; ++i) step();
         }
         for (; left > 0; --left) step();
@@ -140,7 +139,6 @@ void dense_tile(const Tile& tile) {
 template <int kRows>
 void group_tile(const Tile& tile) {
     const int64_t steps_per_group = tile.group / 8, num_groups = tile.steps / steps_per_group;
-    const int lines = tile.lines_per_step * kStepsPerPrefetch;
     const I16 nibble = isplat(0x0f0f0f0f);
     for (int first = 0; first < kVectors; first += kTileVectors) {
         F16 sum[kRows][kTileVectors];
@@ -178,7 +176,7 @@ void group_tile(const Tile& tile) {
                 x += 8;
             };
             for (int64_t left = steps_per_group; left > 0; left -= kStepsPerPrefetch) {  // a group is a multiple of 32 k
-                ahead = prefetch(ahead, lines);
+                ahead = prefetch(ahead, tile.lines);
                 TRIPOD_UNROLL for (int i = 0; i < kStepsPerPrefetch; ++i) step();
             }
             TRIPOD_UNROLL for (int v = 0; v < kTileVectors; ++v) {
