@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -163,6 +164,22 @@ def test_a_secret_is_all_that_its_pattern_matches_and_keeps_its_mark_when_the_hi
     assert [message.text for message in model.prompts[0].messages] == ["Write to <email-2> of <id-1>."]  # the first is out of the window
     assert sent == ["second@example.org"]
     assert result.value == "to CD-17"
+
+
+def test_a_secret_with_an_umlaut_is_hidden_in_the_arguments_of_earlier_calls_too() -> None:
+    sent: list[str] = []
+
+    @tool
+    async def mail(to: str) -> str:
+        """Send."""
+        sent.append(to)
+        return "sent"
+
+    model = ScriptedModel([ToolCall("1", "mail", '{"to": "<email-1>"}'), "ok"])
+    result = run(model, Redact(), tools=[mail], question="Write to jörg@example.org.")
+    assert sent == ["jörg@example.org"]
+    assert json.loads(result.messages[1].tool_calls[0].arguments) == {"to": "jörg@example.org"}
+    assert model.prompts[1].messages[1].tool_calls[0].arguments == '{"to": "<email-1>"}'
 
 
 def test_what_another_hook_recalls_is_hidden_too() -> None:

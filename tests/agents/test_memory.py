@@ -85,6 +85,9 @@ def test_facts_outlive_the_conversation_and_belong_to_their_owner(tmp_path: Path
             await Memory(index, owner="bob").remember("Bob loves peanuts.")
         async with Index(tmp_path / "memory.db", embedder=None) as index:
             memory = Memory(index, owner="ada")
+            silent = ScriptedModel(["Of course."])
+            await Agent(silent, hooks=[Memory(index, owner="ada", k=0)])("May I have a snack with peanuts?")
+            assert len(silent.prompts[0].messages) == 1
             second = ScriptedModel([ToolCall("1", "recall", '{"question": "peanuts"}'), "Try the rice."])
             await Agent(second, memory.tools, hooks=[memory])("May I have a snack with peanuts?")
         return first, second

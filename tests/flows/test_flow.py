@@ -313,7 +313,9 @@ def test_it_stops_before_a_step_and_goes_on_with_what_was_changed() -> None:
             assert await paused.resume(load=Text("two words")) is None
             return *first, paused.before, await paused.resume()
 
-    assert tripod.run(debug()) == ("split", {"path": "a.txt", "load": Text("a.txt holds some words")}, "count", Count(2))
+    with recording() as spans:
+        assert anyio.run(debug) == ("split", {"path": "a.txt", "load": Text("a.txt holds some words")}, "count", Count(2))
+    assert [span.name for span in spans[0].walk()] == ["flow", "load", "split", "count"]
     with pytest.raises(ConfigError, match="no step of flow 'flow' is named 'spilt'"):
         tripod.run(flow.until("spilt", path="a").__aenter__())
 

@@ -115,7 +115,7 @@ class Redact(Hook):
 
     async def before_model(self, run: Run[Any], messages: Sequence[Message]) -> Sequence[Message]:
         self._mark(run, (*run.messages, *messages))  # in the order of the history, whatever other hooks leave of it or add
-        return [_with_texts(message, lambda text, _: _replaced(text, run.marks)) for message in messages]
+        return [_with_texts(message, lambda text, is_json: _replaced(text, run.marks, is_json=is_json)) for message in messages]
 
     async def after_model(self, run: Run[Any], reply: Reply) -> Reply:
         real = {mark: secret for secret, mark in run.marks.items()}
@@ -132,9 +132,11 @@ class Redact(Hook):
                             run.marks[found[0]] = f"<{name}-{number}>"
 
 
-def _replaced(text: str, table: Mapping[str, str], *, is_json: bool = False) -> str:
+def _replaced(text: str, table: Mapping[str, str], *, is_json: bool) -> str:
     for old, new in sorted(table.items(), key=lambda item: -len(item[0])):  # a longer one may hold a shorter one
-        text = text.replace(old, json.dumps(new)[1:-1] if is_json else new)
+        if is_json:
+            old, new = (json.dumps(one, ensure_ascii=False)[1:-1] for one in (old, new))
+        text = text.replace(old, new)
     return text
 
 

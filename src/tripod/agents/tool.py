@@ -8,7 +8,20 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Generic, NotRequired, ParamSpec, TypeVar, get_args, get_origin, get_type_hints, overload
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Generic,
+    NotRequired,
+    ParamSpec,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 import anyio
 
@@ -54,11 +67,9 @@ class FunctionTool(Generic[P, R]):
             ToolError: the arguments are not what the function takes, or the result is not what it says to return.
             TimeoutError: it took longer than `timeout_s`.
         """
-        from pydantic import ValidationError
-
         try:
             given = self.arguments.validate_python(arguments)
-        except ValidationError as error:
+        except ValueError as error:  # pydantic's ValidationError, which is imported where a tool is made
             raise ToolError(f"the arguments are wrong:\n{described(error)}") from error
         if self.context is not None:
             given[self.context] = context
@@ -80,20 +91,20 @@ class FunctionTool(Generic[P, R]):
             and all(isinstance(p, str | File) for p in result)
         ):
             return result
-        from pydantic import TypeAdapter, ValidationError
-        from pydantic_core import to_json
-
+        name = self.spec.name
+        if self.result is str:
+            raise ToolError(f"{name} did not return what it says to return: a {type(result).__name__} is no text")
+        adapter = cast("TypeAdapter[Any] | None", self.result)
         try:
-            if self.result is str:
-                raise ToolError(f"{self.spec.name} did not return what it says to return: a {type(result).__name__} is no text")
-            if isinstance(self.result, TypeAdapter):
-                result = self.result.validate_python(result, strict=True)
-                return result if isinstance(result, str) else self.result.dump_json(result).decode()
-            return to_json(result).decode()
-        except ValidationError as error:
-            raise ToolError(f"{self.spec.name} did not return what it says to return:\n{described(error)}") from error
+            result = result if adapter is None else adapter.validate_python(result, strict=True)
+        except ValueError as error:
+            raise ToolError(f"{name} did not return what it says to return:\n{described(error)}") from error
+        if isinstance(result, str):
+            return result
+        try:
+            return _json(result) if adapter is None else adapter.dump_json(result).decode()
         except (ValueError, TypeError) as error:  # pydantic's PydanticSerializationError is a ValueError
-            raise ToolError(f"{self.spec.name} returned a {type(result).__name__}, which JSON cannot hold") from error
+            raise ToolError(f"{name} returned a {type(result).__name__}, which JSON cannot hold") from error
 
 
 @overload
@@ -185,6 +196,12 @@ async def _in_thread(function: Callable[[], R], scope: anyio.CancelScope) -> R:
             while is_running and not scope.cancel_called:
                 await anyio.sleep(0.005)
         raise
+
+
+def _json(value: Any) -> str:
+    from pydantic_core import to_json
+
+    return to_json(value).decode()
 
 
 def _result(hint: Any) -> TypeAdapter[Any] | type[str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from tripod.errors import ConfigError
 
@@ -86,10 +86,10 @@ class Shape(Generic[T]):
         return value[_VALUE]
 
 
-def described(error: ValidationError) -> str:
-    """The first complaints, one a line, in words that a model can act on."""
+def described(error: ValueError) -> str:
+    """The first complaints of a pydantic `ValidationError`, one a line, in words that a model can act on."""
     lines = []
-    for complaint in error.errors(include_url=False, include_context=False)[:5]:
+    for complaint in cast("ValidationError", error).errors(include_url=False, include_context=False)[:5]:
         place = ".".join(map(str, complaint["loc"])) or "the whole"
         lines.append(f"{place}: {complaint['msg']} (given {repr(complaint['input'])[:80]})")
     return "\n".join(lines)

@@ -162,12 +162,14 @@ class Flow:
         unknown = [name for name in breakpoints if name not in self.wiring.steps]
         if unknown or not breakpoints:
             raise ConfigError(f"no step of flow {self.name!r} is named {(unknown or [''])[0]!r}; there are: {', '.join(self.wiring.steps)}")
-        paused = Paused(self, self._begin(inputs), frozenset(breakpoints))
-        try:
-            await paused.resume()
-            yield paused
-        finally:
-            await paused.close()
+        walk = self._begin(inputs)
+        paused = Paused(self, walk, frozenset(breakpoints))
+        with timed(attach, self.name, walk.spans):
+            try:
+                await paused.resume()
+                yield paused
+            finally:
+                await paused.close()
 
     def mermaid(self) -> str:
         """A drawing as Mermaid's text."""
