@@ -20,6 +20,7 @@ from tripod.errors import ConfigError
 from tripod.models.expert_cache import ExpertCache
 from tripod.models.moe import record_routing
 from tripod.models.save import save_checkpoint
+from tripod.ops.kernels.cpu import library
 from tripod.ops.linear import WeightFormat
 from tripod.sampling import SamplingParams
 from tripod.text.byte_level import write_byte_tokenizer
@@ -46,12 +47,17 @@ def test_64_greedy_tokens_of_many_requests_at_once_are_those_of_transformers(cas
     assert asyncio.run(answers()) == expected
 
 
-@pytest.mark.parametrize("kernels", ROUTES)
+# What rounding alone makes of these models, whose weights are large so that choices depend on the context: half of what two unrelated ones
+# differ by, in int4. How exactly the kernels round is tested by themselves (ops/kernels/cpu/test_experts.py).
 @pytest.mark.parametrize(
-    ("weight_format", "tolerance"), [("f32", 1e-5), ("bf16", 3e-2), ("int8", 8e-2)]
-)  # int8 rounds gates and factors too
+    ("weight_format", "tolerance", "kernels"),
+    [(*case, kernels) for case in (("f32", 1e-5), ("bf16", 3e-2), ("int8", 8e-2)) for kernels in ("torch", "native")]
+    + [("int4", 0.65, "native")],
+)
 @pytest.mark.parametrize("name", SPARSE)
 def test_each_route_gives_the_logits_of_the_plain_model(name: str, weight_format: WeightFormat, tolerance: float, kernels: Kernels) -> None:
+    if kernels == "native" and library.why_not() is not None:
+        pytest.skip(str(library.why_not()))
     model = tiny_model(SPARSE[name])
     ids = token_ids(61, seed=1)
     plain = plain_logits(model, ids)
@@ -61,11 +67,20 @@ def test_each_route_gives_the_logits_of_the_plain_model(name: str, weight_format
     assert weight_format != "f32" or float(difference.max()) < tolerance
 
 
+def test_int4_experts_are_refused_where_there_are_no_kernels_for_them() -> None:
+    with pytest.raises(ConfigError, match="int4 on cpu; choose f32 or bf16, or kernels='native'"):
+        assemble(tiny_model(OLMOE), EngineConfig(kernels="torch", weight_format="int4", kv_tokens=64))
+
+
 @pytest.mark.parametrize("kernels", ROUTES)
-@pytest.mark.parametrize(("name", "weight_format"), [("qwen2_moe", "f32"), ("olmoe", "bf16"), ("openmoe", "int8"), ("sigmoid", "bf16")])
+@pytest.mark.parametrize(
+    ("name", "weight_format"), [("qwen2_moe", "f32"), ("olmoe", "bf16"), ("openmoe", "int8"), ("sigmoid", "bf16"), ("mixtral", "int4")]
+)
 def test_a_row_has_the_same_bits_alone_in_any_chunk_and_beside_any_neighbours(
     name: str, weight_format: WeightFormat, kernels: Kernels
 ) -> None:
+    if (kernels, weight_format) == ("torch", "int4"):
+        pytest.skip("int4 needs the native kernels")
     steps = Steps(tiny_model(SPARSE[name]), kernels, weight_format, batch_invariant=True)
     ids = token_ids(40, seed=2)
     expected = steps.whole(ids, [1] * 40)
