@@ -81,7 +81,7 @@ def serve(
     ] = None,
     max_body: Annotated[int, typer.Option("--max-body", min=1, metavar="BYTES", help="A larger request is refused.")] = 32 * 2**20,
 ) -> None:
-    """Serve a model to any OpenAI client: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /health, /metrics.
+    """Serve a model to any OpenAI client: chat, completions, responses, embeddings; and to Anthropic's: /v1/messages.
 
     The environment variable TRIPOD_API_KEYS holds API keys, too: KEY or NAME KEY, separated by commas.
     """
