@@ -29,7 +29,7 @@ def show(
     spans = read_trace(file)
     if html is not None:
         html.write_text(page(spans, title=file.stem), encoding="utf-8")
-        stdout().print(f"{html}: {len(spans)} runs", markup=False)
+        stdout().print(f"{html}: {len(spans)} {'run' if len(spans) == 1 else 'runs'}", markup=False)
         return
     for root in spans:
         for span, depth in with_depth(root):
