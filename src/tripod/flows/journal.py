@@ -74,9 +74,9 @@ class Execution:
                     "with skip={path: result} to go on as if it had happened"
                 )
             case "waiting":
+                name = self.waiting_for[0]
                 return (
-                    f" for {', '.join(self.waiting_for)}: journal.answer({self.id!r}, {self.waiting_for[0]!r}, ...), or `tripod journal answer`, "
-                    "then resume"
+                    f" for {', '.join(self.waiting_for)}: journal.answer({self.id!r}, {name!r}, ...) or tripod journal answer, then resume"
                 )
             case "sleeping":
                 return f" until {self.wake_at_s:.0f} s of the journal's clock; resume it then"
