@@ -48,7 +48,7 @@ def test_an_execution_is_listed_shown_answered_and_resumed(tripod: Command, shop
     assert 'waiting    order-1  order({"item":"lamp"})\n' in tripod("journal", "list", "--in", where).out
     shown = tripod("journal", "show", "order-1", "--in", where).out
     assert 'waiting   approve({"question":"buy lamp?"})' in shown
-    assert "order-1 is waiting for approve: journal.answer('order-1', 'approve', ...), then resume\n" in shown
+    assert "order-1 is waiting for approve: journal.answer('order-1', 'approve', ...) or tripod journal answer; resume\n" in shown
     early = tripod("journal", "resume", "order-1", "--code", code, "--in", where)
     assert early.code == 1
     assert tripod("journal", "answer", "order-1", "approve", "true", "--in", where).code == 0

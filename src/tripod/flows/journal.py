@@ -75,9 +75,7 @@ class Execution:
                 )
             case "waiting":
                 name = self.waiting_for[0]
-                return (
-                    f" for {', '.join(self.waiting_for)}: journal.answer({self.id!r}, {name!r}, ...) or tripod journal answer, then resume"
-                )
+                return f" for {', '.join(self.waiting_for)}: journal.answer({self.id!r}, {name!r}, ...) or tripod journal answer; resume"
             case "sleeping":
                 return f" until {self.wake_at_s:.0f} s of the journal's clock; resume it then"
             case "failed":
