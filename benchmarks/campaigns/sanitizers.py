@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     runs = {
         "build": ["-m", "tripod.ops.kernels.cpu.build", *build.levels_here()],
         "planted": ["-c", PLANTED],
-        "tests": ["-m", "pytest", "tests/ops/kernels/cpu", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:faulthandler"],
+        "tests": ["-m", "pytest", "tests/ops/kernels/cpu", "-q", "-x", "--capture=sys", "-p", "no:cacheprovider", "-p", "no:faulthandler"],
         "fuzz": ["-m", "benchmarks.campaigns", "kernel-fuzz", "--cases", str(options.cases), "--seed", str(options.seed)],
     }
     options.out.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -50,7 +51,10 @@ def without_compiler(folder: Path) -> dict[str, str]:
 
 
 def build_wheel(to: Path, environment: Mapping[str, str]) -> Path:
-    said(sys.executable, "-m", "pip", "wheel", ROOT, "--no-deps", "--quiet", "--wheel-dir", to, environment=environment)
+    """From a copy of the checkout in which nothing is compiled yet."""
+    source = to.with_name(f"{to.name}-source")
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns("*.so", ".*", "__pycache__", "shared", "runs", "site", "build", "dist"))
+    said(sys.executable, "-m", "pip", "wheel", source, "--no-deps", "--quiet", "--wheel-dir", to, environment=environment)
     [wheel] = to.glob("*.whl")
     return wheel
 

@@ -42,7 +42,7 @@ float quantize(const float* x, int64_t count, int8_t* to, int32_t zero_point, in
         narrow8(lanes, whole);
         std::memcpy(to + i, lanes, static_cast<size_t>(count - i));
     }
-    *offset = zero_point * sum(total);
+    *offset = static_cast<int32_t>(static_cast<uint32_t>(zero_point) * sum(total));  // of what is not finite it is meaningless, as is the row
     return most / 127.0f;
 }
 

@@ -242,7 +242,7 @@ TRIPOD_INLINE void store_bf16(uint16_t* to, F16 first, F16 second) {  // 32 of t
 
 #if defined(__AVX512F__)
 TRIPOD_INLINE float sum(F16 x) { return _mm512_reduce_add_ps(x); }  // in the order of the loop below
-TRIPOD_INLINE int32_t sum(I16 x) { return _mm512_reduce_add_epi32(x); }
+TRIPOD_INLINE uint32_t sum(I16 x) { return static_cast<uint32_t>(_mm512_reduce_add_epi32(x)); }  // beyond 32 bits it begins again at 0
 TRIPOD_INLINE float max_of(F16 x) { return _mm512_reduce_max_ps(x); }  // of what is not NaN, or NaN
 #else
 TRIPOD_INLINE float sum(F16 x) {
@@ -252,10 +252,10 @@ TRIPOD_INLINE float sum(F16 x) {
         for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
     return lanes[0];
 }
-TRIPOD_INLINE int32_t sum(I16 x) {
-    int32_t lanes[kLanes], total = 0;
+TRIPOD_INLINE uint32_t sum(I16 x) {
+    uint32_t lanes[kLanes], total = 0;
     istore(lanes, x);
-    for (int32_t lane : lanes) total += lane;
+    for (uint32_t lane : lanes) total += lane;
     return total;
 }
 TRIPOD_INLINE float max_of(F16 x) {
