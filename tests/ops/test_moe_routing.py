@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,6 +61,11 @@ def test_a_perfectly_even_load_has_loss_k_a_token_and_1_an_assignment(top_k: int
     routing = even_routing(64, 16, top_k)
     assert balance_loss(routing, group_tokens=group_tokens).item() == pytest.approx(top_k)
     assert balance_loss(routing, per="assignment", group_tokens=group_tokens).item() == pytest.approx(1.0)
+
+
+def test_sigmoid_gates_are_divided_by_their_sum_before_their_balance_is_taken() -> None:
+    halves = replace(even_routing(64, 16, 2), gates=torch.full((64, 16), 0.5))
+    assert balance_loss(halves).item() == pytest.approx(2.0)
 
 
 def test_the_balance_loss_is_flaxformers_number_and_the_worst_case_is_the_number_of_experts() -> None:
