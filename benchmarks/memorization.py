@@ -109,17 +109,15 @@ def main() -> int:
         tokens = {contestant: np.load(folder / f"{contestant}.npy") for contestant in contestants}
     ran = setting("benchmarks.memorization", ("torch", "transformers", "numpy")) | {"threads": options.threads}
     print(f"{ran['processor']}, {options.threads} threads, commit {ran['commit']}, {ran['versions']}")
+    agreement = {contestant: float((found == tokens["tripod"]).all(1).mean()) for contestant, found in tokens.items()}
     for contestant, taken in seconds.items():
-        agreement = float((tokens[contestant] == tokens["tripod"]).all(1).mean())
-        median = statistics.median(taken)
-        print(f"{contestant:18s}{median:8.1f} s  {options.rows / median:8.0f} rows/s   {agreement:.2%} of continuations as Tripod's")
+        median, alike = statistics.median(taken), agreement[contestant]
+        print(f"{contestant:18s}{median:8.1f} s  {options.rows / median:8.0f} rows/s   {alike:.2%} of continuations as Tripod's")
     fastest = min(contestants[1:], key=lambda contestant: statistics.median(seconds[contestant]))
-    agrees = float((tokens[fastest] == tokens["tripod"]).all(1).mean()) >= LOWEST_AGREEMENT
-    if agrees:
-        print(f"ratio to {fastest}: {statistics.median(seconds[fastest]) / statistics.median(seconds['tripod']):.2f}")
-    else:
-        print("no ratio: the continuations differ")
-    raw: dict[str, Any] = {"setting": ran, "num_rows": options.rows, "seconds": seconds}
+    agrees = agreement[fastest] >= LOWEST_AGREEMENT
+    ratio = statistics.median(seconds[fastest]) / statistics.median(seconds["tripod"]) if agrees else None
+    print("no ratio: the continuations differ" if ratio is None else f"ratio to {fastest}: {ratio:.2f}")
+    raw: dict[str, Any] = {"setting": ran, "num_rows": options.rows, "seconds": seconds, "agreement": agreement, "ratio": ratio}
     print(f"raw: {keep('memorization', raw).name}")
     return 0 if agrees else 1
 

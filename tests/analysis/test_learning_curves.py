@@ -81,10 +81,17 @@ def test_what_a_task_of_lm_eval_reads_is_part_of_what_names_its_score(run: Path,
         file.write_text(file.read_text() + "# more\n")
         found.append(score.depends_on(checkpoint))
     assert len({str(one) for one in found}) == 4
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "utils.pyc").write_text("")  # as Python leaves it when the task was asked
+    assert score.depends_on(checkpoint) == found[-1]
     with pytest.raises(ConfigError, match="holds no task file of lm-eval"):
         TaskScore(task="lm-eval:mine", include=str(run)).depends_on(checkpoint)
 
 
 def test_a_file_that_is_not_there_is_named_before_a_model_is_opened(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the task piqa reads a file; give its folder"):
+    with pytest.raises(ConfigError, match="the task piqa reads a file; give the folder with the data sets"):
         tripod.run(score_checkpoints([TaskScore(task="piqa")], find_checkpoints([str(run)])))
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "book.txt").write_text("another file of this name")
+    with pytest.raises(ConfigError, match=r"the text .*book\.txt is not there"):
+        tripod.run(score_checkpoints([TaskScore(task=f"text:{tmp_path / 'book.txt'}")], find_checkpoints([str(run)])))

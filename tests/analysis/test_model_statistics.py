@@ -84,6 +84,12 @@ def test_losses_and_spikes_are_those_of_the_run(run: Run, tmp_path: Path) -> Non
     assert (tmp_path / "plot.png").stat().st_size > 20_000
 
 
+def test_a_run_that_validates_before_its_first_step_has_no_loss_there(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    run = train(make_recipe(validation={"every": 6, "num_batches": 1})).run
+    table = _study(run, tmp_path / "out", num_rows=0).table
+    assert table.where(statistic="loss").column("step") == list(range(1, 13))
+
+
 def test_of_a_long_curve_the_last_loss_is_kept_too(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tripod.analysis.model_statistics._AT_MOST_LOSSES", 5)  # of 12: every third
     assert _study(run, tmp_path, num_rows=0).table.where(statistic="loss").column("step") == [1, 4, 7, 10, 12]

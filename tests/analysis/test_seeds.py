@@ -11,6 +11,7 @@ from tests.evaluation.tasks.conftest import CONFIG
 from tripod.analysis.checkpoints import find_checkpoints
 from tripod.analysis.seeds import BETWEEN, SCORE, SELF, Seeds, outlier_runs
 from tripod.analysis.study import Finding, run_study
+from tripod.errors import ConfigError
 from tripod.evaluation.agreement import cohen_kappa
 from tripod.models.save import save_checkpoint
 from tripod.text.byte_level import write_byte_tokenizer
@@ -45,6 +46,18 @@ def test_a_checkpoint_agrees_with_itself_and_seeds_with_each_other_by_kappa(foun
 
 def test_the_seed_that_is_another_model_is_the_outlier(found: Finding) -> None:
     assert {row["run"] for row in found.table if row["is_outlier"]} == {"seed4"}
+
+
+def test_runs_that_cannot_be_compared_are_refused_before_they_are_asked(
+    found: Finding, trained_series: Path, copied_series: Path, tmp_path: Path
+) -> None:
+    other = copied_series.rename(copied_series.with_name("other"))
+    for addresses, message in (
+        ([trained_series], "there is one run, run; give runs of several seeds"),
+        ([f"{trained_series}@step8", f"{other}@step16"], "the runs run, other have no step in common"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            tripod.run(run_study(Seeds(tasks=("winogrande",), data="nosuch"), find_checkpoints([*map(str, addresses)]), tmp_path))
 
 
 def test_of_independent_seeds_none_is_an_outlier() -> None:

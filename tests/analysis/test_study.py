@@ -95,6 +95,15 @@ def test_steps_that_no_run_has_are_an_error(trained_series: Path, steps: list[in
         find_checkpoints([str(trained_series)], steps=steps)
 
 
+def test_a_folder_without_checkpoints_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"empty holds no checkpoint: expected folders stepN, .*; it holds nothing"):
+        find_checkpoints([str(tmp_path / "empty")])
+    (tmp_path / "empty" / "recipe.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"is a training run without a checkpoint; train it on.* it holds recipe\.yaml"):
+        find_checkpoints([str(tmp_path / "empty")])
+
+
 def test_runs_of_the_same_name_are_told_apart_by_their_folders(trained_series: Path, copied_series: Path) -> None:
     """Else one would take the other's place, in tables and in studies of several runs."""
     found = find_checkpoints([str(trained_series), f"{copied_series}@step64"], steps=[0, 64])

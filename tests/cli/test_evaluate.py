@@ -11,6 +11,7 @@ import pytest
 from tests.cli.conftest import Command
 from tests.engine.tiny_models import tiny_model
 from tests.evaluation.tasks.conftest import CONFIG
+from tripod.evaluation.tasks.open_answer import TEXT_METRICS
 from tripod.models.save import save_checkpoint
 from tripod.text.byte_level import write_byte_tokenizer
 
@@ -59,6 +60,8 @@ def test_many_checkpoints_give_one_table(tripod: Command, run_folder: Path, data
         ("small", "1", "copa", "acc"), ("small", "2", "copa", "acc"),
     ]  # fmt: skip
     assert sum(row["metric"] == "bits_per_byte" for row in rows) == 2
+    shown = tripod(*arguments)  # not on a terminal: no name and no number is cut
+    assert {line.split()[-3] for line in shown.out.splitlines() if "words" in line} == {*TEXT_METRICS}
     again = tripod(*arguments, "--json")
     assert [row["value"] for row in json.loads(again.out)] == [float(row["value"]) for row in rows]
 
@@ -77,6 +80,7 @@ def test_results_are_read_from_what_was_written(tripod: Command, run_folder: Pat
 def test_studies_are_listed_and_one_is_run(tripod: Command, run_folder: Path, data: Path, tmp_path: Path) -> None:
     listed = tripod("study")
     assert "learning-curves" in listed.out
+    assert {"shots=0,4,16", "unseen=false", "limit=none"} <= set(listed.out.split())  # as --set takes them
     arguments = ("study", "learning-curves", run_folder, "--set", "tasks=copa", "--data", data, "--out", tmp_path / "out")
     outcome = tripod(*arguments)
     assert outcome.code == 0, outcome.err
@@ -91,7 +95,7 @@ def test_a_setting_that_is_none_is_named(tripod: Command, run_folder: Path, tmp_
     assert "has no setting sizes; it has tasks, limit, shots, data" in wrong.err
     absent = tripod("study", "learning-curves", run_folder, "--out", tmp_path)
     assert absent.code == 2
-    assert "reads a file; give its folder: --data FOLDER, of a study --set data=FOLDER" in absent.err
+    assert "reads a file; give the folder with the data sets: --data FOLDER" in absent.err
     spelled = tripod("study", "learning-curves", run_folder, "--set", "tasks=copa", "--set", "limit=x", "--out", tmp_path)
     assert "--set limit=x: expected int" in spelled.err
     unknown = tripod("study", "memorisation", run_folder)  # before it asks for a folder

@@ -112,7 +112,20 @@ def test_our_own_table_is_read_back(tmp_path: Path, suffix: str) -> None:
     }  # fmt: skip
 
 
+def test_our_table_and_theirs_are_written_as_one(tmp_path: Path) -> None:
+    """Columns of one type each, as Parquet has them: what is a name in one is no number in the other."""
+    own = {"model": "a", "step": 1, "size": 231_168, "task": "piqa", "metric": "acc", "value": 0.5}
+    Table.of([own]).write(tmp_path / "ours.jsonl")
+    (tmp_path / "pythia-70m_step3.json").write_text(json.dumps(OLD))
+    both = read_results([tmp_path]).where(metric="acc")
+    both.write(tmp_path / "both.parquet")
+    assert sorted(Table.read(tmp_path / "both.parquet").column("size"), key=str) == ["231168", "70m"]
+
+
 def test_a_file_without_results_is_an_error_when_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="empty: no file there holds results"):
+        read_results([tmp_path / "empty"])
     (tmp_path / "a.json").write_text("{}")
     (tmp_path / "b.json").write_text("{")
     with pytest.raises(ConfigError, match="holds no results"):

@@ -113,7 +113,7 @@ def find_checkpoints(addresses: Sequence[str], *, steps: Sequence[int] | None = 
         Named by the last part of their addresses; where several series would be named alike, by as much of them as tells them apart.
 
     Raises:
-        ConfigError: no address, or no run has one of the steps.
+        ConfigError: no address, a folder without checkpoints, or no run has one of the steps.
         CheckpointError: see `locate`.
     """
     if not addresses:
@@ -125,6 +125,9 @@ def find_checkpoints(addresses: Sequence[str], *, steps: Sequence[int] | None = 
             for step, folder in series:
                 if not steps or step in steps:
                     found.setdefault(folder.resolve(), (path.absolute(), folder, step))
+        elif path.is_dir() and not (path / "config.json").is_file():
+            kind = "is a training run without a checkpoint; train it on" if (path / _RECIPE).is_file() else "holds no checkpoint"
+            raise ConfigError(f"{address} {kind}: expected folders stepN, or config.json with weights; it holds {_held(path)}")
         else:
             folder = locate(address)
             found.setdefault(folder.resolve(), (_home(address, folder), folder, _step(address, folder)))
@@ -134,12 +137,24 @@ def find_checkpoints(addresses: Sequence[str], *, steps: Sequence[int] | None = 
     return tuple(Checkpoint(names[home], folder, step, device) for home, folder, step in found.values())
 
 
+def steps_by_size(checkpoints: Sequence[Checkpoint]) -> dict[int, dict[str, set[int]]]:
+    """Of each number of parameters, the steps of each run."""
+    sizes: dict[int, dict[str, set[int]]] = {}
+    for checkpoint in checkpoints:
+        sizes.setdefault(checkpoint.num_parameters, {}).setdefault(checkpoint.name, set()).add(checkpoint.step or 0)
+    return sizes
+
+
 def _series(folder: Path) -> list[tuple[int, Path]]:
     """The folders stepN of a run, in order; empty where the folder is a checkpoint itself, or holds none."""
     if not folder.is_dir() or (folder / "config.json").is_file():
         return []
     entries = ((re.fullmatch(r"step(\d+)", entry.name), entry) for entry in folder.iterdir() if (entry / "config.json").is_file())
     return sorted((int(match[1]), entry) for match, entry in entries if match)
+
+
+def _held(folder: Path) -> str:
+    return ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
 
 
 def _home(address: str, folder: Path) -> Path:

@@ -56,6 +56,10 @@ class GenderIntervention(ScoresTasks):
     def scores(self) -> list[TaskScore]:
         return [TaskScore(task=task, limit=self.limit, items=True, data=self.data) for task in self.tasks]
 
+    def check(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Branches, one of each seed and step, with their controls."""
+        _pairs([(checkpoint, Table.of([])) for checkpoint in checkpoints])
+
     def conclude(self, measured: Measured) -> Table:
         pairs = _pairs(measured)
         groups = {str(row["group"]) for _, table in measured for row in table if row.get("group") is not None}

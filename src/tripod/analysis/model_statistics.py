@@ -76,7 +76,7 @@ def _first(checkpoint: Checkpoint) -> Checkpoint | None:
 
 
 def _losses(run: Run) -> Iterator[Row]:
-    records = list(read_metrics(run.metrics_path))
+    records = [record for record in read_metrics(run.metrics_path) if "loss" in record]  # before the first step there is none
     stride = -(-len(records) // _AT_MOST_LOSSES) or 1
     for number, record in enumerate(records):
         about = {"kind": "metric", "layer": None, "part": "loss", "step": record["step"]}

@@ -56,12 +56,11 @@ def study_class(name: str) -> type[Study]:
 
 
 def settings_help(name: str) -> dict[str, str]:
-    """The settings of a study, with their types and defaults as they are written in a call."""
+    """The settings of a study, with their defaults as `open_study` reads them; the type of one without a default."""
     of = study_class(name)
     hints = get_type_hints(of)
     return {
-        one.name: f"{_spelled_type(hints[one.name])}{'' if one.default is MISSING else f', {one.default!r}'}"
-        for one in fields(cast("Any", of))
+        one.name: _spelled_type(hints[one.name]) if one.default is MISSING else _spelled(one.default) for one in fields(cast("Any", of))
     }
 
 
@@ -102,6 +101,12 @@ def _value(key: str, text: str, kind: Any) -> Any:
     except (ValueError, KeyError):
         raise ConfigError(f"--set {key}={text}: expected {_spelled_type(kind)}") from None
     return text
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return {None: "none", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def _spelled_type(kind: Any) -> str:

@@ -6,12 +6,13 @@ the answers of the first seed at the same step. A seed is an outlier where its a
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from tripod.analysis.checkpoints import Checkpoint, steps_by_size
 from tripod.analysis.picture import log_steps, plain, size_colours, spelled_size
 from tripod.analysis.study import PLACE, Measured
 from tripod.analysis.task_scores import ScoresTasks, TaskScore
@@ -40,6 +41,14 @@ class Seeds(ScoresTasks):
     def scores(self) -> list[TaskScore]:
         return [TaskScore(task=task, limit=self.limit, items=True, data=self.data) for task in self.tasks]
 
+    def check(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Two runs of each size, with a step in common."""
+        for size, runs in steps_by_size(checkpoints).items():
+            if len(runs) < 2:
+                raise ConfigError(f"of the size {spelled_size(size)} there is one run, {next(iter(runs))}; give runs of several seeds")
+            if not set.intersection(*runs.values()):
+                raise ConfigError(f"the runs {', '.join(runs)} have no step in common")
+
     def conclude(self, measured: Measured) -> Table:
         series: dict[tuple[int, str], dict[int, Table]] = {}  # by size and run; then by step
         for checkpoint, table in measured:
@@ -47,8 +56,6 @@ class Seeds(ScoresTasks):
         rows: list[Row] = []
         for size in dict.fromkeys(key[0] for key in series):
             runs = {name: steps for (other, name), steps in series.items() if other == size}
-            if len(runs) < 2:
-                raise ConfigError(f"of the size {spelled_size(size)} there is one run, {next(iter(runs))}; give runs of several seeds")
             for task in self.tasks:
                 rows += _of_task(size, runs, task)
         return Table.of(rows)
@@ -89,10 +96,8 @@ def _answers(table: Table, task: str) -> Answers:
 def _of_task(size: int, runs: Mapping[str, Mapping[int, Table]], task: str) -> list[Row]:
     answers = {name: {step: _answers(table, task) for step, table in sorted(steps.items())} for name, steps in runs.items()}
     first = next(iter(answers))
-    common = sorted(set.intersection(*(set(steps) for steps in answers.values())))
-    if not common:
-        raise ConfigError(f"the runs {', '.join(runs)} have no step in common")
-    far = outlier_runs({name: steps[common[-1]] for name, steps in answers.items()})
+    common = set.intersection(*(set(steps) for steps in answers.values()))
+    far = outlier_runs({name: steps[max(common)] for name, steps in answers.items()})
     rows: list[Row] = []
     for name, steps in answers.items():
         last = steps[max(steps)]

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
 from tripod.analysis.checkpoints import Checkpoint
 from tripod.durable_files import atomic_file
@@ -58,6 +58,19 @@ class Study(Measurement, Protocol):
         ...
 
 
+@runtime_checkable
+class Checked(Protocol):
+    """A study that needs more of its checkpoints than that each can be measured."""
+
+    def check(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Asked before anything is measured.
+
+        Raises:
+            ConfigError: nothing could be concluded from them.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a study found."""
@@ -80,10 +93,12 @@ async def run_study(
         progress: told the stage "checkpoints", and the stages of each measurement.
 
     Raises:
-        ConfigError: what is given cannot be studied.
+        ConfigError: what is given cannot be studied; as far as checkpoints alone tell, this is said before anything is measured.
         MissingExtraError: matplotlib is not installed. This is said before anything is measured.
     """
     new_figure()
+    if isinstance(study, Checked):
+        study.check(checkpoints)
     measured, num_measured = await measure_all(study, checkpoints, kept or out / "measured", progress=progress)
     table = study.conclude(measured)
     _write(study, checkpoints, table, out)

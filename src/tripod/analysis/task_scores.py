@@ -79,9 +79,11 @@ class TaskScore:
         """The task, and the folder in which its file lies."""
         if self.task.startswith(TEXT):
             path = Path(self.task.removeprefix(TEXT))
+            if not path.is_file():
+                raise ConfigError(f"the text {path} is not there; give a file of text, or a .jsonl whose lines have a field text")
             return texts_task(path.stem, path.name), path.parent
         if self.data is None:
-            raise ConfigError(f"the task {self.task} reads a file; give its folder: --data FOLDER, of a study --set data=FOLDER")
+            raise ConfigError(f"the task {self.task} reads a file; give the folder with the data sets: --data FOLDER")
         [task] = tasks_named([self.task])
         return task, Path(self.data)
 
@@ -153,7 +155,7 @@ def _task_files_hash(folder: Path) -> str:
     task_files = sorted(folder.rglob("*.yaml"))
     if not task_files:
         raise ConfigError(f"{folder} holds no task file of lm-eval; give a folder of .yaml files, or leave it out for lm-eval's own tasks")
-    files = {path for path in folder.rglob("*") if path.is_file()}
+    files = {path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__"}
     for task_file in task_files:
         named = (Path(match) for match in _PATH.findall(task_file.read_text(encoding="utf-8")))
         files |= {path for path in named if path.suffix and path.is_file()}

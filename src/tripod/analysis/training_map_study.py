@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from tripod.analysis.checkpoints import Checkpoint
+from tripod.analysis.checkpoints import Checkpoint, steps_by_size
 from tripod.analysis.picture import plain, spelled_size
 from tripod.analysis.study import CONCLUDED, Measured
 from tripod.analysis.training_maps import best_training_map, outliers, seeds_apart, zscored
@@ -38,6 +38,16 @@ class TrainingMaps:
     async def measure(self, checkpoint: Checkpoint, progress: Progress) -> Table:
         return Table.of([weight_statistics(checkpoint)])
 
+    def check(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Two runs of each size, with four steps in common."""
+        for size, runs in steps_by_size(checkpoints).items():
+            num_steps = len(set.intersection(*runs.values()))
+            if len(runs) < 2 or num_steps < 4:
+                raise ConfigError(
+                    f"of the size {spelled_size(size)} there are {len(runs)} runs with {num_steps} common steps; "
+                    "a map needs two runs and four steps at least"
+                )
+
     def conclude(self, measured: Measured) -> Table:
         sizes: dict[int, dict[str, dict[int, Row]]] = {}
         for checkpoint, table in measured:
@@ -45,11 +55,6 @@ class TrainingMaps:
         rows: list[Row] = []
         for size, runs in sizes.items():
             steps = sorted(set.intersection(*(set(of_run) for of_run in runs.values())))
-            if len(runs) < 2 or len(steps) < 4:
-                raise ConfigError(
-                    f"of the size {spelled_size(size)} there are {len(runs)} runs with {len(steps)} common steps; "
-                    "a map needs two runs and four steps at least"
-                )
             names = list(next(iter(next(iter(runs.values())).values())))
             values = np.array([[[float(str(of_run[step][name])) for name in names] for step in steps] for of_run in runs.values()])
             candidates = range(2, min(self.max_states, len(steps)) + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from tripod.evaluation.table import Cell, Table
 
+_WIDEST = 1000  # characters of a line, where no terminal has a width
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the table: .csv, .parquet or .jsonl.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 
@@ -114,9 +116,15 @@ def _give(table: Table, out: Path | None, *, as_json: bool) -> None:
         print_json([dict(row) for row in table])
         return
     columns = [name for name in table.columns if name != "source" and any(row[name] not in (None, "") for row in table)]
-    shown = Shown(*columns, box=None, pad_edge=False)
+    shown = Shown(box=None, pad_edge=False)
+    for name in columns:
+        shown.add_column(name, overflow="fold")  # a name that is cut is another name
     for row in table:
-        shown.add_row(
-            *("" if row[name] is None else f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name]) for name in columns)
-        )
-    stdout().print(shown)
+        shown.add_row(*(_spelled(row[name]) for name in columns))
+    stdout().print(shown, width=None if sys.stdout.isatty() else _WIDEST)
+
+
+def _spelled(cell: Cell) -> str:
+    if isinstance(cell, float):
+        return f"{cell:.4f}" if abs(cell) < 1e6 else f"{cell:.4g}"
+    return "" if cell is None else str(cell)

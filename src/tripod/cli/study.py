@@ -97,7 +97,7 @@ def _list_studies(settings_help: Callable[[str], dict[str, str]]) -> None:
 
     table = Table("study", "asks", "settings (--set A=B)", box=None, pad_edge=False)
     for name, (_, about) in STUDIES.items():
-        table.add_row(name, about, "; ".join(f"{key}: {kind}" for key, kind in settings_help(name).items()))
+        table.add_row(name, about, "\n".join(f"{key}={value}" for key, value in settings_help(name).items()))
     stdout().print(table)
 
 

@@ -36,15 +36,19 @@ def read_results(paths: Iterable[Path], *, keep_repeated: bool = False) -> Table
         keep_repeated: keep results that were published twice; the newest counts otherwise.
 
     Raises:
-        ConfigError: a file that is named cannot be read, or holds no results. In folders, files without results are passed over.
+        ConfigError: a file that is named cannot be read, or holds no results; or a folder has none. In folders, files without results
+            are passed over.
     """
     rows: list[Row] = []
+    paths = list(paths)
     for path in paths:
         if path.is_dir():
             for file in sorted(entry for entry in path.rglob("*") if entry.name.endswith(_SUFFIXES)):
                 rows += _rows(file, file.relative_to(path.parent).as_posix(), is_named=False)
         else:
             rows += _rows(path, path.as_posix(), is_named=True)
+    if not rows:
+        raise ConfigError(f"{', '.join(map(str, paths))}: no file there holds results ({', '.join(_SUFFIXES)})")
     return Table(COLUMNS, tuple(rows if keep_repeated else _newest(rows)))
 
 
@@ -142,7 +146,9 @@ def _read(file: Path, source: str) -> Iterator[Row]:
 def _own(rows: Iterable[Row], source: str) -> Iterator[Row]:
     for row in rows:
         if all(name in row for name in _OWN):
-            yield {name: row.get(name) if name != "source" else source for name in COLUMNS} | {"run": row.get("run") or "base"}
+            about: Row = {name: row.get(name) for name in COLUMNS}
+            size = None if about["size"] is None else str(about["size"])  # parameters, where Pythia's is a name: one column has one type
+            yield {**about, "size": size, "run": row.get("run") or "base", "source": source}
 
 
 def _headline(line: Mapping[str, str]) -> Row:
