@@ -192,6 +192,9 @@ def test_published_files_that_call_themselves_a_llama_are_known_by_their_archite
     }  # fmt: skip
     architecture = architecture_of(base, LANGUAGE_MODELS)
     assert architecture.read_config(base) == OpenMoEConfig.base()
+    roomier = OpenMoEConfig.from_hf({**base, "router_capacity_factor_train": 1.5, "router_min_capacity": 8}).router.capacity
+    assert roomier == Capacity(factor=1.5, rule="per-token", minimum=8, group_tokens=4096)
+    assert OpenMoEConfig.from_hf({**base, "router_drop_tks": False}).router.capacity is None
     with pytest.raises(ConfigError, match="moe_layer_interval=None"):
         OpenMoEConfig.from_hf({**base, "moe_layer_interval": None})
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Qwen2MoeConfig
 
 from tests.engine.tiny_models import MIXTRAL, OLMOE, QWEN2_MOE, SIGMOID, tiny_model
 from tests.models import reference
@@ -41,6 +42,14 @@ QWEN15_MOE: dict[str, Any] = {
 )
 def test_the_published_sizes_to_the_unit(config: dict[str, Any], total: int) -> None:
     assert num_parameters(SparseLlamaConfig.from_hf(config)) == total
+
+
+def test_qwens_dense_layers_and_windows_are_where_transformers_has_them() -> None:
+    content = {**QWEN15_MOE, "num_hidden_layers": 6, "decoder_sparse_step": 3, "mlp_only_layers": [5], "use_sliding_window": True}
+    theirs = Qwen2MoeConfig(**content, sliding_window=64, max_window_layers=4)
+    config = SparseLlamaConfig.from_hf({**content, "sliding_window": 64, "max_window_layers": 4})
+    assert config.dense_layers == (0, 1, 3, 4, 5)
+    assert config.dense.windows == tuple(64 if kind == "sliding_attention" else None for kind in theirs.layer_types)
 
 
 @pytest.mark.parametrize("config", [MIXTRAL, OLMOE, QWEN2_MOE, SIGMOID], ids=lambda config: config.model_type)

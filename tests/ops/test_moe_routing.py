@@ -55,6 +55,13 @@ def test_sigmoid_gates_are_independent_and_a_bias_changes_the_choice_but_not_the
     assert chosen.weights.item() == pytest.approx(1 / (1 + math.e))
 
 
+def test_logits_of_any_precision_are_routed_in_float32() -> None:
+    logits = logits_of(20, 8).bfloat16()
+    found, expected = (choose_experts(one, RouterConfig(num_experts=8, top_k=2)) for one in (logits, logits.float()))
+    assert found.gates.dtype == found.weights.dtype == torch.float32
+    assert torch.equal(found.weights, expected.weights)
+
+
 @pytest.mark.parametrize("top_k", [1, 2, 8])
 @pytest.mark.parametrize("group_tokens", [None, 32])
 def test_a_perfectly_even_load_has_loss_k_a_token_and_1_an_assignment(top_k: int, group_tokens: int | None) -> None:
