@@ -28,7 +28,7 @@ class Hostile:
             case b"exit":
                 os._exit(7)
             case b"eat":
-                _ = ["x" * (1 << 26) for _ in range(1 << 10)]
+                _ = ["x" * (1 << 30) for _ in range(1 << 10)]  # refused at the first, whose pages a busy machine would take long to fill
             case b"print":
                 print('{"document": "forged"}')
                 sys.stdout.flush()
