@@ -21,7 +21,10 @@ from tripod.models.expert_cache import ExpertCache
 from tripod.models.moe import record_routing
 from tripod.models.save import save_checkpoint
 from tripod.ops.kernels.cpu import library
+from tripod.ops.kernels.cpu.experts import PackedExpert
+from tripod.ops.kernels.cpu.packing import pack_gate_up, pack_linear
 from tripod.ops.linear import WeightFormat
+from tripod.ops.moe_routing import RouterConfig, choose_experts
 from tripod.sampling import SamplingParams
 from tripod.text.byte_level import write_byte_tokenizer
 
@@ -149,6 +152,21 @@ def test_experts_that_are_cached_by_use_give_the_same_bits_and_count_what_they_m
             "28 experts do not fit 18 places, and most of what is asked for was asked before"
         )
         asked.clear()
+
+
+@needs_kernels
+def test_an_expert_that_is_held_is_no_longer_read_where_it_came_from() -> None:
+    draw = torch.Generator().manual_seed(0)
+    up, gate, down = (torch.randn(shape, generator=draw) for shape in ((40, 24), (40, 24), (24, 40)))
+    expert = PackedExpert(pack_gate_up(gate, up, "f32"), pack_linear(down, "f32"))
+    layer = ExpertCache(1).layer([expert])
+    x, routing = torch.randn(3, 24, generator=draw), choose_experts(torch.zeros(3, 1), RouterConfig(num_experts=1, top_k=1))
+    before, after = torch.zeros_like(x), torch.zeros_like(x)
+    layer.add(x, routing, before)
+    expert.down.data.zero_()
+    layer.add(x, routing, after)
+    assert before.any()
+    assert torch.equal(after, before)
 
 
 def test_a_cache_that_a_layer_does_not_fit_or_that_cannot_be_is_refused() -> None:
