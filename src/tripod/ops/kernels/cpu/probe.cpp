@@ -29,9 +29,9 @@ void multiply_in_registers(int64_t rounds, uint8_t* out) {
 
 // Reads the whole buffer once, each thread its part from front to back; returns the sum of its 32-bit words.
 TRIPOD_API int32_t tripod_probe_read(const uint8_t* buffer, int64_t num_bytes) {
-    int32_t total = 0;
+    uint32_t total = 0;
     const int64_t lines = num_bytes / 64;
-    int32_t* const parts = static_cast<int32_t*>(scratch(Scratch::kInput, num_threads() * 64));
+    uint32_t* const parts = static_cast<uint32_t*>(scratch(Scratch::kInput, num_threads() * 64));
     std::memset(parts, 0, static_cast<size_t>(num_threads()) * 64);
     parallel_for(lines, [&](int64_t begin, int64_t end, int thread) {
         I16 sums[4] = {izeros(), izeros(), izeros(), izeros()};
@@ -39,12 +39,10 @@ TRIPOD_API int32_t tripod_probe_read(const uint8_t* buffer, int64_t num_bytes) {
         for (; line + 4 <= end; line += 4)
             TRIPOD_UNROLL for (int i = 0; i < 4; ++i) sums[i] = iadd(sums[i], iload(buffer + (line + i) * 64));
         for (; line < end; ++line) sums[0] = iadd(sums[0], iload(buffer + line * 64));
-        int32_t lanes[kLanes];
-        istore(lanes, iadd(iadd(sums[0], sums[1]), iadd(sums[2], sums[3])));
-        for (int32_t lane : lanes) parts[thread * 16] += lane;
+        parts[thread * 16] += sum(iadd(iadd(sums[0], sums[1]), iadd(sums[2], sums[3])));
     });
     for (int thread = 0; thread < num_threads(); ++thread) total += parts[thread * 16];
-    return total;
+    return static_cast<int32_t>(total);
 }
 
 // Multiplies in registers on every thread; returns how many multiplications and additions that was, all threads together.
