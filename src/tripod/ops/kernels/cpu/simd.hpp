@@ -176,7 +176,7 @@ TRIPOD_INLINE I16 iload(const void* from) {
     return x;
 }
 TRIPOD_INLINE void istore(void* to, I16 x) { std::memcpy(to, &x, sizeof x); }
-TRIPOD_INLINE I16 iadd(I16 a, I16 b) { return each<I16>([&](int i) { return a.part[i] + b.part[i]; }); }
+TRIPOD_INLINE I16 iadd(I16 a, I16 b) { return each<I16>([&](int i) { return (I4)((U4)a.part[i] + (U4)b.part[i]); }); }
 TRIPOD_INLINE I16 iand(I16 a, I16 b) { return each<I16>([&](int i) { return a.part[i] & b.part[i]; }); }
 template <int kBits> TRIPOD_INLINE I16 shift_left(I16 x) { return each<I16>([&](int i) { return (I4)((U4)x.part[i] << kBits); }); }
 template <int kBits> TRIPOD_INLINE I16 shift_right(I16 x) { return each<I16>([&](int i) { return (I4)((U4)x.part[i] >> kBits); }); }
