@@ -12,7 +12,6 @@ with a fifth of the tokens forced (115 of 576), the planted expert is found firs
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from tests.analysis.routing.routers import routed
 
+from benchmarks.campaigns.promises import keep_and_tell
 from benchmarks.setting import setting
 from tripod.analysis.routing.specialization import compare_classes
 from tripod.analysis.shares import wilson
@@ -63,10 +63,5 @@ def main(arguments: list[str]) -> int:
         "permutations": options.permutations,
         "size": size,
         "power by the share of tokens that is forced": power,
-        "promises": promises,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "routing.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    for promise, is_kept in promises.items():
-        print(f"{'kept  ' if is_kept else 'BROKEN'} {promise}")
-    return 0 if all(promises.values()) else 1
+    return keep_and_tell(options.out / "routing.json", results, promises)

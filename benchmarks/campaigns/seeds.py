@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import tripod
+from benchmarks.campaigns.promises import keep_and_tell
 from benchmarks.setting import setting
 from benchmarks.shared_data import DATA
 from tripod.analysis.checkpoints import find_checkpoints
@@ -173,10 +174,5 @@ def main(arguments: list[str]) -> int:
         "agreement_with_itself_at_the_beginning": own,
         "margins_over_seeds": margins,
         "swapped_share": [{"report": said, "count": counted} for said, counted in shares],
-        "promises": promises,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "seeds.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    for promise, is_kept in promises.items():
-        print(f"{'kept  ' if is_kept else 'BROKEN'} {promise}")
-    return 0 if all(promises.values()) else 1
+    return keep_and_tell(options.out / "seeds.json", results, promises)

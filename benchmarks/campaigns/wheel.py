@@ -10,7 +10,6 @@ what that costs, and on torch it continues a prompt with the same tokens.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.campaigns.promises import keep_and_tell
 from benchmarks.setting import setting
 from tripod.models.initialize import random_language_model
 from tripod.models.llama import LlamaConfig
@@ -115,10 +115,5 @@ def main(arguments: list[str]) -> int:
         "setting": setting("benchmarks.campaigns", ("torch",)),
         "wall_s": time.monotonic() - began_s,
         "wheels": shown,
-        "promises": promises,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "wheel.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
-    for promise, is_kept in promises.items():
-        print(f"{'kept  ' if is_kept else 'BROKEN'} {promise}")
-    return 0 if all(promises.values()) else 1
+    return keep_and_tell(options.out / "wheel.json", raw, promises)

@@ -122,7 +122,7 @@ class Runner:
         hidden = self._route.hidden(self._model, batch, attend, kept if len(kept) < len(batch.token_ids) else None)  # [K, D]
         rows = {request: slice(stop - num, stop) for request, num, stop in zip(schedule, num_kept, accumulate(num_kept), strict=True)}
         for request, own in rows.items():
-            if _is_scored(request):
+            if request.is_scored:
                 result.prompt_scores[request] = self._score_prompt(request, request.num_computed_tokens + schedule[request], hidden[own])
         sampled = [request for request, num_tokens in schedule.items() if _is_sampled(request, num_tokens)]
         # Nothing is looked at before all is launched: looking waits for the device, which then waits for us.
@@ -191,14 +191,10 @@ class Runner:
         self._kv_cache.copy_blocks(copies)
 
 
-def _is_scored(request: Request) -> bool:
-    return request.num_scored_tokens < len(request.prompt_ids)
-
-
 def _num_looked_at(request: Request, num_tokens: int) -> int:
     """Of its last rows: those that predict tokens of the prompt to be scored, and the very last, which shows if what it saw is sound."""
     num_before = max(0, request.num_scored_tokens - 1 - request.num_computed_tokens)
-    return max(1, num_tokens - num_before) if _is_scored(request) else 1
+    return max(1, num_tokens - num_before) if request.is_scored else 1
 
 
 def _is_sound(hidden: Tensor) -> Tensor:

@@ -345,7 +345,7 @@ class Policy:
             if request.draft_ids:
                 num_tokens -= self._drop_drafts(request, num_tokens, token_ids)
             request.num_computed_tokens += num_tokens
-            if request.num_scored_tokens < len(request.prompt_ids):
+            if request.is_scored:
                 request.num_scored_tokens = max(request.num_scored_tokens, min(request.num_computed_tokens + 1, len(request.prompt_ids)))
             reason = self._append(request, token_ids)
             if request.prefix is not None and request.num_computed_tokens >= (request.prefix.depth + 1) * size:

@@ -64,6 +64,11 @@ class Request:
         return self.matcher is not None and self.matcher.is_over
 
     @property
+    def is_scored(self) -> bool:
+        """Tokens of its prompt are still to be scored."""
+        return self.num_scored_tokens < len(self.prompt_ids)
+
+    @property
     def num_tokens(self) -> int:
         """Tokens known so far: the prompt and what was generated."""
         return len(self.prompt_ids) + len(self.output_ids)
@@ -79,7 +84,7 @@ class Request:
 
         The last one is computed, because its logits are wanted; so is each that is followed by one whose score is wanted.
         """
-        num_unscored = self.num_scored_tokens if self.num_scored_tokens < len(self.prompt_ids) else self.num_tokens
+        num_unscored = self.num_scored_tokens if self.is_scored else self.num_tokens
         return max(0, min(self.num_tokens, num_unscored) - 1)
 
     def token_ids(self, start: int, end: int) -> list[int]:
