@@ -1,7 +1,7 @@
 """A sparse layer beside transformers' Mixtral block and a dense layer of as many active parameters: forward, and forward with backward.
 
     python -m benchmarks.moe [--experts 16,64] [--top-k 2,8] [--tokens 1,32,512,4096] [--hidden 768] [--active 1536] [--rounds 7]
-    python -m benchmarks.moe --device cuda --hidden 2048 --active 8192          # bfloat16, torch's grouped products
+    python -m benchmarks.moe --device cuda --hidden 2048 --active 8192          # bfloat16, Triton's kernels
 
 All layers of a contest have the same weights, the very same tensors; they take turns, over several inputs, so that experts come out of
 memory. Transformers' block runs in each of its implementations (`grouped_mm`, which is its default, `eager`, and `batched_mm` for few

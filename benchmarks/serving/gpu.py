@@ -1,11 +1,14 @@
 """The CUDA route on a GPU: its speed beside transformers and the limit of the GPU's memory.
 
-    python -m benchmarks.serving.gpu [--batch 1 64] [--prompt 128] [--tokens 128] [--rounds 3] [--profile FILE]
+    python -m benchmarks.serving.gpu [--shape pythia-1.4b|mixtral-0.5b] [--batch 1 64] [--prompt 128] [--tokens 128] [--rounds 3]
+                                     [--profile FILE]
 
-The shape is Pythia-1.4b (24 layers of 2,048, 50,304 rows of vocabulary) in bfloat16 with random weights; nothing is downloaded. Ours and
-transformers' `generate` (its defaults: a cache that grows, nothing compiled) take turns, greedy, on the same weights and token ids. Before
-anything is timed, transformers' model reads both answers from their first token, and no token of ours may be further from its most likely
-one than stated. Whether the route is exact on every path, `benchmarks.serving.gpu_exactness` tells.
+Pythia-1.4b has 24 layers of 2,048 and 50,304 rows of vocabulary; the Mixtral 12 layers of 768 with 16 experts of 1,024, two for a token.
+Both are in bfloat16 with random weights; nothing is downloaded. Ours and transformers' `generate` (its defaults: a cache that grows,
+nothing compiled) take turns, greedy, on the same weights and token ids. Before anything is timed, transformers' model reads both answers
+from their first token, and no token of ours may be further from its most likely one than stated. The limit of the memory is the reading of
+all weights once a step, of experts those that are likely to be chosen, and of each stream's keys and values. Whether the route is exact on
+every path, `benchmarks.serving.gpu_exactness` tells.
 """
 
 from __future__ import annotations
@@ -23,10 +26,13 @@ from typing import Any
 import torch
 
 from benchmarks.serving.gpu_exactness import neox
+from benchmarks.serving.shapes import SHAPES
 from benchmarks.setting import keep, setting
 from tripod.engine.engine import Engine, EngineConfig
 from tripod.engine.step_record import StepRecord
-from tripod.models.gpt_neox import NAMES, GPTNeoX, GPTNeoXConfig
+from tripod.models.architectures import Decoder, DecoderConfig, build
+from tripod.models.save import save_checkpoint
+from tripod.models.sparse_llama import SparseLlamaConfig
 from tripod.sampling import SamplingParams
 from tripod.text.byte_level import write_byte_tokenizer
 from tripod.text.load_tokenizer import load_tokenizer
@@ -34,6 +40,10 @@ from tripod.text.tokenizer import Tokenizer
 
 GAP = 0.2  # of logits in bfloat16, in standard deviations: a chosen token's from the largest
 Ids = list[int]
+SHAPES_ON_GPU: dict[str, DecoderConfig] = {
+    "pythia-1.4b": neox(2048, 24, 16),
+    "mixtral-0.5b": SparseLlamaConfig.from_hf({**SHAPES["mixtral-0.5b"].config, "model_type": "mixtral"}),
+}
 
 
 def prompts_of(number: int, length: int) -> list[Ids]:
@@ -62,42 +72,40 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def limit_tokens_per_s(num_bytes: float, config: GPTNeoXConfig, batch: int, context: float) -> float:
+def limit_tokens_per_s(num_bytes: float, model: Decoder, batch: int, context: float) -> float:
     """All weights are read once a step, the keys and values of each stream once a token; bfloat16."""
-    block = 12 * config.hidden_size**2 * config.num_layers
-    weights = 2 * (block + config.vocab_size * config.hidden_size)
-    cached = 2 * 2 * config.num_layers * config.hidden_size * context
+    config = model.config
+    share = 1.0  # of the experts that a step reads
+    if isinstance(config, SparseLlamaConfig):
+        share -= (1.0 - config.router.top_k / config.router.num_experts) ** batch
+    read = {name: share if ".experts." in name else 1.0 for name, _ in model.named_parameters() if not name.startswith("embedding")}
+    weights = 2 * sum(read.get(name, 0.0) * parameter.numel() for name, parameter in model.named_parameters())
+    cached = 2 * 2 * config.num_layers * config.num_kv_heads * config.head_dim * context
     return batch * num_bytes / (weights + batch * cached)
 
 
-def random_on_gpu(config: GPTNeoXConfig) -> GPTNeoX:
+def random_on_gpu(config: DecoderConfig) -> Decoder:
     """Drawn where it is used, in a moment; biases are zeros and norms ones."""
     with torch.device("meta"):
-        model = GPTNeoX(config).to(torch.bfloat16)
+        model = build(config).to(torch.bfloat16)
     model = model.to_empty(device="cuda").eval().requires_grad_(False)
     generator = torch.Generator("cuda").manual_seed(0)
     for name, parameter in model.named_parameters():
-        if parameter.ndim == 2:
+        if parameter.ndim >= 2:
             parameter.normal_(std=(0.4 / config.hidden_size) ** 0.5, generator=generator)
         else:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
     return model
 
 
-@torch.no_grad()
-def transformers_model(model: GPTNeoX) -> Any:
+def transformers_model(model: Decoder) -> Any:
     """The same weights as transformers' own."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = model.config.to_hf()
-    with torch.device("cuda"):
-        peer = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config), dtype=torch.bfloat16)
-    tensors = {NAMES.to_checkpoint(name): tensor for name, tensor in model.state_dict().items()}
-    peer.get_output_embeddings().weight.copy_(tensors.pop("embed_out.weight"))  # which has had several names
-    missing, unexpected = peer.load_state_dict(tensors, strict=False)
-    assert len(missing) == 1
-    assert not unexpected
-    return peer.eval()
+    with tempfile.TemporaryDirectory() as name:
+        save_checkpoint(model, Path(name))
+        peer: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.bfloat16)
+    return peer.to("cuda").eval()
 
 
 @torch.inference_mode()
@@ -127,14 +135,13 @@ def parts_of(steps: Sequence[StepRecord], batch: int) -> dict[str, float]:
 
 async def measure(options: argparse.Namespace, tokenizer: Tokenizer) -> dict[str, object]:
     """Seconds of whole answers, prompt included, round by round."""
-    config = neox(2048, 24, 16)
-    model = random_on_gpu(config)
+    model = random_on_gpu(SHAPES_ON_GPU[options.shape])
     peer = transformers_model(model)
     speed = bandwidth()
     results: dict[str, object] = {"bandwidth": speed}
     tokens = sum(options.batch) * (options.prompt + options.tokens) * 2
     engine_config = EngineConfig(kv_tokens=max(16384, tokens), max_batch_tokens=2048, prefix_cache=False)
-    async with Engine(model, tokenizer, engine_config, name="1.4b") as engine:
+    async with Engine(model, tokenizer, engine_config, name=options.shape) as engine:
         print(engine.mode, flush=True)
         for batch in options.batch:
             prompts = prompts_of(batch, options.prompt)
@@ -154,7 +161,7 @@ async def measure(options: argparse.Namespace, tokenizer: Tokenizer) -> dict[str
                 await answers(engine, prompts, options.tokens)
                 seconds["tripod"].append(time.perf_counter() - started)
                 seconds["transformers"].append(timed(lambda: generate(peer, prompts, options.tokens)))  # noqa: B023 - called at once
-            limit = limit_tokens_per_s(speed, config, batch, options.prompt + options.tokens / 2)
+            limit = limit_tokens_per_s(speed, model, batch, options.prompt + options.tokens / 2)
             rates = {name: batch * options.tokens / statistics.median(values) for name, values in seconds.items()}
             step = parts_of(engine.recent_steps()[-options.tokens :], batch)
             print(
@@ -188,6 +195,7 @@ async def profile(engine: Engine, prompts: Sequence[Ids], path: Path) -> None:
 def main() -> int:
     """Returns 0 if measured, 2 if there is no GPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving.gpu", description=__doc__)
+    parser.add_argument("--shape", choices=SHAPES_ON_GPU, default="pythia-1.4b")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--prompt", type=int, default=128, help="tokens of each prompt")
     parser.add_argument("--tokens", type=int, default=128, help="of each answer")
@@ -201,7 +209,7 @@ def main() -> int:
         write_byte_tokenizer(Path(name))
         results = asyncio.run(measure(options, load_tokenizer(Path(name))))
     about = setting("benchmarks.serving.gpu", ["torch", "triton", "transformers"])
-    print(keep("gpu", {**about, "device": torch.cuda.get_device_name(), "results": results}))
+    print(keep("gpu", {**about, "shape": options.shape, "device": torch.cuda.get_device_name(), "results": results}))
     return 0
 
 

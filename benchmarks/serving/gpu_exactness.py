@@ -3,8 +3,9 @@
     python -m benchmarks.serving.gpu_exactness
 
 Small models with random weights answer on the GPU: in chunks beside decodes, from the prefix cache, after preemptions, branched off, with
-grouped heads and sliding windows, over contexts of several parts. The CPU, in float32, then reads each answer from its first token, without
-a cache. Every token that the GPU chose must be the CPU's own choice or within a tolerance of it, and its log-probability the CPU's.
+grouped heads and sliding windows, through experts, over contexts of several parts. The CPU, in float32, then reads each answer from its
+first token, without a cache. Every token that the GPU chose must be the CPU's own choice or within a tolerance of it, and its
+log-probability the CPU's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 
 import torch
@@ -25,11 +26,14 @@ from tripod.engine.assemble import EngineParts, assemble
 from tripod.engine.engine_config import EngineConfig
 from tripod.engine.execution.route import mode_of
 from tripod.engine.policy.request import Request
-from tripod.models.gpt_neox import GPTNeoX, GPTNeoXConfig
+from tripod.models.architectures import Decoder, DecoderConfig
+from tripod.models.gpt_neox import GPTNeoXConfig
 from tripod.models.initialize import random_language_model
 from tripod.models.language_model import LanguageModel
-from tripod.models.llama import Llama, LlamaConfig
+from tripod.models.llama import LlamaConfig
+from tripod.models.sparse_llama import SparseLlamaConfig
 from tripod.ops.attention import causal_attention
+from tripod.ops.moe_routing import RouterConfig
 from tripod.ops.rope import RopeConfig
 from tripod.sampling import SamplingParams
 
@@ -56,12 +60,19 @@ def qwen3(windows: tuple[int | None, ...] = ()) -> LlamaConfig:
     )  # fmt: skip
 
 
+def mixtral() -> SparseLlamaConfig:
+    """Two experts of eight for a token, in every layer."""
+    dense = replace(qwen3(), model_type="mistral", qk_norm=False)
+    router = RouterConfig(num_experts=8, top_k=2, is_normalized=True)
+    return SparseLlamaConfig(model_type="mixtral", dense=dense, router=router, expert_size=384)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """Prompts of these lengths, asked of one engine all at once."""
 
     name: str
-    model: GPTNeoXConfig | LlamaConfig
+    model: DecoderConfig
     lengths: Sequence[int]
     dtype: torch.dtype = torch.float32
     num_tokens: int = 24  # of each answer
@@ -89,17 +100,18 @@ CASES = (
     Case(name="grouped heads, norms, a window", model=qwen3((None, 100, None, 300)), lengths=MANY, is_repeated=True, has_branches=True),
     Case(name="contexts of many parts", model=qwen3(), lengths=(1500, 1990, 700), engine=EngineConfig(kv_tokens=8192)),
     Case(name="contexts of many parts, one alone", model=neox(256, 4, 4), lengths=(1900,), engine=EngineConfig(kv_tokens=8192)),
+    Case(name="experts", model=mixtral(), lengths=MANY, is_repeated=True, has_branches=True),
     Case(name="bfloat16, NeoX", model=neox(256, 4, 4), lengths=MANY, dtype=torch.bfloat16, is_repeated=True),
     Case(name="bfloat16, grouped heads", model=qwen3((None, 100, None, None)), lengths=MANY, dtype=torch.bfloat16, has_branches=True),
 )
 
 
-def random_model(config: GPTNeoXConfig | LlamaConfig, dtype: torch.dtype) -> GPTNeoX | Llama:
+def random_model(config: DecoderConfig, dtype: torch.dtype) -> Decoder:
     """On the CPU in float32, all values representable in `dtype`; its choices depend on what it reads, and no bias is zero."""
     model = random_language_model(config, 0)
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
-        parameter.mul_(2.0 if parameter.ndim == 2 else 1.0).add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
+        parameter.mul_(2.0 if parameter.ndim >= 2 else 1.0).add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
     return model.to(dtype).float()
 
 

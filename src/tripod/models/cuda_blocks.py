@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from tripod.models.gpt_neox import GPTNeoX, GPTNeoXBlock, GPTNeoXMLP
-from tripod.models.language_model import LanguageModelConfig
+from tripod.models.language_model import LanguageModel, LanguageModelConfig
 from tripod.models.llama import Llama, LlamaBlock, LlamaMLP, RMSNorm
+from tripod.models.moe import SparseMLP
+from tripod.models.sparse_llama import SparseLlama
 from tripod.ops.attention import Attend
 from tripod.ops.kernels.cuda.page_attention import PageAttention
 from tripod.ops.kernels.cuda.paged_attention import Turn
@@ -53,6 +55,13 @@ class _Stream:
         """[S, N, D]."""
         pending, self._pending = self._pending, (None, None)
         return add_norm(self.x, norms, self.dtype, *pending)
+
+    def add(self, rows: Tensor) -> None:
+        """[N, D]."""
+        if self.is_row:
+            self.x.add_(rows)
+        else:
+            self._pending = (rows, None)
 
     def add_product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         if self.is_row:
@@ -123,45 +132,77 @@ class ParallelBlock:
         stream.add_product(mixed, self.out_weight, self.out_bias)
 
 
+class _Attention:
+    """x + Attention(norm x)."""
+
+    def __init__(self, norm: nn.LayerNorm | RMSNorm, inputs: tuple[nn.Linear, ...], output: nn.Linear, heads: _Heads) -> None:
+        self.norm, self.output, self.heads = _norms(norm), output, heads
+        self.weight, self.bias = _stacked(*inputs)
+
+    def add_to(self, stream: _Stream, attend: PageAttention) -> None:
+        seen = stream.empty(self.output.in_features)
+        if stream.is_row:
+            joined = stream.empty(len(self.weight))
+            norm_linear(stream.x, self.norm, self.weight, self.bias, joined, None)
+        else:
+            joined = linear(stream.normed(self.norm)[0], self.weight, self.bias)
+        self.heads.attend(joined, seen, attend)
+        stream.add_product(seen, self.output.weight, self.output.bias)
+
+
+class _MLP:
+    """x + MLP(norm x), where the MLP may be gated."""
+
+    def __init__(self, norm: nn.LayerNorm | RMSNorm, mlp: GPTNeoXMLP | LlamaMLP, activation: Activation) -> None:
+        self.norm, self.activation, self.down = _norms(norm), activation, mlp.down
+        self.is_gated = isinstance(mlp, LlamaMLP)
+        self.weight, self.bias = _stacked(mlp.gate, mlp.up) if isinstance(mlp, LlamaMLP) else _stacked(mlp.up)
+
+    def add_to(self, stream: _Stream) -> None:
+        active = stream.empty(self.down.in_features)
+        if stream.is_row:
+            norm_linear(stream.x, self.norm, self.weight, self.bias, None, active, self.activation, is_gated=self.is_gated)
+        else:
+            activate(linear(stream.normed(self.norm)[0], self.weight, self.bias), self.activation, active, is_gated=self.is_gated)
+        stream.add_product(active, self.down.weight, self.down.bias)
+
+
+class _SparseMLP:
+    """x + SparseMLP(norm x)."""
+
+    def __init__(self, norm: RMSNorm, sparse: SparseMLP) -> None:
+        self.norm, self.sparse = _norms(norm), sparse
+
+    def add_to(self, stream: _Stream) -> None:
+        stream.add(self.sparse(stream.normed(self.norm)[0]))
+
+
 class SerialBlock:
-    """x + Attention(norm x), then x + MLP(norm x), where the MLP may be gated."""
+    """x + Attention(norm x), then x + MLP(norm x), where the MLP may be gated, or sparse."""
 
     def __init__(self, block: GPTNeoXBlock | LlamaBlock, activation: Activation, heads: _Heads) -> None:
         attention, mlp = block.attention, block.mlp
-        assert isinstance(mlp, GPTNeoXMLP | LlamaMLP), "sparse layers are not computed here"
-        self.attention_norm, self.mlp_norm = _norms(block.attention_norm), _norms(block.mlp_norm)
-        self.activation, self.heads = activation, heads
-        self.is_gated = isinstance(block, LlamaBlock)
         if isinstance(block, LlamaBlock):
-            self.weight, self.bias = _stacked(block.attention.query, block.attention.key, block.attention.value)
-            assert isinstance(mlp, LlamaMLP)
-            self.up_weight, self.up_bias = _stacked(mlp.gate, mlp.up)
+            inputs: tuple[nn.Linear, ...] = (block.attention.query, block.attention.key, block.attention.value)
         else:
-            self.weight, self.bias = _stacked(block.attention.query_key_value)
-            self.up_weight, self.up_bias = _stacked(block.mlp.up)
-        self.output, self.down = attention.output, mlp.down
+            inputs = (block.attention.query_key_value,)
+        self.attention = _Attention(block.attention_norm, inputs, attention.output, heads)
+        if isinstance(mlp, SparseMLP):
+            assert isinstance(block, LlamaBlock)
+            self.mlp: _MLP | _SparseMLP = _SparseMLP(block.mlp_norm, mlp)
+        else:
+            assert isinstance(mlp, GPTNeoXMLP | LlamaMLP)
+            self.mlp = _MLP(block.mlp_norm, mlp, activation)
 
     def __call__(self, stream: _Stream, attend: PageAttention) -> None:
-        seen, active = stream.empty(self.output.in_features), stream.empty(self.down.in_features)
-        if stream.is_row:
-            joined = stream.empty(len(self.weight))
-            norm_linear(stream.x, self.attention_norm, self.weight, self.bias, joined, None)
-        else:
-            joined = linear(stream.normed(self.attention_norm)[0], self.weight, self.bias)
-        self.heads.attend(joined, seen, attend)
-        stream.add_product(seen, self.output.weight, self.output.bias)
-        if stream.is_row:
-            norm_linear(stream.x, self.mlp_norm, self.up_weight, self.up_bias, None, active, self.activation, is_gated=self.is_gated)
-        else:
-            up = linear(stream.normed(self.mlp_norm)[0], self.up_weight, self.up_bias)
-            activate(up, self.activation, active, is_gated=self.is_gated)
-        stream.add_product(active, self.down.weight, self.down.bias)
+        self.attention.add_to(stream, attend)
+        self.mlp.add_to(stream)
 
 
 class CudaModel:
     """A `LanguageModel` over pages: it attends by `PageAttention` only."""
 
-    def __init__(self, model: GPTNeoX | Llama) -> None:
+    def __init__(self, model: GPTNeoX | Llama | SparseLlama) -> None:
         """The model itself stays as it is; joined weights are copies."""
         self.config: LanguageModelConfig = model.config
         self.dtype, self.device = model.dtype, model.device
@@ -183,11 +224,20 @@ class CudaModel:
         return linear(hidden, self._head)
 
 
-def why_not(model: GPTNeoX | Llama) -> str | None:
+def why_not(model: LanguageModel) -> str | None:
     """Why a model cannot be run so; None where it can."""
-    if isinstance(model, Llama):
-        others = {type(block.mlp).__name__ for block in model.blocks if type(block.mlp) is not LlamaMLP}
-        return f"its blocks hold {', '.join(sorted(others))}, not LlamaMLP" if others else None
+    if isinstance(model, Llama | SparseLlama):
+        blocks = [cast(LlamaBlock, block) for block in model.blocks]
+        others = {type(block.mlp).__name__ for block in blocks if type(block.mlp) not in (LlamaMLP, SparseMLP)}
+        if others:
+            return f"its blocks hold {', '.join(sorted(others))}, not LlamaMLP or SparseMLP"
+        if any(block.attention.is_norm_joint or block.attention.clip is not None for block in blocks):
+            return "it norms all heads at once, or clips queries, keys and values"
+        if isinstance(model, SparseLlama) and model.config.router.chooser == "expert":
+            return "its experts choose among the tokens of a step"
+        return None
+    if not isinstance(model, GPTNeoX):
+        return f"a {type(model).__name__} has no kernels of its own"
     if model.config.hidden_act not in ACTIVATIONS:
         return f"the kernels have no activation {model.config.hidden_act!r}"
     if 3 * model.config.hidden_size % ROWS:
@@ -196,12 +246,13 @@ def why_not(model: GPTNeoX | Llama) -> str | None:
 
 
 @torch.inference_mode()
-def pack_cuda(model: GPTNeoX | Llama) -> CudaModel:
-    """The model over joined weights, on its device."""
+def pack_cuda(model: LanguageModel) -> CudaModel:
+    """The model over joined weights, on its device; one of which `why_not` says nothing."""
+    assert isinstance(model, GPTNeoX | Llama | SparseLlama)
     return CudaModel(model)
 
 
-def _block(model: GPTNeoX | Llama, block: nn.Module) -> ParallelBlock | SerialBlock:
+def _block(model: GPTNeoX | Llama | SparseLlama, block: nn.Module) -> ParallelBlock | SerialBlock:
     config = model.config
     cos, sin = model.rope.tables(model.device)
     if isinstance(block, LlamaBlock):
@@ -209,7 +260,7 @@ def _block(model: GPTNeoX | Llama, block: nn.Module) -> ParallelBlock | SerialBl
         query_norm, key_norm = (
             norm.weight.float() if isinstance(norm, RMSNorm) else None for norm in (attention.query_norm, attention.key_norm)
         )
-        turn = Turn(cos, sin, query_norm, key_norm, config.norm_eps)
+        turn = Turn(cos, sin, query_norm, key_norm, block.attention_norm.eps)
         layer, scale, window = attention.layer, attention.scale, attention.window
     else:
         block = cast(GPTNeoXBlock, block)

@@ -21,7 +21,8 @@ from torch.nn.functional import linear
 
 from tripod.ops.expert_mlp import Gating, expert_mlp
 from tripod.ops.kernels import expert_mlp as fast
-from tripod.ops.moe_routing import RouterConfig, Routing, choose_experts, jitter
+from tripod.ops.kernels.moe_routing import choose_experts
+from tripod.ops.moe_routing import RouterConfig, Routing, jitter
 
 WatchRouting: TypeAlias = Callable[[int, Routing], None]  # (layer, what its router decided), in each forward pass
 

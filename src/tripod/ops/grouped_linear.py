@@ -37,6 +37,21 @@ def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     return torch.cat([part @ matrix.T for part, matrix in zip(rows, weight, strict=True) if len(part)] or [x.new_empty(0, num_outputs)])
 
 
+def grouped_outer(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
+    """The sum over an expert's rows of the outer products of left and right: the gradient of its matrix. Where `has_grouped_product`.
+
+    Args:
+        left: [A, N].
+        right: [A, K].
+        ends: [E], int32: the row behind the last of each expert.
+
+    Returns:
+        [E, N, K].
+    """
+    assert _grouped_mm is not None, "the caller asks has_grouped_product first"
+    return _grouped_mm(left.t(), right, offs=ends)  # type: ignore[no-any-return]
+
+
 def has_grouped_product(x: Tensor, weight: Tensor) -> bool:
     """Whether torch has a grouped product for tensors such as these."""
     numbers = _ALIGNMENT // weight.element_size()

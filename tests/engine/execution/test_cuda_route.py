@@ -18,6 +18,8 @@ from tripod.models.gpt_neox import GPTNeoX, GPTNeoXConfig
 from tripod.models.initialize import random_language_model
 from tripod.models.language_model import LanguageModel
 from tripod.models.llama import Llama
+from tripod.models.sparse_llama import SparseLlama, SparseLlamaConfig
+from tripod.ops.moe_routing import RouterConfig
 from tripod.ops.rope import RopeConfig
 from tripod.sampling import GREEDY
 
@@ -68,9 +70,25 @@ def qwen3() -> Llama:
     return model
 
 
+def sparse() -> SparseLlama:
+    """Top-2 of four experts, a shared one behind a gate, and a dense layer between."""
+    model = make_model()
+    assert isinstance(model, Llama)
+    config = SparseLlamaConfig(
+        model_type="qwen2_moe", dense=replace(model.config, model_type="qwen2", qk_norm=False), expert_size=20, shared_size=28,
+        router=RouterConfig(num_experts=4, top_k=2), has_shared_gate=True, dense_layers=(1,),
+    )  # fmt: skip
+    found = random_language_model(config, 5)
+    for parameter in found.parameters():
+        parameter.mul_(3.0 if parameter.ndim > 1 else 1.0)
+    assert isinstance(found, SparseLlama)
+    return found
+
+
 PACKED: dict[str, Callable[[], tuple[LanguageModel, LanguageModel]]] = {  # the model, and what runs
     "attention only": lambda: (make_model(), make_model()),
     "grouped heads, QK-norm, a window": lambda: (model := qwen3(), pack_cuda(model)),
+    "sparse and dense layers": lambda: (model := sparse(), pack_cuda(model)),
     "NeoX, parallel": lambda: (model := neox(is_parallel=True), pack_cuda(model)),
     "NeoX, one after the other": lambda: (model := neox(is_parallel=False), pack_cuda(model)),
 }
@@ -115,4 +133,10 @@ def test_models_that_the_kernels_do_not_know_are_named() -> None:
     assert isinstance(llama, Llama)
     assert why_not(llama) is None
     llama.blocks[1].mlp = torch.nn.Identity()
-    assert why_not(llama) == "its blocks hold Identity, not LlamaMLP"
+    assert why_not(llama) == "its blocks hold Identity, not LlamaMLP or SparseMLP"
+    joint = replace(make_model().config, qk_norm=True, is_qk_norm_joint=True)
+    assert why_not(random_language_model(joint, 0)) == "it norms all heads at once, or clips queries, keys and values"
+    chosen = sparse()
+    assert why_not(chosen) is None
+    chosen.config = replace(chosen.config, model_type="sparse_llama", router=RouterConfig(num_experts=4, top_k=2, chooser="expert"))
+    assert why_not(chosen) == "its experts choose among the tokens of a step"

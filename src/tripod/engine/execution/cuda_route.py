@@ -17,9 +17,7 @@ from tripod.engine.execution.ragged_batch import RaggedBatch, Span
 from tripod.engine.execution.route import torch_hidden
 from tripod.engine.execution.sampler import torch_argmax, torch_greedy
 from tripod.models.cuda_blocks import pack_cuda, why_not
-from tripod.models.gpt_neox import GPTNeoX
 from tripod.models.language_model import LanguageModel, LanguageModelConfig
-from tripod.models.llama import Llama
 from tripod.ops.attention import Attend
 from tripod.ops.kernels.cuda.page_attention import PageAttention
 from tripod.ops.kernels.cuda.paged_attention import PART, Tiles
@@ -39,12 +37,12 @@ class CudaRoute:
         self.weight_format = str(model.dtype).removeprefix("torch.")
         self._device = model.device
         self._group = model.config.num_heads // model.config.num_kv_heads
-        self._why_not = why_not(model) if isinstance(model, GPTNeoX | Llama) else f"a {type(model).__name__} has no kernels of its own"
+        self._why_not = why_not(model)
         how = "on" if self._why_not is None else f"attention only: {self._why_not}; on"
         self.name = f"cuda (Triton, {how} {torch.cuda.get_device_name(model.device)})"
 
     def pack(self, model: LanguageModel, checkpoint: Path | None = None) -> LanguageModel:
-        if self._why_not is not None or not isinstance(model, GPTNeoX | Llama):
+        if self._why_not is not None:
             return model  # which may do what a graph cannot record
         return DecodeGraphs(pack_cuda(model))
 

@@ -1,4 +1,4 @@
-"""The fast twin of `tripod.ops.expert_mlp` in float32 on a processor, with a backward pass of its own.
+"""The fast twin of `tripod.ops.expert_mlp` in float32 on a processor, with a backward pass of its own; a GPU's is `cuda.experts`.
 
 Few rows an expert wait for its weights: they go through all experts together, by kernels that read weights where they lie, and none of an
 expert without rows. Many rows compute: they go expert by expert, by oneDNN, and what belongs to one stays in the cache; its outputs are
@@ -21,6 +21,7 @@ from torch.nn.functional import silu
 from tripod.ops.expert_mlp import Gating, gated
 from tripod.ops.kernels.cpu.grouped_linear import gradient_of_x, grouped_linear, write_gradient_of_weight
 from tripod.ops.kernels.cpu.library import is_available
+from tripod.ops.kernels.gpu import is_for_gpu
 from tripod.ops.moe_routing import Dispatch, Routing, dispatch
 from tripod.ops.onednn_linear import has_onednn_linear, onednn_linear
 
@@ -29,7 +30,7 @@ _FEW_ROWS = 96  # an expert, on average
 
 def is_faster(x: Tensor, routing: Routing, up: Tensor) -> bool:
     """Whether this twin takes these tensors, and is the faster of the two."""
-    return _way(x, routing, up) is not None
+    return is_for_gpu(x, up) or _way(x, routing, up) is not None
 
 
 def expert_mlp(x: Tensor, routing: Routing, up: Tensor, down: Tensor, gating: Gating, *, accumulates: bool = False) -> Tensor:
@@ -37,8 +38,12 @@ def expert_mlp(x: Tensor, routing: Routing, up: Tensor, down: Tensor, gating: Ga
 
     Args:
         accumulates: the gradients of the matrices are added to their `.grad`, only where an expert has rows, and are not returned: a
-            gradient taken by `torch.autograd.grad` does not see them.
+            gradient taken by `torch.autograd.grad` does not see them. On a GPU they are returned all the same.
     """
+    if is_for_gpu(x, up):
+        from tripod.ops.kernels.cuda import experts
+
+        return experts.expert_mlp(x, routing, up, down, gating)
     way = _way(x, routing, up)
     assert way is not None, "the caller asks is_faster first"
     return way.apply(x, routing.weights, up, down, dispatch(routing), gating, accumulates)  # type: ignore[no-any-return, no-untyped-call]
