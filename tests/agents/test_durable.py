@@ -8,6 +8,7 @@ from typing import Any
 
 from tripod.agents.agent import Agent
 from tripod.agents.hooks import Approve
+from tripod.agents.tool import tool
 from tripod.chat.journalled import Journalled
 from tripod.chat.scripted import ScriptedModel
 from tripod.flows.durable import durable, wait_for
@@ -71,3 +72,32 @@ def test_an_approval_outlives_the_process_and_nothing_is_asked_or_done_twice(tmp
     [(euros, key)] = second.payments
     assert euros == 7
     assert key
+
+
+def test_a_tool_that_ran_out_of_time_and_must_not_be_repeated_stops_the_execution() -> None:
+    happened: list[str] = []
+
+    @tool(timeout_s=0.05)
+    @effect
+    async def pay(euros: int) -> str:
+        """Pay."""
+        happened.append("pay")
+        await asyncio.sleep(60)
+        return "receipt"
+
+    model = ScriptedModel([ToolCall("1", "pay", '{"euros": 7}'), "Bought."])
+    agent = Agent(Journalled(model), [pay])
+
+    @durable
+    async def buy(item: str) -> str:
+        return (await agent(f"Buy a {item}")).value
+
+    async def go() -> None:
+        async with Journal(":memory:") as journal:
+            found = await journal.run(buy, "lamp", id="x")
+            assert (found.state, found.in_doubt) == ("in doubt", ("pay",))
+            assert [one.state for one in await journal.history("x")] == ["done", "intent"]  # the model was not told, to try again
+            assert (await journal.resume("x", buy, skip={"pay": "a receipt"})).result == "Bought."
+        assert happened == ["pay"]
+
+    asyncio.run(go())

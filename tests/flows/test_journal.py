@@ -19,7 +19,7 @@ from tripod.flows.effects import effect
 from tripod.flows.flow import Flow
 from tripod.flows.journal import Execution, Journal
 from tripod.flows.step import each, loop, step
-from tripod.flows.working import ChangedError, EffectError, LostLeaseError
+from tripod.flows.working import STOPPED, ChangedError, EffectError, LostLeaseError
 
 T = TypeVar("T")
 BACKENDS = ["asyncio", "trio"]
@@ -828,6 +828,71 @@ def test_one_whose_caller_is_cancelled_leaves_no_task_and_no_lease(backend: str,
         found = await journal.resume("x", job)
         found = await journal.resume("x", job, retry=found.in_doubt)
         assert found.result == 4
+
+    with_journal(":memory:", use, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("is_last", [False, True])
+def test_an_execution_does_not_go_on_past_an_effect_that_it_cut_short(backend: str, is_last: bool) -> None:
+    happened: list[str] = []
+
+    @effect
+    async def ship(item: str) -> str:
+        happened.append("ship")
+        await anyio.sleep(60)
+        return item
+
+    @effect
+    async def bill(item: str) -> str:
+        happened.append("bill")
+        return f"bill for {item}"
+
+    @durable
+    async def order(item: str) -> str:
+        found = "nothing"
+        with anyio.move_on_after(0.05):
+            found = await ship(item)
+        return found if is_last else await bill(found)
+
+    async def use(journal: Journal) -> None:
+        found = await journal.run(order, "lamp", id="x")
+        assert (found.state, found.in_doubt) == ("in doubt", ("ship",))
+        assert happened == ["ship"]
+        skipped = await journal.resume("x", order, skip={"ship": "a lamp"})
+        assert skipped.result == ("a lamp" if is_last else "bill for a lamp")
+        assert happened == (["ship"] if is_last else ["ship", "bill"])
+
+    with_journal(":memory:", use, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_effect_that_may_be_repeated_and_was_cut_short_is_cut_short_again_when_it_is_replayed(backend: str) -> None:
+    shop, looked = Shop(), []
+
+    @effect(repeatable=True)
+    async def look(item: str) -> str:
+        looked.append(item)
+        if len(looked) == 1:
+            await anyio.sleep(60)
+        return item
+
+    @durable
+    async def order(item: str) -> str:
+        found = "nothing"
+        with anyio.move_on_after(0.05):
+            found = await look(item)
+        return await shop.ship(found)
+
+    shop.breaks = {"ship"}
+
+    async def use(journal: Journal) -> None:
+        await dies(journal, order, "lamp")
+        shop.breaks.clear()
+        assert [(one.state, one.error) for one in await journal.history("x")][:1] == [("failed", STOPPED)]
+        found = await journal.resume("x", order, skip={"ship": "shipped"})
+        assert found.result == "shipped"
+        assert looked == ["lamp"]
 
     with_journal(":memory:", use, backend)
 

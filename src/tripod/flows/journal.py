@@ -217,6 +217,7 @@ class Journal:
             try:
                 with span(durable.name, execution=record.id):
                     value = await durable.inside(**decode_arguments(record.arguments, durable.hints, durable.name))
+                await working.settle()
                 working.expect_all_asked()
                 result = encode(value, durable.hints.get("return", Any), f"the result of {durable.name!r}")
                 ended.update(state="done", result=result, error=None)

@@ -17,7 +17,7 @@ from tripod.errors import JournalError
 from tripod.flows.database import Database, Execute
 from tripod.flows.effects import KEY, Effect, execution
 from tripod.flows.hints import hints_of
-from tripod.flows.records import StepRecord, StepState, holds_lease, write_step
+from tripod.flows.records import State, StepRecord, StepState, holds_lease, write_step
 from tripod.flows.values import decode, encode, encode_arguments, key_of
 from tripod.trace import span
 
@@ -34,6 +34,9 @@ class EffectError(JournalError):
         self.step, self.kind = step, told.partition(":")[0]
 
 
+STOPPED = "Stopped: the code ended the call before it returned"
+
+
 class ChangedError(JournalError):
     """The code that an execution is resumed with does not ask for the steps that the journal holds."""
 
@@ -43,7 +46,7 @@ class LostLeaseError(JournalError):
 
 
 class Parted(BaseException):
-    """Leaves an execution that waits for a person or a time. No error: it passes every `except Exception`."""
+    """Leaves an execution that waits for a person or a time, or is in doubt. No error: it passes every `except Exception`."""
 
 
 class Working:
@@ -62,7 +65,7 @@ class Working:
         self, database: Database, id: str, owner: str, lease_s: float, clock: Callable[[], float], steps: Mapping[str, StepRecord]
     ) -> None:
         self.id, self.owner = id, owner
-        self.state: StepState | None = None  # "waiting" or "sleeping", once it parts
+        self.state: State | None = None  # "waiting", "sleeping" or "in doubt", once it parts
         self.wake_at_s: float | None = None
         self.is_lost = False  # to another worker, or cancelled
         self._database, self._lease_s, self._clock = database, lease_s, clock
@@ -70,6 +73,7 @@ class Working:
         self._left = set(steps)  # recorded, and not asked for yet
         self._asked: Counter[str] = Counter()
         self._position = max((step.position for step in steps.values()), default=0)
+        self._cut_short: list[str] = []  # effects that were cancelled, with all of the execution or by its code
         self._num_flying = 0
         self._landed = anyio.Event()
 
@@ -94,6 +98,16 @@ class Working:
                 "with the code that began it, or fork it"
             )
 
+    async def settle(self) -> None:
+        """The code goes on. Effects that it cut short, at a time limit for one, are written down as stopped; one that must not be repeated
+        is in doubt, and the execution parts."""
+        paths, self._cut_short = self._cut_short, []
+        for path in paths:
+            if self._steps[path].is_safe:
+                await self._keep(replace(self._steps[path], state="failed", error=STOPPED, ended_s=self._clock()))
+        if any(self._steps[path].is_in_doubt for path in paths):
+            await self._part("in doubt", None)
+
     def unique(self, path: str) -> str:
         self._asked[path] += 1
         number = self._asked[path]
@@ -109,6 +123,8 @@ class Working:
         )
         if not is_new and record.state in ("done", "skipped", "failed"):
             with span(effect.name, path=path, is_replayed=True):
+                if record.error == STOPPED:
+                    await anyio.sleep_forever()  # until what cut it short does so again
                 return self._replayed(record, hints.get("return", Any))
         if not is_new:  # it was begun before, and may be begun again
             record = replace(record, num_attempts=record.num_attempts + 1, started_s=self._clock())
@@ -124,6 +140,9 @@ class Working:
             told = f"{type(error).__name__}: {error}"
             await self._keep(replace(record, state="failed", error=told, ended_s=self._clock()))
             raise EffectError(path, told) from error
+        except anyio.get_cancelled_exc_class():
+            self._cut_short.append(path)
+            raise
         finally:
             self._num_flying -= 1
             self._landed.set()
@@ -160,6 +179,7 @@ class Working:
         """What the journal holds of a step, or its intent, now in the journal."""
         if self.is_parted:
             await anyio.sleep_forever()  # until the parting reaches this task
+        await self.settle()
         known = self._steps.get(path)
         if known is not None:
             self._left.discard(path)
@@ -217,7 +237,7 @@ class Working:
             self.is_lost = True
             raise LostLeaseError(f"execution {self.id!r} was taken by another worker, or cancelled; nothing more is done here")
 
-    async def _part(self, state: StepState, wake_at_s: float | None) -> NoReturn:
+    async def _part(self, state: State, wake_at_s: float | None) -> NoReturn:
         """Leave once no effect is under way, since one that is cancelled would be in doubt."""
         while self._num_flying:
             await self._landed.wait()
