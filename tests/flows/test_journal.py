@@ -19,7 +19,7 @@ from tripod.flows.effects import effect
 from tripod.flows.flow import Flow
 from tripod.flows.journal import Execution, Journal
 from tripod.flows.step import each, loop, step
-from tripod.flows.working import STOPPED, ChangedError, EffectError, LostLeaseError
+from tripod.flows.working import STOPPED, ChangedError, EffectError, LostLeaseError, Working
 
 T = TypeVar("T")
 BACKENDS = ["asyncio", "trio"]
@@ -277,6 +277,64 @@ def test_a_wait_of_days_survives_a_restart(shared_location: str, backend: str) -
     assert shop.happened == ["price"]
     assert at(5.1, later).result == "lamp shipped"
     assert shop.happened == ["price", "ship"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_question_stands_for_as_long_as_it_says(shared_location: str, backend: str) -> None:
+    shop = Shop()
+    day_s = 86_400.0
+
+    @durable
+    async def campaign(item: str) -> str:
+        try:
+            agreed = await wait_for("approve", bool, timeout_s=3 * day_s)
+        except TimeoutError as late:
+            return f"{await shop.look_up(item)} seen, {late}"
+        return f"{item}: {agreed}"
+
+    async def later(journal: Journal) -> list[str]:
+        await journal.work([campaign])
+        return [found.state for found in [await journal.look(id, campaign) for id in ("answered", "late", "forgotten")]]
+
+    def at(days: float, use: Callable[[Journal], Coroutine[Any, Any, T]]) -> T:
+        return with_journal(shared_location, use, backend, clock=lambda: 1e6 + days * day_s)
+
+    for id in ("answered", "late", "forgotten"):
+        found = at(0, lambda journal: journal.run(campaign, "lamp", id=id))  # noqa: B023 - called at once
+        assert (found.waiting_for, found.wake_at_s) == (("approve",), 1e6 + 3 * day_s)
+    at(2, lambda journal: journal.answer("answered", "approve", True))
+    assert at(2.9, later) == ["done", "waiting", "waiting"]
+    at(4, lambda journal: journal.answer("late", "approve", False))  # nobody has noticed yet that it is late
+    assert at(4, later) == ["done", "done", "done"]
+    results = [at(5, lambda journal: journal.look(id, campaign)).result for id in ("answered", "late", "forgotten")]  # noqa: B023
+    assert results == ["lamp: True", "lamp: False", "3 seen, nobody answered 'approve' in time"]
+    with pytest.raises(ConfigError, match="does not wait for 'approve'; it waits for nobody"):
+        at(5, lambda journal: journal.answer("forgotten", "approve", True))
+
+
+def test_a_question_that_is_answered_while_its_worker_gives_up_keeps_its_answer() -> None:
+    now_s = 0.0
+
+    @durable
+    async def early() -> bool:
+        return await wait_for("go", bool, timeout_s=10.0)
+
+    async def use(journal: Journal) -> None:
+        nonlocal now_s
+        assert (await journal.run(early, id="x")).state == "waiting"
+        now_s = 11.0
+        original = Working._gave_up
+
+        async def answered_first(working: Working, record: Any) -> bool:
+            await journal.answer("x", "go", True)
+            return await original(working, record)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Working, "_gave_up", answered_first)
+            assert (await journal.resume("x", early)).state == "ready"
+        assert (await journal.resume("x", early)).result is True
+
+    with_journal(":memory:", use, clock=lambda: now_s)
 
 
 def test_an_answer_that_comes_before_its_execution_has_parted_is_not_lost(location: str) -> None:

@@ -101,19 +101,21 @@ def as_durable(function: Any) -> Durable[..., Any]:
     return function if isinstance(function, Durable) else _made(function, None)
 
 
-async def wait_for(name: str, returns: type[T], *, question: str = "") -> T:
+async def wait_for(name: str, returns: type[T], *, question: str = "", timeout_s: float | None = None) -> T:
     """A person's answer. The execution ends here until `journal.answer(id, name, ...)` was called and it is resumed, in whatever process.
 
     Args:
         name: of the step.
         returns: type of the answer.
         question: for the person.
+        timeout_s: how long the question stands; None: for ever.
 
     Raises:
         ConfigError: not inside of an execution.
+        TimeoutError: nobody answered in time.
     """
     at_work = _at_work("wait_for")
-    return cast(T, await at_work.wait(at_work.unique(within(name)), question, returns))
+    return cast(T, await at_work.wait(at_work.unique(within(name)), question, returns, timeout_s))
 
 
 async def sleep(seconds: float, *, name: str = "sleep") -> None:

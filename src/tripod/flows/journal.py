@@ -313,10 +313,11 @@ class Journal:
         return await self.transaction(lambda execute: delete_executions(execute, before_s, states))
 
     async def due(self) -> list[ExecutionRecord]:
-        """Executions that can go on: new or answered, slept long enough, or left by a worker that gives no sign of life."""
+        """Executions that can go on: new or answered, slept or waited long enough, or left by a worker that gives no sign of life."""
         now_s = self.clock()
         where = (
-            "state = 'ready' OR (state = 'sleeping' AND wake_at_s <= ?) OR (state = 'running' AND lease_until_s < ?) ORDER BY created_s, id"
+            "state = 'ready' OR (state IN ('sleeping', 'waiting') AND wake_at_s <= ?) OR (state = 'running' AND lease_until_s < ?) "
+            "ORDER BY created_s, id"
         )
         return await self.transaction(lambda execute: read_executions(execute, where, now_s, now_s))
 

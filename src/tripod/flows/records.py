@@ -26,7 +26,7 @@ class ExecutionRecord:
     error: str | None = None
     owner: str | None = None  # the worker that runs it
     lease_until_s: float | None = None  # when others may think that the worker is dead
-    wake_at_s: float | None = None  # when it goes on if it sleeps; while it runs: when a question of its was answered
+    wake_at_s: float | None = None  # when it goes on if it sleeps, or nobody answers; while it runs: when a question of its was answered
     forked_from: str | None = None
     created_s: float
     updated_s: float

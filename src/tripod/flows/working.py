@@ -17,7 +17,7 @@ from tripod.errors import JournalError
 from tripod.flows.database import Database, Execute
 from tripod.flows.effects import KEY, Effect, execution
 from tripod.flows.hints import hints_of
-from tripod.flows.records import State, StepRecord, StepState, holds_lease, write_step
+from tripod.flows.records import State, StepRecord, StepState, holds_lease, read_steps, write_step
 from tripod.flows.values import decode, encode, encode_arguments, key_of
 from tripod.trace import span
 
@@ -151,11 +151,17 @@ class Working:
         await self._keep(record)
         return self._replayed(record, hints.get("return", Any))
 
-    async def wait(self, path: str, question: str, returns: Any) -> Any:
+    async def wait(self, path: str, question: str, returns: Any, timeout_s: float | None) -> Any:
         """The answer of a person, once the journal holds it."""
-        record, is_new = await self._recorded(path, path, encode_arguments({"question": question}, {}, path), is_safe=True, state="waiting")
-        if is_new or record.state == "waiting":
-            await self._part("waiting", None)
+        asked = {"question": question} if timeout_s is None else {"question": question, "timeout_s": timeout_s}
+        record, _ = await self._recorded(path, path, encode_arguments(asked, {}, path), is_safe=True, state="waiting")
+        late_s = None if timeout_s is None else record.started_s + timeout_s
+        if record.state == "waiting":
+            if late_s is None or self._clock() < late_s or not await self._gave_up(record):
+                await self._part("waiting", late_s)
+            record = self._steps[path]
+        if record.state == "failed":
+            raise TimeoutError(record.error)
         return self._replayed(record, returns)
 
     async def sleep(self, path: str, seconds: float) -> None:
@@ -164,6 +170,18 @@ class Working:
         wake_at_s = record.started_s + seconds
         if self._clock() < wake_at_s:
             await self._part("sleeping", wake_at_s)
+
+    async def _gave_up(self, record: StepRecord) -> bool:
+        """Whether a question is answered no more: an answer that came since the journal was read counts, and makes it ready."""
+        late = replace(record, state="failed", error=f"nobody answered {record.path!r} in time", ended_s=self._clock())
+
+        def write(execute: Execute) -> None:
+            if any(step.path == record.path and step.state == "waiting" for step in read_steps(execute, self.id)):
+                write_step(execute, self.id, late)
+                self._steps[record.path] = late
+
+        await self._in_lease(write)
+        return self._steps[record.path] is late
 
     async def live(self, stop: Callable[[], None]) -> None:
         """Renew the lease until cancelled; `stop` is called when it is lost."""
