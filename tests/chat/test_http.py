@@ -176,6 +176,31 @@ async def _ready(_: Request) -> Response:
     return Response()
 
 
+@both_ways
+def test_a_server_that_knows_the_limit_by_its_newer_name_alone_is_told_it_by_that(way: Callable[..., Any]) -> None:
+    asked: list[dict[str, Any]] = []
+
+    async def answer(request: Request) -> Response:
+        asked.append(body := json.loads(await request.body()))
+        if "max_tokens" in body:
+            message = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+            return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "param": "max_tokens"}}, 400)
+        choice = {"index": 0, "finish_reason": "stop"}
+        if not body["stream"]:
+            return JSONResponse({"choices": [choice | {"message": {"role": "assistant", "content": "Yes."}}]})
+        chunk = {"choices": [choice | {"delta": {"content": "Yes."}}]}
+        return StreamingResponse(iter((f"data: {json.dumps(chunk)}\n\n", "data: [DONE]\n\n")), media_type="text/event-stream")
+
+    async def ask(url: str) -> None:
+        async with HttpChatModel(url, model="new") as model:
+            for _ in range(2):
+                assert (await way(model, SamplingParams(max_tokens=7))).text == "Yes."
+
+    with answering(answer) as url:
+        asyncio.run(ask(url))
+    assert [(body.get("max_tokens"), body.get("max_completion_tokens")) for body in asked] == [(7, None), (None, 7), (None, 7)]
+
+
 def ask(url: str, way: Callable[..., Any] = completed, **options: Any) -> Reply:
     async def asked() -> Reply:
         async with HttpChatModel(url, **{"model": "m", **options}) as model:

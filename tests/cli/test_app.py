@@ -15,17 +15,23 @@ HEAVY = ("torch", "numpy", "httpx", "starlette", "pydantic", "tripod.retrieval",
 
 
 def test_help_names_every_command_and_is_quick() -> None:
-    seconds: list[float] = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        outcome = python_m_tripod("--help")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    outcome = python_m_tripod("--help")
     assert outcome.code == 0
     for command in ("ask", "index", "search", "generate", "chat", "serve", "train", "data", "tokenizer", "doctor", "demo"):
         assert f" {command} " in outcome.out
+    # Beside the library that prints it, which no command can be without, since this machine may have a slow moment; 0.27 s where it has not.
     # Of one core's time, which is what a user waits for on a machine with a free core; the wall clock would measure the other tests too.
-    assert min(seconds) < 0.3
+    assert least_cpu_seconds("-m", "tripod", "--help") < 1.5 * least_cpu_seconds("-c", "import typer.main, typer.rich_utils")
+
+
+def least_cpu_seconds(*arguments: str) -> float:
+    seconds: list[float] = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(seconds)
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
 from tripod.chat.connection import Client, api_key_of
 from tripod.chat.wire.openai import ChatBody
@@ -15,6 +16,9 @@ from tripod.messages import File, FinishReason, Reply, Timings, Usage
 from tripod.prompts import Prompt
 from tripod.sampling import SamplingParams
 from tripod.trace import Delta, Event, Finished
+
+if TYPE_CHECKING:
+    import httpx
 
 _NOTHING = Delta()
 
@@ -47,6 +51,7 @@ class HttpChatModel(Client):
         key = api_key_of(api_key, api_key_env)
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         super().__init__(base_url, headers, model=model, read_timeout_s=read_timeout_s)
+        self._limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # as which an answer's limit is told
 
     async def complete(self, prompt: Prompt, sampling: SamplingParams) -> Reply:
         """The whole answer. What the server said beyond the standard is in `Reply.extra`.
@@ -58,7 +63,7 @@ class HttpChatModel(Client):
         """
         start_s = time.monotonic()
         name = await self._model_name()
-        async with self._request("POST", "/chat/completions", _request(prompt, sampling, name, stream=False)) as response:
+        async with self._asked(prompt, sampling, name, stream=False) as response:
             completion = self._parse(ChatCompletion, await response.aread())
         if not completion.choices:
             raise EngineError(f"{self.base_url} answered without a choice")
@@ -81,7 +86,7 @@ class HttpChatModel(Client):
         reason: FinishReason | None = None
         usage = Usage()
         model = await self._model_name()
-        async with self._request("POST", "/chat/completions", _request(prompt, sampling, model, stream=True)) as response:
+        async with self._asked(prompt, sampling, model, stream=True) as response:
             frames = events(response.aiter_bytes())
             async for data in frames:
                 if data == "[DONE]":
@@ -105,6 +110,23 @@ class HttpChatModel(Client):
         first_s = first_s or end_s
         timings = Timings(prefill_s=first_s - start_s, decode_s=end_s - first_s)
         yield Finished(finish_reason=reason, usage=usage, timings=timings, model=model)
+
+    @asynccontextmanager
+    async def _asked(self, prompt: Prompt, sampling: SamplingParams, model: str, *, stream: bool) -> AsyncIterator[httpx.Response]:
+        """The response. OpenAI's newer models refuse `max_tokens` and name its successor, which most other servers do not know."""
+        body = _request(prompt, sampling, model, stream=stream)
+        async with AsyncExitStack() as opened:
+            try:
+                response = await opened.enter_async_context(self._request("POST", "/chat/completions", self._limited(body)))
+            except RequestError as error:
+                if self._limit == "max_completion_tokens" or "max_tokens" not in body or "max_completion_tokens" not in str(error):
+                    raise
+                self._limit = "max_completion_tokens"
+                response = await opened.enter_async_context(self._request("POST", "/chat/completions", self._limited(body)))
+            yield response
+
+    def _limited(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {self._limit if name == "max_tokens" else name: value for name, value in body.items()}
 
     def _chunk(self, data: str) -> ChatChunk:
         chunk = self._parse(_ChunkOrError, data)

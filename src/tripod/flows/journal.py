@@ -215,18 +215,21 @@ class Journal:
             group.start_soon(working.live, group.cancel_scope.cancel)
             tokens = execution.set(working), scope.set("")
             try:
-                with span(durable.name, execution=record.id):
-                    value = await durable.inside(**decode_arguments(record.arguments, durable.hints, durable.name))
-                await working.settle()
-                working.expect_all_asked()
-                result = encode(value, durable.hints.get("return", Any), f"the result of {durable.name!r}")
-                ended.update(state="done", result=result, error=None)
+                with span(durable.name, execution=record.id) as told:
+                    try:
+                        value = await durable.inside(**decode_arguments(record.arguments, durable.hints, durable.name))
+                        await working.settle()
+                    except (Parted, BaseExceptionGroup):
+                        if not working.is_parted:
+                            raise
+                        told["state"] = working.state
+                        ended.update(state=working.state, wake_at_s=working.wake_at_s)
+                    else:
+                        working.expect_all_asked()
+                        result = encode(value, durable.hints.get("return", Any), f"the result of {durable.name!r}")
+                        ended.update(state="done", result=result, error=None)
             except Exception as error:
                 raised = error
-            except (Parted, BaseExceptionGroup):
-                if not working.is_parted:
-                    raise
-                ended.update(state=working.state, wake_at_s=working.wake_at_s)
             finally:
                 execution.reset(tokens[0])
                 scope.reset(tokens[1])
