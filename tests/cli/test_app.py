@@ -19,7 +19,7 @@ def test_help_names_every_command_and_is_quick() -> None:
     assert outcome.code == 0
     for command in ("ask", "index", "search", "generate", "chat", "serve", "train", "data", "tokenizer", "doctor", "demo"):
         assert f" {command} " in outcome.out
-    # Beside the library that prints it, which no command can be without, since this machine may have a slow moment; 0.27 s where it has not.
+    # Beside the library that prints it, since a machine may have a slow moment; 0.27 s where it has not.
     # Of one core's time, which is what a user waits for on a machine with a free core; the wall clock would measure the other tests too.
     assert least_cpu_seconds("-m", "tripod", "--help") < 1.5 * least_cpu_seconds("-c", "import typer.main, typer.rich_utils")
 

@@ -1,8 +1,8 @@
 """llama.cpp's own server: `pip install xllamacpp gguf safetensors` in an environment of its own.
 
-It reads models of its own format; the first call writes one beside the checkpoint, for GPT-NeoX, Qwen2 and Mixtral. float32, bfloat16, int8
-(`Q8_0`) and int4 (`Q4_0`: both have a scale for each 32 weights); routers, norms and biases stay float32. As many slots as the largest workload
-has requests.
+It reads models of its own format; the first call writes one beside the checkpoint, for GPT-NeoX, Qwen2 and Mixtral. float32, bfloat16,
+int8 (`Q8_0`) and int4 (`Q4_0`: both have a scale for each 32 weights); routers, norms and biases stay float32. As many slots as the largest
+workload has requests.
 """
 
 from __future__ import annotations
