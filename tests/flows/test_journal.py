@@ -13,13 +13,14 @@ import pytest
 
 import tripod
 from tripod.errors import ConfigError, JournalError
+from tripod.flows import working
 from tripod.flows.database import UnreachableError
 from tripod.flows.durable import Durable, durable, sleep, wait_for
 from tripod.flows.effects import effect
 from tripod.flows.flow import Flow
 from tripod.flows.journal import Execution, Journal
 from tripod.flows.step import each, loop, step
-from tripod.flows.working import STOPPED, ChangedError, EffectError, LostLeaseError, Working
+from tripod.flows.working import ChangedError, EffectError, LostLeaseError, Working
 
 T = TypeVar("T")
 BACKENDS = ["asyncio", "trio"]
@@ -925,6 +926,190 @@ def test_an_execution_does_not_go_on_past_an_effect_that_it_cut_short(backend: s
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_time_limit_that_raises_leaves_its_effect_in_doubt_too(backend: str) -> None:
+    @effect
+    async def ship(item: str) -> str:
+        await anyio.sleep(60)
+        return item
+
+    @durable
+    async def order(item: str) -> str:
+        with anyio.fail_after(0.05):
+            return await ship(item)
+
+    async def use(journal: Journal) -> None:
+        found = await journal.run(order, "lamp", id="x")
+        assert (found.state, found.in_doubt) == ("in doubt", ("ship",))
+        assert (await journal.record("x")).error == "TimeoutError: "
+        assert (await journal.resume("x", order, skip={"ship": "a lamp"})).result == "a lamp"
+
+    with_journal(":memory:", use, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_branch_begins_a_step_past_an_effect_in_doubt_and_no_limit_around_it_hides_the_doubt(backend: str) -> None:
+    happened: list[str] = []
+
+    @effect
+    async def pay() -> None:
+        await anyio.sleep(60)
+
+    @effect
+    async def write(n: int) -> None:
+        happened.append(f"begun {n}")
+        await anyio.sleep(0.2)
+        happened.append(f"done {n}")
+
+    @durable
+    async def job() -> str:
+        async def paying() -> None:
+            with anyio.move_on_after(0.05):
+                await pay()
+            await write(100)
+
+        async def writing() -> None:
+            for n in range(5):
+                await write(n)
+
+        with anyio.move_on_after(0.1):
+            async with anyio.create_task_group() as group:
+                group.start_soon(paying)
+                group.start_soon(writing)
+        await write(200)
+        return "done"
+
+    async def use(journal: Journal) -> None:
+        found = await journal.run(job, id="x")
+        assert found.state == "in doubt"
+        assert "pay" in found.in_doubt
+        assert happened == ["begun 0"]
+
+    with_journal(":memory:", use, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_effect_that_is_cancelled_from_outside_is_done_again_though_its_code_tidies_up(backend: str) -> None:
+    happened: list[str] = []
+    scope: anyio.CancelScope
+
+    @effect(repeatable=True)
+    async def look() -> int:
+        happened.append("look")
+        if len(happened) == 1:
+            scope.cancel()
+            await anyio.sleep(60)
+        return 7
+
+    @effect(repeatable=True)
+    async def unlock() -> None:
+        happened.append("unlock")
+
+    @durable
+    async def job() -> int:
+        try:
+            return await look()
+        finally:
+            await unlock()
+
+    async def use(journal: Journal) -> None:
+        nonlocal scope
+        with anyio.CancelScope() as scope:
+            await journal.run(job, id="x")
+        assert {one.path: one.state for one in await journal.history("x")}["look"] == "intent"
+        assert (await journal.resume("x", job)).result == 7
+
+    with_journal(":memory:", use, backend)
+
+
+def test_one_that_is_not_cut_short_again_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(working, "_PATIENCE_S", 0.1)
+    shop, has_limit = Shop(), True
+
+    @effect(repeatable=True)
+    async def look() -> int:
+        if has_limit:
+            await anyio.sleep(60)
+        return 7
+
+    @durable
+    async def job() -> int:
+        with anyio.move_on_after(0.05 if has_limit else None):
+            return await look()
+        await shop.ship("lamp")
+        return 0
+
+    async def use(journal: Journal) -> None:
+        nonlocal has_limit
+        shop.breaks = {"ship"}
+        await dies(journal, job)
+        has_limit = False
+        with pytest.raises(ChangedError, match=r"the code cut step 'look' short after 0.\d s when it ran, and does not now"):
+            await journal.resume("x", job, retry=["ship"])
+        with pytest.raises(ChangedError, match="ended without asking for ship"):
+            await journal.resume("x", job, retry=["look", "ship"])
+
+    with_journal(":memory:", use)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_branches_that_wait_part_together_and_go_on_at_the_first_of_their_times(backend: str) -> None:
+    now_s = 0.0
+    shop = Shop()
+
+    @durable
+    async def job() -> list[str]:
+        found: list[str] = []
+
+        async def ask(name: str, timeout_s: float | None) -> None:
+            await shop.look_up(name)
+            try:
+                found.append(f"{name} {await wait_for(name, str, timeout_s=timeout_s)}")
+            except TimeoutError:
+                found.append(f"{name} late")
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask, "a", None)
+            group.start_soon(ask, "b", 60.0)
+            group.start_soon(sleep, 300.0)
+        return sorted(found)
+
+    async def use(journal: Journal) -> None:
+        nonlocal now_s
+        found = await journal.run(job, id="x")
+        assert (found.state, sorted(found.waiting_for), found.wake_at_s) == ("waiting", ["a", "b"], 60.0)
+        now_s = 61.0
+        assert await journal.work([job]) == 1
+        found = await journal.look("x", job)
+        assert (found.state, found.waiting_for, found.wake_at_s) == ("waiting", ("a",), 300.0)
+        await journal.answer("x", "a", "yes")
+        now_s = 301.0
+        assert (await journal.resume("x", job)).result == ["a yes", "b late"]
+
+    with_journal(":memory:", use, backend, clock=lambda: now_s)
+
+
+def test_a_question_that_was_given_up_may_be_asked_again() -> None:
+    now_s = 0.0
+
+    @durable
+    async def job() -> bool:
+        return await wait_for("go", bool, timeout_s=10.0)
+
+    async def use(journal: Journal) -> None:
+        nonlocal now_s
+        await journal.run(job, id="x")
+        now_s = 11.0
+        with pytest.raises(TimeoutError, match="nobody answered 'go' in time"):
+            await journal.resume("x", job)
+        found = await journal.resume("x", job, retry=["go"])
+        assert (found.state, found.wake_at_s) == ("waiting", 21.0)
+        await journal.answer("x", "go", True)
+        assert (await journal.resume("x", job)).result is True
+
+    with_journal(":memory:", use, clock=lambda: now_s)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_effect_that_may_be_repeated_and_was_cut_short_is_cut_short_again_when_it_is_replayed(backend: str) -> None:
     shop, looked = Shop(), []
 
@@ -947,7 +1132,7 @@ def test_an_effect_that_may_be_repeated_and_was_cut_short_is_cut_short_again_whe
     async def use(journal: Journal) -> None:
         await dies(journal, order, "lamp")
         shop.breaks.clear()
-        assert [(one.state, one.error) for one in await journal.history("x")][:1] == [("failed", STOPPED)]
+        assert [one.state for one in await journal.history("x")] == ["stopped", "intent"]
         found = await journal.resume("x", order, skip={"ship": "shipped"})
         assert found.result == "shipped"
         assert looked == ["lamp"]

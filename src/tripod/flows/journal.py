@@ -75,7 +75,9 @@ class Execution:
                 )
             case "waiting":
                 name = self.waiting_for[0]
-                return f" for {', '.join(self.waiting_for)}: journal.answer({self.id!r}, {name!r}, ...) or tripod journal answer; resume"
+                limit = "" if self.wake_at_s is None else f", until {self.wake_at_s:.0f} s of the journal's clock"
+                names = ", ".join(self.waiting_for)
+                return f" for {names}{limit}: journal.answer({self.id!r}, {name!r}, ...) or tripod journal answer; resume"
             case "sleeping":
                 return f" until {self.wake_at_s:.0f} s of the journal's clock; resume it then"
             case "failed":
@@ -237,8 +239,13 @@ class Journal:
         if working.is_lost:
             raise LostLeaseError(f"execution {record.id!r} was taken by another worker, or cancelled; nothing more is done here")
         if raised is not None:
-            if not isinstance(raised, ChangedError | UnreachableError):
-                ended.update(state="failed", error=f"{type(raised).__name__}: {raised}")
+            told = f"{type(raised).__name__}: {raised}"
+            if isinstance(raised, ChangedError | UnreachableError):
+                raise raised
+            if working.in_doubt:
+                ended.update(state="in doubt", error=told)
+                return
+            ended.update(state="failed", error=told)
             raise raised
 
     async def answer(self, id: str, path: str, value: Any) -> None:
@@ -388,7 +395,7 @@ class Journal:
     def _decided(self, execute: Execute, id: str, retry: Collection[str], skip: Mapping[str, Any]) -> dict[str, StepRecord]:
         """The steps, after what was decided on those in doubt."""
         steps = {step.path: step for step in read_steps(execute, id)}
-        open_paths = [path for path, step in steps.items() if step.state in ("intent", "failed")]
+        open_paths = [path for path, step in steps.items() if step.state in ("intent", "failed", "stopped")]
         for path in [*retry, *skip]:
             if path not in open_paths:
                 raise ConfigError(

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from tripod.flows.database import Execute, Row
 
 State: TypeAlias = Literal["ready", "running", "waiting", "sleeping", "in doubt", "done", "failed", "cancelled"]
-StepState: TypeAlias = Literal["intent", "done", "failed", "skipped", "waiting", "sleeping"]
+StepState: TypeAlias = Literal["intent", "done", "failed", "stopped", "skipped", "waiting", "sleeping"]
 FINISHED: tuple[State, ...] = ("done", "failed", "cancelled")
 
 

@@ -25,6 +25,7 @@ from tripod.ops.kernels.cuda.page_attention import PageAttention
 from tripod.ops.kernels.cuda.paged_attention import Turn
 from tripod.ops.kernels.cuda.row_linear import ROWS, linear_add, norm_linear
 from tripod.ops.kernels.cuda.rows import Activation, Norms, activate, add_norm
+from tripod.ops.kernels.gpu import is_for_gpu
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu_erf",
@@ -233,8 +234,11 @@ def why_not(model: LanguageModel) -> str | None:
             return f"its blocks hold {', '.join(sorted(others))}, not LlamaMLP or SparseMLP"
         if any(block.attention.is_norm_joint or block.attention.clip is not None for block in blocks):
             return "it norms all heads at once, or clips queries, keys and values"
-        if isinstance(model, SparseLlama) and model.config.router.chooser == "expert":
+        sparse = [block.mlp for block in blocks if isinstance(block.mlp, SparseMLP)]
+        if any(mlp.router.config.chooser == "expert" for mlp in sparse):
             return "its experts choose among the tokens of a step"
+        if model.device.type == "cuda" and not all(is_for_gpu(mlp.experts.up) for mlp in sparse):
+            return f"there are no kernels for experts in {model.dtype} on this GPU"
         return None
     if not isinstance(model, GPTNeoX):
         return f"a {type(model).__name__} has no kernels of its own"

@@ -93,12 +93,14 @@ class OpenMoELayout(TensorLayout):
         gathered = dict(tensors)
         for name in tensors:
             if name.endswith(".experts.wo"):
-                gathered[name] = tensors[name].transpose(1, 2)
+                gathered[name] = tensors[name].transpose(1, 2).contiguous()
             elif name.endswith(".experts.wi_gate"):
                 up = name.removesuffix("gate") + "up"
                 if up not in tensors:
                     raise CheckpointError(f"the checkpoint lacks matrices of its experts: {up}")
-                gathered[name.removesuffix("_gate")] = torch.cat((gathered.pop(name), gathered.pop(up)), dim=-1).transpose(1, 2)
+                gathered[name.removesuffix("_gate")] = (
+                    torch.cat((gathered.pop(name), gathered.pop(up)), dim=-1).transpose(1, 2).contiguous()
+                )
         return gathered
 
     def scatter(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

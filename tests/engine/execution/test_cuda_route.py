@@ -18,6 +18,7 @@ from tripod.models.gpt_neox import GPTNeoX, GPTNeoXConfig
 from tripod.models.initialize import random_language_model
 from tripod.models.language_model import LanguageModel
 from tripod.models.llama import Llama
+from tripod.models.moe import SparseMLP
 from tripod.models.sparse_llama import SparseLlama, SparseLlamaConfig
 from tripod.ops.moe_routing import RouterConfig
 from tripod.ops.rope import RopeConfig
@@ -138,5 +139,7 @@ def test_models_that_the_kernels_do_not_know_are_named() -> None:
     assert why_not(random_language_model(joint, 0)) == "it norms all heads at once, or clips queries, keys and values"
     chosen = sparse()
     assert why_not(chosen) is None
-    chosen.config = replace(chosen.config, model_type="sparse_llama", router=RouterConfig(num_experts=4, top_k=2, chooser="expert"))
+    mlp = chosen.blocks[0].mlp
+    assert isinstance(mlp, SparseMLP)
+    mlp.router.config = RouterConfig(num_experts=4, top_k=2, chooser="expert")
     assert why_not(chosen) == "its experts choose among the tokens of a step"

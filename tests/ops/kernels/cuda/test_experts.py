@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from tests.ops.kernels.cuda.conftest import DEVICE
+from tripod.errors import ShapeError
 from tripod.ops import expert_mlp as reference
 from tripod.ops.expert_mlp import Gating
 from tripod.ops.moe_routing import Capacity, RouterConfig, Routing, choose_experts
 
 pytest.importorskip("triton", reason="the kernels for GPUs need the package triton (pip install triton)")
 
+from tripod.ops.kernels import moe_routing as dispatch
 from tripod.ops.kernels.cuda import experts
 
 E, D, F = 5, 20, 18
 
 
-def parts(num_tokens: int, gating: Gating) -> list[Tensor]:
+def parts(num_tokens: int, gating: Gating, hidden: int = D, size: int = F) -> list[Tensor]:
     generator = torch.Generator(DEVICE).manual_seed(7)
-    shapes = ((num_tokens, D), (num_tokens, E), (E, (2 if gating == "swiglu" else 3) * F, D), (E, D, F))
+    shapes = ((num_tokens, hidden), (num_tokens, E), (E, (2 if gating == "swiglu" else 3) * size, hidden), (E, hidden, size))
     return [torch.randn(shape, generator=generator, device=DEVICE, requires_grad=True) for shape in shapes]
 
 
@@ -42,6 +46,56 @@ def test_outputs_and_gradients_are_those_of_the_plain_layer(gating: Gating, num_
         found.append([out.detach(), *torch.autograd.grad(out.square().sum(), (x, logits, up, down))])
     for name, expected, got in zip(("out", "x", "logits", "up", "down"), *found, strict=True):
         assert torch.allclose(got, expected, atol=2e-4 * float(expected.abs().max()), rtol=1e-4), name
+
+
+@pytest.mark.parametrize("gating", ["swiglu", "double"])
+@pytest.mark.parametrize(("num_tokens", "many_rows"), [(4, 128), (60, 128), (60, 1)], ids=["few rows", "some rows", "many rows"])
+def test_sizes_that_fill_their_tiles_in_half_precision(
+    gating: Gating, num_tokens: int, many_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experts, "MANY_ROWS", many_rows)
+    x, logits, up, down = parts(num_tokens, gating, hidden=256, size=256)
+    up, down = ((matrix * 0.1).detach().requires_grad_() for matrix in (up, down))
+    found = []
+    for run, dtype in ((reference.expert_mlp, torch.float32), (experts.expert_mlp, torch.float16)):
+        out = run(x.to(dtype), routed(logits, 3), up.to(dtype), down.to(dtype), gating)
+        found.append([out.detach(), *torch.autograd.grad(out.float().square().sum() * 1e-3, (x, logits, up, down))])
+    for name, expected, got in zip(("out", "x", "logits", "up", "down"), *found, strict=True):
+        assert float((got.float() - expected).abs().max()) < 0.02 * float(expected.abs().max()), name
+
+
+def test_matrices_may_lie_in_any_order_and_what_needs_no_gradient_gets_none() -> None:
+    x, logits, up, down = parts(40, "swiglu")
+    turned = up.detach().transpose(1, 2).contiguous().transpose(1, 2)
+    out = experts.expert_mlp(x, routed(logits, 2), turned, down.detach(), "swiglu")
+    expected = reference.expert_mlp(x, routed(logits, 2), up, down, "swiglu")
+    assert torch.allclose(out, expected, atol=1e-3)
+    of_x, of_logits = torch.autograd.grad(out.sum(), (x, logits))
+    wanted = torch.autograd.grad(expected.sum(), (x, logits))
+    assert torch.allclose(of_x, wanted[0], atol=1e-3)
+    assert torch.allclose(of_logits, wanted[1], atol=1e-3)
+
+
+def test_tokens_choose_by_the_kernel_where_no_gradient_is_wanted_and_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[Routing] = []
+
+    def route(*given: Any) -> Routing:
+        chosen.append(experts_route(*given))
+        return chosen[-1]
+
+    experts_route = experts.route
+    monkeypatch.setattr(experts, "route", route)
+    monkeypatch.setattr(dispatch, "is_for_gpu", lambda *tensors: True)
+    _, logits, _, _ = parts(40, "swiglu")
+    config = RouterConfig(num_experts=E, top_k=2)
+    with torch.no_grad():
+        assert dispatch.choose_experts(logits, config) is chosen[0]
+        dispatch.choose_experts(logits, config, capacity=Capacity(factor=1.0, rule="per-token"))
+        dispatch.choose_experts(logits, RouterConfig(num_experts=E, top_k=2, chooser="expert"))
+    dispatch.choose_experts(logits, config)
+    assert len(chosen) == 1
+    with pytest.raises(ShapeError, match="selection_bias"):
+        experts_route(logits.detach(), config, torch.zeros(E + 1))
 
 
 def test_gradients_of_matrices_may_come_from_torchs_grouped_product(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,12 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tripod.ops.expert_mlp import Gating
 from tripod.ops.grouped_linear import grouped_outer, has_grouped_product
 from tripod.ops.moe_routing import RouterConfig, Routing
+from tripod.ops.shape import expect_shape
 
 MANY_ROWS = 128  # an expert, on average
 _SORTED = 1024  # assignments that are looked at together
@@ -56,13 +58,19 @@ def expert_mlp(x: Tensor, routing: Routing, up: Tensor, down: Tensor, gating: Ga
     Args:
         x: bfloat16, float16 or float32.
         routing: of its rows.
-        up: in the dtype of x, contiguous; so is down.
+        up: in the dtype of x; so is down.
         down: see there.
         gating: see there.
     """
     if not len(x):
         return x + 0.0 * (up.sum() + down.sum())  # so that all have a gradient, as elsewhere
-    if torch.is_grad_enabled():
+    up, down = up.contiguous(), down.contiguous()
+    with torch.cuda.device_of(x):
+        return _expert_mlp(x, routing, up, down, gating)
+
+
+def _expert_mlp(x: Tensor, routing: Routing, up: Tensor, down: Tensor, gating: Gating) -> Tensor:
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, routing.weights, up, down)):
         return _ExpertMLP.apply(x, routing.weights, up, down, routing.expert_ids, routing.is_kept, gating)  # type: ignore[no-any-return, no-untyped-call]
     x, weights = x.contiguous(), routing.weights.contiguous()
     order = _sort(routing.expert_ids, routing.is_kept, len(up), may_stay=True)
@@ -79,19 +87,26 @@ def route(logits: Tensor, config: RouterConfig, selection_bias: Tensor | None = 
         logits: [N, E], contiguous.
         config: of the router.
         selection_bias: [E].
+
+    Raises:
+        ShapeError: the logits are not [N, E], or the bias not [E].
     """
+    expect_shape("logits", logits, (None, config.num_experts))
+    if selection_bias is not None:
+        expect_shape("selection_bias", selection_bias, (config.num_experts,))
     num_tokens, num_experts = logits.shape
     gates = torch.empty(num_tokens, num_experts, device=logits.device)
     kept = logits if logits.dtype == torch.float32 else torch.empty_like(gates)
     expert_ids = torch.empty(num_tokens, config.top_k, dtype=torch.int64, device=logits.device)
     weights = torch.empty(num_tokens, config.top_k, device=logits.device)
     if num_tokens:
-        _route_kernel[(num_tokens,)](
-            logits, kept, gates, expert_ids, weights, logits if selection_bias is None else selection_bias, config.scale,
-            E=num_experts, BLOCK_E=triton.next_power_of_2(num_experts), TOP_K=config.top_k, BLOCK_C=triton.next_power_of_2(config.top_k),
-            IS_SIGMOID=config.gate == "sigmoid", IS_NORMALIZED=config.is_normalized, HAS_BIAS=selection_bias is not None,
-            KEEPS=kept is not logits, num_warps=1,
-        )  # fmt: skip
+        with torch.cuda.device_of(logits):
+            _route_kernel[(num_tokens,)](
+                logits, kept, gates, expert_ids, weights, logits if selection_bias is None else selection_bias, config.scale,
+                E=num_experts, BLOCK_E=triton.next_power_of_2(num_experts), TOP_K=config.top_k,
+                BLOCK_C=triton.next_power_of_2(config.top_k), IS_SIGMOID=config.gate == "sigmoid", IS_NORMALIZED=config.is_normalized,
+                HAS_BIAS=selection_bias is not None, KEEPS=kept is not logits, num_warps=1,
+            )  # fmt: skip
     return Routing(kept, gates, expert_ids, weights)
 
 
@@ -108,6 +123,7 @@ class _ExpertMLP(torch.autograd.Function):
         return _sum_choices(_product(hidden, down, order, weights.shape[1]), weights, is_kept)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weights, up, down, first, places, starts, is_kept = ctx.saved_tensors
         order, of_out = _Order(places, starts, is_whole=is_kept is None), gradients[0].contiguous()
@@ -115,8 +131,9 @@ class _ExpertMLP(torch.autograd.Function):
         of_hidden = _product(of_out, down, order, top_k, transposed=True, gathers=True)  # of outputs before their weights
         of_first, scaled, of_weights = _of_first(of_hidden, first, weights, order, ctx.gating)
         of_x = _sum_choices(_product(of_first, up, order, top_k, transposed=True), None, is_kept, top_k=top_k)
-        of_up = _of_matrices(of_first, x, up, order, top_k, gathered="right")
-        of_down = _of_matrices(of_out, scaled, down, order, top_k, gathered="left")
+        _, _, wants_up, wants_down, *_ = ctx.needs_input_grad
+        of_up = _of_matrices(of_first, x, up, order, top_k, gathered="right") if wants_up else None
+        of_down = _of_matrices(of_out, scaled, down, order, top_k, gathered="left") if wants_down else None
         return of_x, of_weights, of_up, of_down, None, None, None
 
 
@@ -463,7 +480,8 @@ def _of_first(of_hidden: Tensor, first: Tensor, weights: Tensor, order: _Order, 
 def _of_matrices(left: Tensor, right: Tensor, like: Tensor, order: _Order, top_k: int, *, gathered: Literal["left", "right"]) -> Tensor:
     """The sum over an expert's rows of left times right, for each: [E, M, N]; one side lies by token, the other in the order of experts."""
     num_experts, num_out, num_in = like.shape
-    if order.is_whole and len(order.places) >= MANY_ROWS * num_experts and has_grouped_product(left, like):
+    is_many = len(order.places) >= MANY_ROWS * num_experts
+    if order.is_whole and is_many and has_grouped_product(left, like) and _zeroes_idle_experts(left):
         tokens = order.places // top_k
         if gathered == "left":
             left = left.index_select(0, tokens)
@@ -492,6 +510,11 @@ def _tile(num_assignments: int, num_experts: int, num_out: int, dtype: torch.dty
     else:
         tile = {1: _Tile(64, 256, 64, 4, 4), 2: _Tile(128, 128, 64, 8, 4), 3: _Tile(128, 64, 64, 8, 4)}[matrices]
     return replace(tile, columns=min(tile.columns, max(16, triton.next_power_of_2(num_out))))
+
+
+def _zeroes_idle_experts(x: Tensor) -> bool:
+    """Torch's grouped product leaves the gradient of an expert without rows unwritten on GPUs after Hopper (pytorch issue 172439)."""
+    return x.device.type == "cpu" or torch.cuda.get_device_capability(x.device)[0] == 9
 
 
 def _as_bytes(is_kept: Tensor) -> Tensor:
