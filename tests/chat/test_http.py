@@ -186,7 +186,7 @@ def test_a_server_that_knows_the_limit_by_its_newer_name_alone_is_told_it_by_tha
             message = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
             return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "param": "max_tokens"}}, 400)
         choice = {"index": 0, "finish_reason": "stop"}
-        if not body["stream"]:
+        if not body.get("stream"):
             return JSONResponse({"choices": [choice | {"message": {"role": "assistant", "content": "Yes."}}]})
         chunk = {"choices": [choice | {"delta": {"content": "Yes."}}]}
         return StreamingResponse(iter((f"data: {json.dumps(chunk)}\n\n", "data: [DONE]\n\n")), media_type="text/event-stream")

@@ -332,11 +332,12 @@ def _sum_kernel(  # type: ignore[no-untyped-def]
     total = tl.zeros([BLOCK], tl.float32)
     for choice in tl.static_range(TOP_K):
         place = token * TOP_K + choice
-        term = tl.load(outputs + place * D + column, mask=mask, other=0.0).to(tl.float32)
+        own = mask
+        if HAS_KEPT:  # where not, nothing was written
+            own = mask & (tl.load(is_kept + place + 0 * column, mask=mask, other=0) != 0)
+        term = tl.load(outputs + place * D + column, mask=own, other=0.0).to(tl.float32)
         if HAS_WEIGHTS:
             term *= tl.load(weights + place).to(tl.float32)
-        if HAS_KEPT:  # where not, nothing was written
-            term = tl.where(tl.load(is_kept + place) != 0, term, 0.0)
         total += term
     tl.store(out + token * D + column, total.to(out.dtype.element_ty), mask=mask)
 
