@@ -239,13 +239,13 @@ class Journal:
         if working.is_lost:
             raise LostLeaseError(f"execution {record.id!r} was taken by another worker, or cancelled; nothing more is done here")
         if raised is not None:
-            told = f"{type(raised).__name__}: {raised}"
+            reason = f"{type(raised).__name__}: {raised}"
             if isinstance(raised, ChangedError | UnreachableError):
                 raise raised
             if working.in_doubt:
-                ended.update(state="in doubt", error=told)
+                ended.update(state="in doubt", error=reason)
                 return
-            ended.update(state="failed", error=told)
+            ended.update(state="failed", error=reason)
             raise raised
 
     async def answer(self, id: str, path: str, value: Any) -> None:

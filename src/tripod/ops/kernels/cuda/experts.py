@@ -65,7 +65,7 @@ def expert_mlp(x: Tensor, routing: Routing, up: Tensor, down: Tensor, gating: Ga
     if not len(x):
         return x + 0.0 * (up.sum() + down.sum())  # so that all have a gradient, as elsewhere
     up, down = up.contiguous(), down.contiguous()
-    with torch.cuda.device_of(x):
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         return _expert_mlp(x, routing, up, down, gating)
 
 
@@ -100,7 +100,7 @@ def route(logits: Tensor, config: RouterConfig, selection_bias: Tensor | None = 
     expert_ids = torch.empty(num_tokens, config.top_k, dtype=torch.int64, device=logits.device)
     weights = torch.empty(num_tokens, config.top_k, device=logits.device)
     if num_tokens:
-        with torch.cuda.device_of(logits):
+        with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
             _route_kernel[(num_tokens,)](
                 logits, kept, gates, expert_ids, weights, logits if selection_bias is None else selection_bias, config.scale,
                 E=num_experts, BLOCK_E=triton.next_power_of_2(num_experts), TOP_K=config.top_k,
@@ -123,7 +123,7 @@ class _ExpertMLP(torch.autograd.Function):
         return _sum_choices(_product(hidden, down, order, weights.shape[1]), weights, is_kept)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weights, up, down, first, places, starts, is_kept = ctx.saved_tensors
         order, of_out = _Order(places, starts, is_whole=is_kept is None), gradients[0].contiguous()
