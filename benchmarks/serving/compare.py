@@ -143,8 +143,9 @@ def _figures(contestant: Contestant, workload: str, requests: Requests, seed: in
         num_decoded = requests.num_outputs[0] - 1
         return {"rate": num_decoded / (answer.seconds - first_s), "ttft_ms": 1e3 * first_s, "seconds": answer.seconds}, answer
     answer = contestant.run(requests)
-    amount = requests.num_prompt_tokens if workload == "w3" else requests.num_output_tokens
-    return {"rate": amount / answer.seconds, "seconds": answer.seconds}, answer
+    amounts = {"num_prompt_tokens": requests.num_prompt_tokens, "num_output_tokens": requests.num_output_tokens}
+    amount = amounts["num_prompt_tokens" if workload == "w3" else "num_output_tokens"]
+    return {"rate": amount / answer.seconds, "seconds": answer.seconds, **amounts}, answer
 
 
 def _is_right(name: str, verdicts: dict[str, Verdict]) -> bool:
@@ -187,6 +188,10 @@ def _share(workload: str, name: str, rates: Sequence[float], entries: Sequence[d
         limits = Limits(**entry["limits"])
         if workload == "w1":
             shares.append(rate / limits.decode_tokens_per_s(shape, weight_format, 192))
+        elif workload == "w2":
+            figures = entry["figures"][name]
+            limit = limits.batch_tokens_per_s(shape, weight_format, figures["num_prompt_tokens"], figures["num_output_tokens"])
+            shares.append(rate / limit)
         elif workload == "w3":
             shares.append(rate / limits.prefill_tokens_per_s(shape, weight_format, 1024))
     return _spread(shares, ".0%") if shares else ""

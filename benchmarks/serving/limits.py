@@ -30,6 +30,11 @@ class Limits:
         operations = 2 * shape.block_weights * num_tokens + 2 * shape.head_weights + attention
         return num_tokens * self.gemm[weight_format] / operations
 
+    def batch_tokens_per_s(self, shape: Shape, weight_format: str, num_prompt_tokens: float, num_output_tokens: float) -> float:
+        """Generated tokens of many requests together, were there nothing but matrix products, each at the peak."""
+        operations = 2 * (num_prompt_tokens + num_output_tokens) * shape.block_weights + 2 * num_output_tokens * shape.head_weights
+        return num_output_tokens * self.gemm[weight_format] / operations
+
 
 def measure() -> Limits:
     """Takes about two seconds."""
