@@ -38,7 +38,9 @@ from tripod.text.byte_level import write_byte_tokenizer
 from tripod.text.load_tokenizer import load_tokenizer
 from tripod.text.tokenizer import Tokenizer
 
-GAP = 0.2  # of logits in bfloat16, in standard deviations: a chosen token's from the largest
+# Of logits in bfloat16, in standard deviations: a chosen token's from the largest. A router's logits tie now and then, and which of equal
+# experts is chosen is nobody's right: ours takes the first, torch any.
+GAPS = {"pythia-1.4b": 0.2, "mixtral-0.5b": 0.5}
 Ids = list[int]
 SHAPES_ON_GPU: dict[str, DecoderConfig] = {
     "pythia-1.4b": neox(2048, 24, 16),
@@ -153,7 +155,7 @@ async def measure(options: argparse.Namespace, tokenizer: Tokenizer) -> dict[str
                 "tripod": widest_gap(peer, prompts, outputs),
                 "transformers": widest_gap(peer, prompts, generate(peer, prompts, options.tokens)),
             }
-            if gaps["tripod"] > GAP:
+            if gaps["tripod"] > GAPS[options.shape]:
                 raise SystemExit(f"batch {batch}: a token is {gaps['tripod']:.3f} standard deviations from transformers' choice: not timed")
             seconds: dict[str, list[float]] = {"tripod": [], "transformers": []}
             for _ in range(options.rounds):
