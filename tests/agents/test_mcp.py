@@ -26,7 +26,7 @@ from tripod.agents.mcp_server import index_tools, mcp_server
 from tripod.agents.tool import tool
 from tripod.chat.scripted import ScriptedModel
 from tripod.documents import Document
-from tripod.errors import EngineError, ToolError
+from tripod.errors import ConfigError, EngineError, ToolError
 from tripod.messages import Content, File, ToolCall
 from tripod.retrieval.index import Index
 from tripod.serving.server import bind
@@ -211,3 +211,8 @@ def test_the_package_itself_can_call_our_server() -> None:
     result = anyio.run(ask)
     assert [block.text for block in result.content] == ["2"]
     assert not result.is_error
+
+
+def test_two_tools_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigError, match="two tools are called 'add', and a client could reach but one; rename one"):
+        mcp_server([add, paint, add])

@@ -114,6 +114,17 @@ def test_a_call_that_is_cut_keeps_the_arguments_that_came() -> None:
     assert parts(TOOL_FORMATS["hermes"], [cut]) == [("call", "get_weather", '{"city": "Be')]
 
 
+@pytest.mark.parametrize("name", set(TOOL_FORMATS) - {"llama"})  # whose calls begin as any JSON does
+def test_a_call_that_is_cut_before_its_name_stands_is_no_text(name: str) -> None:
+    form, written = TOOL_FORMATS[name], WRITTEN[name]
+    for end in range(written.index(form.trigger) + len(form.trigger), written.index("get_weather") + 3):
+        parser = AnswerParser(form)
+        assert parser.push("Let me look.\n" + written[:end]) + parser.flush(is_cut=True) == [Delta(text="Let me look.\n")]
+    ended = AnswerParser(form)
+    found = ended.push(form.trigger) + ended.flush()  # the model stopped there: that is what it said
+    assert "".join(delta.text for delta in found) == form.trigger
+
+
 def test_reasoning_stands_before_the_answer_and_calls_in_it_are_thoughts() -> None:
     answer = "<think>\nShould I <tool_call>?\n</think>\n\n" + HERMES
     assert parts(TOOL_FORMATS["hermes"], [answer], reasons=True) == [("reasoning", "", "Should I <tool_call>?"), *CALLS]

@@ -838,7 +838,7 @@ def test_what_cannot_come_back_as_it_was_is_refused_when_it_happens(location: st
     with_journal(location, use)
 
 
-def test_an_answer_of_another_type_is_told(location: str) -> None:
+def test_an_answer_of_another_type_is_told_and_may_be_given_again(location: str) -> None:
     @durable
     async def job() -> bool:
         return await wait_for("go", bool)
@@ -846,8 +846,16 @@ def test_an_answer_of_another_type_is_told(location: str) -> None:
     async def use(journal: Journal) -> None:
         await journal.run(job, id="x")
         await journal.answer("x", "go", "perhaps")
-        with pytest.raises(JournalError, match="the result of 'go' is in the journal as \"perhaps\", which is no bool"):
+        with pytest.raises(JournalError, match="the result of 'go' is in the journal as \"perhaps\", which is no bool: .*; answer again"):
             await journal.resume("x", job)
+        found = await journal.look("x", job)
+        assert (found.state, found.waiting_for) == ("waiting", ("go",))
+        await journal.answer("x", "go", True)
+        assert (await journal.resume("x", job)).result is True
+        with pytest.raises(ConfigError, match="execution 'x', which is done, does not wait for 'go'; it waits for nobody"):
+            await journal.answer("x", "go", False)
+        with pytest.raises(ConfigError, match="there is no execution 'y' in"):
+            await journal.answer("y", "go", True)
 
     with_journal(location, use)
 

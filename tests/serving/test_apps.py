@@ -183,6 +183,25 @@ def test_an_agent_answers_with_its_own_tools_and_its_typed_result() -> None:
     assert body["result"] == {"text": "42", "places": []}
 
 
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("tools", {"tools": [{"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}]}),
+        ("response_format", {"response_format": {"type": "json_object"}}),
+    ],
+)
+def test_what_only_a_model_can_do_is_refused_by_a_function(client: openai.OpenAI, name: str, given: dict[str, Any]) -> None:
+    with pytest.raises(
+        openai.BadRequestError, match=f"'found' is an application, which has its own tools and form of answer; leave {name} out"
+    ):
+        client.chat.completions.create(model="found", messages=[{"role": "user", "content": "a"}], **given)
+
+
+def test_what_cannot_answer_is_no_application() -> None:
+    with pytest.raises(ConfigError, match="the application 'three' is a int; give a function of the prompt, an agent or a ChatModel"):
+        build_app(None, apps={"three": 3})  # type: ignore[dict-item]
+
+
 def test_names_must_differ() -> None:
     with pytest.raises(ConfigError, match="two of what is served have one name"):
         build_app(None, embedder=_Encoder(), embedder_name="found", apps={"found": found})

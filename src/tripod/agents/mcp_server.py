@@ -10,7 +10,7 @@ from tripod import __version__
 from tripod.agents.calling import call_tool
 from tripod.agents.context import Context
 from tripod.agents.tool import FunctionTool, as_tool, tool
-from tripod.errors import MissingExtraError
+from tripod.errors import ConfigError, MissingExtraError
 from tripod.messages import File, ToolCall
 from tripod.rag.ask import ask as ask_index
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import mcp_types
     from mcp.server.lowlevel import Server
 
-    from tripod.protocols import ChatModel
+    from tripod.protocols import ChatModel, Tool
     from tripod.retrieval.index import Index
 
 _MAX_RESULT_CHARS = 200_000
@@ -30,13 +30,22 @@ def mcp_server(tools: Iterable[Any], *, name: str = "tripod", instructions: str 
     Args:
         tools: functions, tools and agents.
         deps: what the tools find in their `Context`.
+
+    Raises:
+        ConfigError: two tools have one name.
     """
     try:
         import mcp_types
         from mcp.server.lowlevel import Server
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "mcp", "mcp", "serving tools by MCP") from error
-    offered = {made.spec.name: made for made in map(as_tool, tools)}
+    offered: dict[str, Tool] = {}
+    for made in map(as_tool, tools):
+        if made.spec.name in offered:
+            raise ConfigError(
+                f"two tools are called {made.spec.name!r}, and a client could reach but one; rename one, by tool(name=...) say"
+            )
+        offered[made.spec.name] = made
     listed = [
         mcp_types.Tool(name=made.spec.name, description=made.spec.description, input_schema=dict(made.spec.parameters))
         for made in offered.values()

@@ -49,6 +49,7 @@ class AnswerParser:
         self._rest = ""  # what was pushed and not yet understood
         self._pieces: list[Delta] = []
         self._is_over = False  # nothing more will be pushed
+        self._is_cut = False  # though the model would have said more
         self._is_fresh = True  # of this part of the answer, only blanks have come
         self._follows = False  # this text stands behind reasoning or calls, so blanks at its beginning mean nothing
         self._head = ""  # what the name of the call stands behind
@@ -62,9 +63,9 @@ class AnswerParser:
         self._rest += text
         return self._read()
 
-    def flush(self) -> list[Delta]:
-        """What was held back, at the end of the answer."""
-        self._is_over = True
+    def flush(self, *, is_cut: bool = False) -> list[Delta]:
+        """What was held back, at the end of the answer. Of one that is cut, the beginning of a call without its name is no text."""
+        self._is_over, self._is_cut = True, is_cut
         return self._read()
 
     def _read(self) -> list[Delta]:
@@ -150,6 +151,9 @@ class AnswerParser:
                     self._go(self._arguments, place - 1)
                     return True
         if place is None and not self._is_over:
+            return False
+        if place is None and self._is_cut and not self._form.is_opening:
+            self._rest = ""
             return False
         self._step = self._text
         self._take_text(len(self._rest) if self._form.is_opening else self._num_blanks + 1)  # calls may begin one character later
@@ -258,7 +262,7 @@ async def parsed(events: AsyncIterator[Event], parser: AnswerParser) -> AsyncGen
     async with closing(events) as raw:
         async for event in raw:
             if isinstance(event, Finished):
-                for piece in parser.flush():
+                for piece in parser.flush(is_cut=event.finish_reason == "length"):
                     yield piece
                 yield event
                 return

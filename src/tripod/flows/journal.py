@@ -34,7 +34,7 @@ from tripod.flows.records import (
     write_step,
 )
 from tripod.flows.values import decode, decode_arguments, encode, encode_arguments, encode_untyped
-from tripod.flows.working import ChangedError, LostLeaseError, Parted, Working
+from tripod.flows.working import AnswerError, ChangedError, LostLeaseError, Parted, Working
 from tripod.trace import span
 
 T = TypeVar("T")
@@ -242,6 +242,9 @@ class Journal:
             reason = f"{type(raised).__name__}: {raised}"
             if isinstance(raised, ChangedError | UnreachableError):
                 raise raised
+            if isinstance(raised, AnswerError):
+                ended.update(state="waiting", wake_at_s=working.wake_at_s, error=reason)
+                raise raised
             if working.in_doubt:
                 ended.update(state="in doubt", error=reason)
                 return
@@ -259,8 +262,11 @@ class Journal:
             now_s = self.clock()
             state = lock_execution(execute, id, now_s)
             waiting = {step.path: step for step in read_steps(execute, id) if step.state == "waiting"}
+            if state is None:
+                raise ConfigError(f"there is no execution {id!r} in {self.location}")
             if path not in waiting:
-                raise ConfigError(f"execution {id!r} does not wait for {path!r}; it waits for {', '.join(waiting) or 'nobody'}")
+                names = ", ".join(waiting) or "nobody"
+                raise ConfigError(f"execution {id!r}, which is {state}, does not wait for {path!r}; it waits for {names}")
             write_step(execute, id, replace(waiting[path], state="done", result=encode_untyped(value), ended_s=now_s))
             if state == "waiting":
                 update_execution(execute, id, state="ready")

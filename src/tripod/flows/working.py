@@ -40,6 +40,10 @@ class EffectError(JournalError):
         self.step, self.kind = step, told.partition(":")[0]
 
 
+class AnswerError(JournalError):
+    """An answer is of another type than was asked for. The question stands again."""
+
+
 class ChangedError(JournalError):
     """The code that an execution is resumed with does not ask for the steps that the journal holds."""
 
@@ -177,7 +181,12 @@ class Working:
             await self._part("waiting", late_s)
         if record.state == "failed":
             raise TimeoutError(record.error)
-        return self._replayed(record, returns)
+        try:
+            return self._replayed(record, returns)
+        except JournalError as error:
+            await self._keep(replace(record, state="waiting", result=None, ended_s=None))
+            self.wake_at_s = late_s
+            raise AnswerError(f"{error}; answer again") from error
 
     async def sleep(self, path: str, seconds: float) -> None:
         """Return once the journal's clock has gone on so far since the first call."""

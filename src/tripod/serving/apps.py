@@ -13,7 +13,7 @@ from pydantic_core import to_jsonable_python
 from tripod.agents.agent import Agent
 from tripod.agents.run import Result as RunResult
 from tripod.chat.closing import closing
-from tripod.errors import EngineError, TripodError
+from tripod.errors import ConfigError, EngineError, RequestError, TripodError
 from tripod.messages import Reply, Usage
 from tripod.prompts import Prompt
 from tripod.protocols import ChatModel
@@ -39,13 +39,22 @@ class App:
     """
 
     def __init__(self, name: str, answer: Answering) -> None:
+        """
+        Raises:
+            ConfigError: it is neither of these.
+        """
+        if not callable(answer) and not hasattr(answer, "stream"):
+            raise ConfigError(
+                f"the application {name!r} is a {type(answer).__name__}; give a function of the prompt, an agent or a ChatModel"
+            )
         self.name = name
         self._answer = partial(_run, answer) if isinstance(answer, Agent) else answer
 
     async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncGenerator[Event, None]:
-        """The answer as events. `sampling` is for models; a function decides itself.
+        """The answer as events. `sampling` is for models; a function decides itself, and an agent has tools of its own.
 
         Raises:
+            RequestError: a function or an agent is given tools, or a grammar for its answer.
             EngineError: the application failed in a way of its own; what Tripod raises goes through as it is.
         """
         try:
@@ -63,6 +72,11 @@ class App:
                 async for event in events:
                     yield event
             return
+        if prompt.tools or sampling.grammar is not None:
+            param = "tools" if prompt.tools else "response_format"
+            raise RequestError(
+                f"{self.name!r} is an application, which has its own tools and form of answer; leave {param} out", param=param
+            )
         answer = self._answer(prompt)
         usage = Usage()
         if isinstance(answer, AsyncIterator):
