@@ -101,7 +101,7 @@ def test_an_agent_uses_the_tools_of_a_server_and_names_of_two_servers_stand_apar
 
     result, names = anyio.run(ask)
     assert result.messages[2].text == "7"
-    assert result.messages[4].text.startswith("Error: Error: the arguments are wrong")
+    assert result.messages[4].text.startswith("Error: the arguments are wrong")
     assert names == ["other_add"]  # model servers take no dot in a name
 
 

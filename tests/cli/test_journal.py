@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 import tripod as package
 from tests.cli.conftest import Command
+from tripod.flows.durable import durable, wait_for
 
 CODE = """
 from tripod.flows.durable import durable, wait_for
@@ -41,6 +43,21 @@ def shop(tmp_path: Path) -> tuple[str, Path]:
 
     package.run(begin())
     return str(where), code
+
+
+def test_a_question_that_stands_for_a_time_is_listed_with_it(tripod: Command, tmp_path: Path) -> None:
+    async def begin() -> None:
+        @durable
+        async def ask() -> bool:
+            return await wait_for("go", bool, timeout_s=60.0)
+
+        async with package.Journal(tmp_path / "x.db", clock=lambda: 1e9) as journal:
+            await journal.run(ask, id="x")
+
+    package.run(begin())
+    assert re.search(
+        r"waiting    x  ask\(\{\}\)  until 2001-09-09 \d\d:\d\d:40\n", tripod("journal", "list", "--in", str(tmp_path / "x.db")).out
+    )
 
 
 def test_an_execution_is_listed_shown_answered_and_resumed(tripod: Command, shop: tuple[str, Path]) -> None:

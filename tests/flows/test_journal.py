@@ -846,7 +846,7 @@ def test_an_answer_of_another_type_is_told_and_may_be_given_again(location: str)
     async def use(journal: Journal) -> None:
         await journal.run(job, id="x")
         await journal.answer("x", "go", "perhaps")
-        with pytest.raises(JournalError, match="the result of 'go' is in the journal as \"perhaps\", which is no bool: .*; answer again"):
+        with pytest.raises(JournalError, match=r"the result of 'go' is in the journal as \"perhaps\", which is no bool: .*; answer again"):
             await journal.resume("x", job)
         found = await journal.look("x", job)
         assert (found.state, found.waiting_for) == ("waiting", ("go",))

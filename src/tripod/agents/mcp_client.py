@@ -48,7 +48,8 @@ class McpTool:
             raise ToolError(f"the server of {self.name} refused the call: {error}") from error
         pieces = [_piece(block) for block in result.content]
         if result.is_error:
-            raise ToolError("\n".join(piece for piece in pieces if isinstance(piece, str)) or f"{self.name} failed")
+            told = "\n".join(piece for piece in pieces if isinstance(piece, str))
+            raise ToolError(told.removeprefix("Error: ") or f"{self.name} failed")  # the caller says again that it is one
         texts = [piece for piece in pieces if isinstance(piece, str)]
         return "\n".join(texts) if len(texts) == len(pieces) else tuple(pieces)
 

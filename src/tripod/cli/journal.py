@@ -33,7 +33,9 @@ def list_command(where: Where = None, as_json: AsJson = False) -> None:
         print_json([asdict(record) for record in records])
         return
     for record in records:
-        stdout().print(f"{_time(record.created_s)}  {record.state:9}  {record.id}  {record.function}({record.arguments})", markup=False)
+        until = "" if record.wake_at_s is None or record.state not in ("waiting", "sleeping") else f"  until {_time(record.wake_at_s)}"
+        told = f"{_time(record.created_s)}  {record.state:9}  {record.id}  {record.function}({record.arguments}){until}"
+        stdout().print(told, markup=False)
 
 
 @journal.command()
