@@ -77,7 +77,7 @@ def test_an_approval_outlives_the_process_and_nothing_is_asked_or_done_twice(tmp
 def test_a_tool_that_ran_out_of_time_and_must_not_be_repeated_stops_the_execution() -> None:
     happened: list[str] = []
 
-    @tool(timeout_s=0.05)
+    @tool(timeout_s=0.3)
     @effect
     async def pay(euros: int) -> str:
         """Pay."""
