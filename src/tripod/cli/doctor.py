@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import sqlite3
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,6 +69,8 @@ def _machine() -> dict[str, Any]:
 
 
 def _sqlite() -> str:
+    import sqlite3  # takes long to import, and every command brings this file along
+
     with sqlite3.connect(":memory:") as connection:
         options = {row[0] for row in connection.execute("PRAGMA compile_options")}
     return f"{sqlite3.sqlite_version}, {'with' if 'ENABLE_FTS5' in options else 'WITHOUT'} full-text search (FTS5)"
@@ -119,6 +119,8 @@ def _folders() -> dict[str, Any]:
 
 
 def _version(distribution: str) -> str:
+    from importlib import metadata
+
     try:
         return f"{distribution} {metadata.version(distribution)}"
     except metadata.PackageNotFoundError:
