@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, get_origin, overload
 from tripod.agents.calling import carry_out
 from tripod.agents.hooks import Hook
 from tripod.agents.run import AgentEvent, Result, Run, ToolFinished, ToolStarted
-from tripod.agents.tool import as_tool
+from tripod.agents.tool import as_tool, repeated_name
 from tripod.agents.turns import Ask, Limits, answer_tool, turns
 from tripod.chat.closing import closing
 from tripod.chat.shape import Shape
@@ -108,9 +108,8 @@ class Agent(Generic[T]):
         self.specs = tuple(specs)
         if others := [agent.name for agent in handoffs if agent.returns != returns]:
             raise ConfigError(f"{name} returns {returns}, and {others[0]}, to whom it may hand over, something else; give both the same")
-        names = [spec.name for spec in specs]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ConfigError(f"two tools of {name} have the name {min(twice)!r}; give one another with tool(name=...)")
+        if (twice := repeated_name(specs)) is not None:
+            raise ConfigError(f"two tools of {name} have the name {twice!r}; give one another with tool(name=...)")
 
     async def __call__(self, question: str | Message, *, deps: object = None, history: Sequence[Message] = ()) -> Result[T]:
         """One run, from the question to its result.

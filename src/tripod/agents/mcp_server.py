@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tripod import __version__
 from tripod.agents.calling import call_tool
 from tripod.agents.context import Context
-from tripod.agents.tool import FunctionTool, as_tool, tool
+from tripod.agents.tool import FunctionTool, as_tool, repeated_name, tool
 from tripod.errors import ConfigError, MissingExtraError
 from tripod.messages import File, ToolCall
 from tripod.rag.ask import ask as ask_index
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import mcp_types
     from mcp.server.lowlevel import Server
 
-    from tripod.protocols import ChatModel, Tool
+    from tripod.protocols import ChatModel
     from tripod.retrieval.index import Index
 
 _MAX_RESULT_CHARS = 200_000
@@ -39,17 +39,11 @@ def mcp_server(tools: Iterable[Any], *, name: str = "tripod", instructions: str 
         from mcp.server.lowlevel import Server
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "mcp", "mcp", "serving tools by MCP") from error
-    offered: dict[str, Tool] = {}
-    for made in map(as_tool, tools):
-        if made.spec.name in offered:
-            raise ConfigError(
-                f"two tools are called {made.spec.name!r}, and a client could reach but one; rename one, by tool(name=...) say"
-            )
-        offered[made.spec.name] = made
-    listed = [
-        mcp_types.Tool(name=made.spec.name, description=made.spec.description, input_schema=dict(made.spec.parameters))
-        for made in offered.values()
-    ]
+    made = [as_tool(given) for given in tools]
+    if (twice := repeated_name(one.spec for one in made)) is not None:
+        raise ConfigError(f"two tools are called {twice!r}, and a client could reach but one; rename one, by tool(name=...) say")
+    offered = {one.spec.name: one for one in made}
+    listed = [mcp_types.Tool(name=one.spec.name, description=one.spec.description, input_schema=dict(one.spec.parameters)) for one in made]
 
     async def list_tools(_: Any, params: mcp_types.PaginatedRequestParams | None) -> mcp_types.ListToolsResult:
         return mcp_types.ListToolsResult(tools=listed)

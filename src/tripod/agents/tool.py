@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -175,6 +176,12 @@ def as_tool(given: Tool | Callable[..., Any]) -> Tool:
         return given  # type: ignore[return-value]
     convert = getattr(given, "as_tool", None)
     return convert() if convert is not None else tool(given)
+
+
+def repeated_name(specs: Iterable[ToolSpec]) -> str | None:
+    """A name that two tools have, the first in the alphabet; None: there is none."""
+    counts = Counter(spec.name for spec in specs)
+    return min((name for name, count in counts.items() if count > 1), default=None)
 
 
 async def _in_thread(function: Callable[[], R], scope: anyio.CancelScope) -> R:
