@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
@@ -24,6 +23,7 @@ from tripod.models.language_model import LanguageModel
 from tripod.models.pack import pack
 from tripod.models.sparse_llama import SparseLlama
 from tripod.ops.attention import Attend
+from tripod.ops.kernels.gpu import has_triton
 from tripod.ops.linear import WeightFormat
 from tripod.ops.torch_linear import pack_torch_linear
 
@@ -129,7 +129,7 @@ def choose_route(
         and kv_cache_dtype is None
         and weight_format is None
         and not batch_invariant
-        and find_spec("triton")
+        and has_triton()
     ):
         from tripod.engine.execution.cuda_route import CudaRoute
 

@@ -21,10 +21,11 @@ def is_for_gpu(*tensors: Tensor) -> bool:
         and all(tensor.dtype == first.dtype for tensor in tensors)
         and not torch.is_autocast_enabled("cuda")
         and torch.cuda.get_device_capability(first.device) >= _LEAST_CAPABILITY
-        and _has_triton()
+        and has_triton()
     )
 
 
 @cache
-def _has_triton() -> bool:
+def has_triton() -> bool:
+    """Whether the compiler of these kernels is installed."""
     return find_spec("triton") is not None
