@@ -74,8 +74,9 @@ def _expert_mlp(x: Tensor, routing: Routing, up: Tensor, down: Tensor, gating: G
         return _ExpertMLP.apply(x, routing.weights, up, down, routing.expert_ids, routing.is_kept, gating)  # type: ignore[no-any-return, no-untyped-call]
     x, weights = x.contiguous(), routing.weights.contiguous()
     order = _sort(routing.expert_ids, routing.is_kept, len(up), may_stay=True)
-    _, hidden = _up(x, up, order, gating, weights.shape[1], keeps=False)
-    return _sum_choices(_product(hidden, down, order, weights.shape[1]), weights, routing.is_kept)
+    top_k = weights.shape[1]
+    _, hidden = _up(x, up, order, gating, top_k, keeps=False)
+    return _sum_choices(_product(hidden, down, order, top_k), top_k, weights, routing.is_kept)
 
 
 def route(logits: Tensor, config: RouterConfig, selection_bias: Tensor | None = None) -> Routing:
@@ -117,10 +118,11 @@ class _ExpertMLP(torch.autograd.Function):
     ) -> Tensor:
         x, weights = x.contiguous(), weights.contiguous()
         order = _sort(expert_ids, is_kept, len(up))
-        first, hidden = _up(x, up, order, gating, weights.shape[1], keeps=True)
+        top_k = weights.shape[1]
+        first, hidden = _up(x, up, order, gating, top_k, keeps=True)
         ctx.save_for_backward(x, weights, up, down, first, order.places, order.starts, is_kept)
         ctx.gating = gating
-        return _sum_choices(_product(hidden, down, order, weights.shape[1]), weights, is_kept)
+        return _sum_choices(_product(hidden, down, order, top_k), top_k, weights, is_kept)
 
     @staticmethod
     @once_differentiable
@@ -130,7 +132,7 @@ class _ExpertMLP(torch.autograd.Function):
         top_k = weights.shape[1]
         of_hidden = _product(of_out, down, order, top_k, transposed=True, gathers=True)  # of outputs before their weights
         of_first, scaled, of_weights = _of_first(of_hidden, first, weights, order, ctx.gating)
-        of_x = _sum_choices(_product(of_first, up, order, top_k, transposed=True), None, is_kept, top_k=top_k)
+        of_x = _sum_choices(_product(of_first, up, order, top_k, transposed=True), top_k, None, is_kept)
         _, _, wants_up, wants_down, *_ = ctx.needs_input_grad
         of_up = _of_matrices(of_first, x, up, order, top_k, gathered="right") if wants_up else None
         of_down = _of_matrices(of_out, scaled, down, order, top_k, gathered="left") if wants_down else None
@@ -452,10 +454,8 @@ def _product(x: Tensor, weight: Tensor, order: _Order, top_k: int, *, transposed
     return out
 
 
-def _sum_choices(outputs: Tensor, weights: Tensor | None, is_kept: Tensor | None, top_k: int | None = None) -> Tensor:
+def _sum_choices(outputs: Tensor, top_k: int, weights: Tensor | None, is_kept: Tensor | None) -> Tensor:
     """[A, D] -> [N, D]: kept ones times their weights, if any, in the order of a token's choices."""
-    top_k = weights.shape[1] if weights is not None else top_k
-    assert top_k is not None
     num_assignments, size = outputs.shape
     out = outputs.new_empty(num_assignments // top_k, size)
     block = min(1024, triton.next_power_of_2(size))
