@@ -21,7 +21,7 @@ from torch.nn.functional import linear
 
 from tripod.ops.expert_mlp import Gating, expert_mlp
 from tripod.ops.kernels import expert_mlp as fast
-from tripod.ops.kernels.moe_routing import choose_experts
+from tripod.ops.kernels.moe_routing import choose_experts, router_logits
 from tripod.ops.moe_routing import RouterConfig, Routing, jitter
 
 WatchRouting: TypeAlias = Callable[[int, Routing], None]  # (layer, what its router decided), in each forward pass
@@ -61,7 +61,7 @@ class Router(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """[N, D] -> [N, E]."""
         if self.config.precision == "model":
-            return linear(x, self.weight)
+            return router_logits(x, self.weight)
         with torch.autocast(x.device.type, enabled=False):
             return linear(x.float(), self.weight.float())
 

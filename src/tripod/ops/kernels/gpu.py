@@ -13,16 +13,19 @@ _LEAST_CAPABILITY = (9, 0)  # Hopper, where tiles were chosen and timed; older G
 
 
 def is_for_gpu(*tensors: Tensor) -> bool:
-    """Whether they lie on a GPU, in one dtype for which the kernels are the faster ones, nothing is cast on the way, and Triton is here."""
+    """Whether they lie where the kernels run, in one dtype for which those are the faster ones, and nothing is cast on the way."""
     first = tensors[0]
     return (
-        first.device.type == "cuda"
-        and first.dtype in DTYPES
+        first.dtype in DTYPES
         and all(tensor.dtype == first.dtype for tensor in tensors)
+        and runs_kernels(first.device)
         and not torch.is_autocast_enabled("cuda")
-        and torch.cuda.get_device_capability(first.device) >= _LEAST_CAPABILITY
-        and has_triton()
     )
+
+
+def runs_kernels(device: torch.device) -> bool:
+    """Whether it is a GPU for which the kernels were made, and their compiler is here."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _LEAST_CAPABILITY and has_triton()
 
 
 @cache
