@@ -5,11 +5,12 @@
 Repetition: documents of random letters, each filling a row of 64 bytes, of which 256 stand once in the corpus, 64 four times, 32 sixteen
 times and 16 sixty-four times; the control has as many rows and none of them twice. Three sizes are trained for one epoch, and the
 studies `memorization`, `predictable-memorization` and `model-statistics` look at them. The promises: at the end each size knows by heart
-more of the rows that were read 64 times than of those read once, by intervals that do not touch; no control knows one row in a hundred by
-heart; the n-gram index finds each planted text in exactly those steps in which a walk through all batches finds it.
+more of the rows that were read 32 times or more (those that stand 64 times, of which the last step leaves some out) than of those read once,
+by intervals that do not touch; no control knows one row in a hundred by heart; the n-gram index finds each planted text in exactly those steps in which a walk through all batches finds it.
 
-Frequency: lines of sums whose first operand is drawn by Zipf's law; in the control all are equally frequent. The promise: the
-performance gap of `term-frequency` at the end is above that of the control by more than 10 points.
+Frequency: lines of sums whose first operand is drawn by Zipf's law; in the control all are equally frequent. Three models of each are
+trained, on other draws and other frequent operands: a gap is between two handfuls of operands, and varies much. The promise: the
+performance gap of `term-frequency` at the end is on average above that of the controls by more than 10 points.
 
 Tables and pictures are left in --tables; those checked in under docs/studies/ were made so. --work keeps the runs, and a second call
 goes on with them.
@@ -21,6 +22,7 @@ import argparse
 import json
 import random
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -44,9 +46,11 @@ from tripod.training.ngrams.index import NGramIndex
 from tripod.training.recipe_file import recipe_from
 from tripod.training.run import Run
 
-SEQ_LENGTH, ROWS = 64, 4
+SEQ_LENGTH, ROWS = 64, 2
 REPEATS = {1: 256, 4: 64, 16: 32, 64: 16}  # times: documents
+REPEATED = 32  # rows that were read so often are those that stand 64 times
 OPERANDS, SECOND, LINES, SUM_STEPS = 40, 20, 24_000, 360
+DRAWS = 3
 _GAP = 10.0  # points
 
 
@@ -58,11 +62,11 @@ def repeated_texts(repeats: Mapping[int, int]) -> Iterator[str]:
             yield from ["".join(drawn.choices("abcdefghijklmnopqrstuvwxyz ", k=SEQ_LENGTH - 1))] * times
 
 
-def sums(is_skewed: bool) -> Iterator[str]:
+def sums(is_skewed: bool, draw: int) -> Iterator[str]:
     """Documents of one line each."""
-    drawn = random.Random(11)
+    drawn = random.Random(11 + draw)
     weights = [1 / (1 + rank) for rank in range(OPERANDS)] if is_skewed else [1.0] * OPERANDS
-    operands = random.Random(5).sample(range(OPERANDS), OPERANDS)  # so that frequent operands are not the small ones
+    operands = random.Random(5 + draw).sample(range(OPERANDS), OPERANDS)  # so that frequent operands are not the small ones
     for first, second in zip(drawn.choices(operands, weights, k=LINES), drawn.choices(range(1, SECOND + 1), k=LINES), strict=True):
         yield f"Q:What is {first} plus {second}? A: {first + second}\n"
 
@@ -143,26 +147,30 @@ def repetition(work: Path, tables: Path, sizes: list[str]) -> dict[str, Any]:
         "control": {size: _shares(control, size, num_steps) for size in sizes},
         "texts_counted_exactly": [agreeing, texts],
         "holds": agreeing == texts
-        and all(shares[max(REPEATS)][1] > shares[1][2] for shares in by_size.values())
+        and all(min(low for times, (_, low, _) in shares.items() if times >= REPEATED) > shares[1][2] for shares in by_size.values())
         and all(float(row["value"] or 0) <= 0.01 for row in control.where(statistic="memorized")),
     }
 
 
 def frequency(work: Path, tables: Path, size: str) -> dict[str, Any]:
-    gaps: dict[str, dict[int, float]] = {}
+    gaps: dict[str, list[dict[int, float]]] = {"skewed": [], "even": []}
     asked = TermFrequency(operations=("addition",), shots=(0,), num_first=OPERANDS, num_second=SECOND)
-    for kind in ("skewed", "even"):
-        build(work / kind, sums(kind == "skewed"), 512)
-        run = trained(work / kind, size, SUM_STEPS, rows=16, seq_length=128, every=SUM_STEPS // 6)
-        table = study(asked, [run], tables if kind == "skewed" else tables / "control", work)
-        gaps[kind] = {int(row["step"] or 0): float(row["value"] or 0) for row in table.where(statistic="performance gap", shots=0)}
-        means = {int(row["step"] or 0): row["value"] for row in table.where(statistic="mean accuracy", shots=0)}
-        print(f"{kind}: gap by step {gaps[kind]}, mean accuracy {means}", flush=True)
-    return {"gaps": gaps, "holds": gaps["skewed"][SUM_STEPS] > gaps["even"][SUM_STEPS] + _GAP}
+    for draw in range(DRAWS):
+        for kind, found in gaps.items():
+            folder = work / f"{kind}-{draw}"
+            build(folder, sums(kind == "skewed", draw), 512)
+            run = trained(folder, size, SUM_STEPS, rows=16, seq_length=128, every=SUM_STEPS // 6)
+            is_shown = kind == "skewed" and not draw
+            table = study(asked, [run], tables if is_shown else tables / "control" / folder.name, work)
+            found.append({int(row["step"] or 0): float(row["value"] or 0) for row in table.where(statistic="performance gap", shots=0)})
+            means = {int(row["step"] or 0): row["value"] for row in table.where(statistic="mean accuracy", shots=0)}
+            print(f"{folder.name}: gap by step {found[-1]}, mean accuracy {means}", flush=True)
+    last = {kind: statistics.mean(gap[SUM_STEPS] for gap in found) for kind, found in gaps.items()}
+    return {"gaps": gaps, "last": last, "holds": last["skewed"] > last["even"] + _GAP}
 
 
 def _lr(size: str) -> float:
-    return {"tiny-s": 5e-3, "tiny-m": 3e-3, "tiny-l": 2e-3}[size]
+    return {"tiny-s": 3e-3, "tiny-m": 3e-3, "tiny-l": 2e-3}[size]
 
 
 def main(arguments: list[str]) -> int:
