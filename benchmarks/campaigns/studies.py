@@ -5,8 +5,9 @@
 Repetition: documents of random letters, each filling a row of 64 bytes, of which 256 stand once in the corpus, 64 four times, 32 sixteen
 times and 16 sixty-four times; the control has as many rows and none of them twice. Three sizes are trained for one epoch, and the
 studies `memorization`, `predictable-memorization` and `model-statistics` look at them. The promises: at the end each size knows by heart
-more of the rows that were read 32 times or more (those that stand 64 times, of which the last step leaves some out) than of those read once,
-by intervals that do not touch; no control knows one row in a hundred by heart; the n-gram index finds each planted text in exactly those steps in which a walk through all batches finds it.
+more of the rows that were read 32 times or more (those that stand 64 times, of which the last step leaves some out) than of those read
+once, by intervals that do not touch; no control knows one row in a hundred by heart; the n-gram index finds each planted text in exactly
+those steps in which a walk through all batches finds it.
 
 Frequency: lines of sums whose first operand is drawn by Zipf's law; in the control all are equally frequent. Three models of each are
 trained, on other draws and other frequent operands: a gap is between two handfuls of operands, and varies much. The promise: the
