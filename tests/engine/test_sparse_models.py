@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.engine.conftest import plain_logits
 from tests.engine.execution.test_routes import ROUTES, Steps, needs_kernels, token_ids
@@ -19,6 +20,8 @@ from tripod.engine.execution.route import Kernels
 from tripod.errors import ConfigError
 from tripod.models.expert_cache import ExpertCache
 from tripod.models.moe import record_routing
+from tripod.models.native_blocks import NativeModel
+from tripod.models.native_sparse import UnlessWatched
 from tripod.models.save import save_checkpoint
 from tripod.ops.kernels.cpu import library
 from tripod.ops.kernels.cpu.experts import PackedExpert
@@ -108,6 +111,28 @@ def test_routing_in_the_engine_is_on_record_as_in_the_plain_model(name: str, ker
     for layer in plain.layers:
         assert torch.equal(ours.expert_ids(layer), plain.expert_ids(layer))
         assert torch.allclose(ours.weights(layer), plain.weights(layer), atol=1e-5)
+
+
+@needs_kernels
+@pytest.mark.parametrize("weight_format", ["f32", "bf16", "int8", "int4"])
+def test_a_layer_in_one_call_has_the_bits_of_the_one_in_several_that_is_watched(weight_format: WeightFormat) -> None:
+    steps = Steps(tiny_model(SPARSE["mixtral"]), "native", weight_format)
+    assert isinstance(steps.model, NativeModel)
+    layers = [layer for layer in steps.model._layers or [] if isinstance(layer, UnlessWatched)]
+    assert len(layers) == len(steps.model._layers or [])
+    ids, sizes = token_ids(40, seed=4), [1, 30, 1, 8]
+
+    def logits() -> Tensor:
+        crowd = [steps.request(token_ids(50, seed=number)) for number in range(6)]  # more rows at once than one product takes
+        return steps.whole(ids, sizes, [{}, dict.fromkeys(crowd, 50), {}, {}])
+
+    unwatched = logits()
+    with record_routing(steps.model) as record:
+        assert layers[0].router.is_watched
+        watched = logits()
+    assert len(record.expert_ids(0)) == len(ids) + 300
+    assert not layers[0].router.is_watched
+    assert torch.equal(unwatched, watched)
 
 
 def naive_misses(asked: list[tuple[int, list[int]]], room: int) -> int:

@@ -1,4 +1,4 @@
-"""Blocks with experts, and OpenMoE's, over the native kernels: the attention in one call, then a few for what follows it.
+"""Blocks with experts, and OpenMoE's, over the native kernels: a block in one call, or its attention in one and a few for what follows.
 
 As in dense blocks a row has the same bits whatever its neighbours: its choice, its experts and the order of their sum are its own.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from tripod.models.openmoe import DoubleGatedMLP, OpenMoEBlock
 from tripod.models.packed_file import FreshPacker, Packer
 from tripod.ops.attention import Attend
 from tripod.ops.kernels.cpu.experts import ExpertTable, PackedExpert, route
-from tripod.ops.kernels.cpu.fused_layer import FusedLayer, StepRows
+from tripod.ops.kernels.cpu.fused_layer import FusedLayer, Routed, StepRows
 from tripod.ops.kernels.cpu.linear import PackedWeight, linear
 from tripod.ops.kernels.cpu.paged_attention import KVPool
 from tripod.ops.linear import WeightFormat
@@ -37,6 +38,15 @@ class NativeRouter(Router):
         self.config, self.layer = router.config, router.layer
         self._packed = take_linear([router.weight.detach()], "f32", FreshPacker())
         self._bias = None if router.selection_bias is None else router.selection_bias.float().contiguous()
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody wants to be told what it decides, as `watch_routing` does."""
+        return bool(self._forward_hooks)
+
+    def routed(self, experts: ExpertTable) -> Routed:
+        """The same as a part of a fused layer, with its experts."""
+        return Routed(self._packed, self.config, experts, self._bias)
 
     def forward(self, x: Tensor) -> Routing:  # [N, D]
         return route(linear(x, self._packed), self.config, self._bias)
@@ -64,6 +74,12 @@ class NativeSparseMLP(nn.Module):
             self.num_bytes += shared.num_bytes
             if sparse.shared_gate is not None:
                 self._shared_gate = take_linear([sparse.shared_gate.weight.detach()], "f32", FreshPacker())
+
+    def parts(self) -> dict[str, Any] | None:
+        """What a `FusedLayer` wants to know of it; None where it has a shared expert, or experts that must be fetched."""
+        if self.shared is not None or not isinstance(self.experts, ExpertTable):
+            return None
+        return {"mlp_norm": self.norm.norm, "routed": self.router.routed(self.experts)}
 
     def forward(self, x: Tensor) -> None:  # [N, D], float32
         normed = self.norm(x)
@@ -119,6 +135,19 @@ class AttentionThen:
         self.rest(x[: step.num_kept] if is_last else x)
 
 
+@dataclass(frozen=True, slots=True)
+class UnlessWatched:
+    """A layer in one call, which tells nobody what its router decides; in some calls while somebody watches it."""
+
+    router: NativeRouter
+    whole: FusedLayer
+    told: AttentionThen
+
+    def __call__(self, x: Tensor, pool: KVPool, index: int, step: StepRows, *, is_last: bool = False) -> None:
+        layer = self.told if self.router.is_watched else self.whole
+        layer(x, pool, index, step, is_last=is_last)
+
+
 class NativeSparseBlock(nn.Module):
     """A `LlamaBlock` with experts, or an `OpenMoEBlock`."""
 
@@ -133,9 +162,16 @@ class NativeSparseBlock(nn.Module):
         self.mlps = nn.ModuleList(mlps)
         self.num_bytes = self.attention.num_bytes + sum(mlp.num_bytes for mlp in mlps)
 
-    def fused(self) -> AttentionThen | None:
-        """The block in few calls; None where its attention is no one call."""
-        return AttentionThen(FusedLayer(**self.attention.parts()), self._add_mlps) if self.attention.is_fusible else None
+    def fused(self) -> UnlessWatched | AttentionThen | None:
+        """The block in one or few calls; None where its attention is no one call."""
+        if not self.attention.is_fusible:
+            return None
+        told = AttentionThen(FusedLayer(**self.attention.parts()), self._add_mlps)
+        sparse = self.mlps[0] if len(self.mlps) == 1 else None
+        parts = sparse.parts() if isinstance(sparse, NativeSparseMLP) else None
+        if not isinstance(sparse, NativeSparseMLP) or parts is None:
+            return told
+        return UnlessWatched(sparse.router, FusedLayer(**self.attention.parts(), **parts), told)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:  # [N, D] -> [N, D]
         x = self.attention(x, cos, sin, attend)

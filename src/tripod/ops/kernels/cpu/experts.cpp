@@ -2,13 +2,12 @@
 //
 // A row's sums are made as in a dense layer, in one order, and its experts are added in the order in which it chose them: its bits do not
 // depend on the rows beside it.
+#include "experts.hpp"
+
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "epilogue.hpp"
-#include "operand.hpp"
-#include "pool.hpp"
 
 namespace tripod {
 namespace {
@@ -16,158 +15,16 @@ namespace {
 constexpr int64_t kRowsOfWaiting = 8;  // a product of few rows waits for its weights as long as one of so many computes
 constexpr int64_t kMostRows = 252;     // that `linear_units` takes
 
-}  // namespace
+int64_t padded(int64_t outputs) { return ceil_div(outputs, kPanel) * kPanel; }
 
-// Filled by Python (experts.py), field by field in this order: keep the two alike.
-struct Expert {
-    const void* up;      // gate and up together
-    const void* factor;  // what their product is multiplied by; null: nothing
-    const void* down;
-};
-
-struct Experts {
-    int32_t format, group;
-    int64_t num_experts, hidden_size, size;
-    const Expert* experts;
-};
-
-struct Router {
-    int64_t num_experts, top_k;
-    int32_t is_sigmoid, is_normalized;
-    float scale;
-    const float* bias;  // [E]: on the choice alone; null: none
-};
-
-namespace {
-
-// The assignments of rows to experts, in the order of the experts.
-struct Assignments {
-    std::vector<int64_t> starts;  // [E + 1]
-    std::vector<int64_t> rows;    // [A]: of each
-    std::vector<int64_t> places;  // [rows, k]: where each choice of a row went
-
-    Assignments(const int64_t* expert_ids, int64_t num_rows, int64_t top_k, int64_t num_experts)
-        : starts(num_experts + 1), rows(num_rows * top_k), places(num_rows * top_k) {
-        for (int64_t i = 0; i < num_rows * top_k; ++i) ++starts[expert_ids[i] + 1];
-        for (int64_t expert = 0; expert < num_experts; ++expert) starts[expert + 1] += starts[expert];
-        std::vector<int64_t> next(starts.begin(), starts.end() - 1);
-        for (int64_t i = 0; i < num_rows * top_k; ++i) {
-            places[i] = next[expert_ids[i]]++;
-            rows[places[i]] = i / top_k;
-        }
+// body(first row, rows) for blocks of rows that `linear_units` takes.
+template <class Body> void in_blocks(int64_t first, int64_t rows, Body&& body) {
+    const int64_t blocks = ceil_div(rows, kMostRows);
+    for (int64_t block = 0; block < blocks; ++block) {
+        const Range part = share(rows, static_cast<int>(block), static_cast<int>(blocks));
+        body(first + part.begin, part.end - part.begin);
     }
-
-    int64_t count(int64_t expert) const { return starts[expert + 1] - starts[expert]; }
-};
-
-class Region {
-  public:
-    Region(const Experts& experts, const Assignments& assignments, const float* x, int64_t num_rows, int64_t top_k, const float* factors,
-           float* out, Carver& carver)
-        : experts_(experts), assignments_(assignments), x_(x), num_rows_(num_rows), top_k_(top_k), factors_(factors), out_(out),
-          num_assignments_(num_rows * top_k), input_(carver.operand(up(nullptr), num_assignments_)),
-          hidden_(carver.operand(down(nullptr), num_assignments_)),
-          product_(hidden_.takes_rows() ? nullptr : carver.floats(num_assignments_ * experts.size)),
-          multiplier_(experts.experts[0].factor == nullptr ? nullptr : carver.floats(num_assignments_ * experts.size)),
-          result_(carver.floats(num_assignments_ * experts.hidden_size)) {}
-
-    void run(int thread, int count) const {
-        const Range mine = share(num_assignments_, thread, count);
-        for (int64_t i = mine.begin; i < mine.end; ++i) input_.convert(i, x_ + assignments_.rows[i] * experts_.hidden_size);
-        barrier();
-        for_units(ceil_div(experts_.size, kPanel), thread, count, [&](int64_t expert, int64_t first_row, int64_t rows, Range units) {
-            const Expert& own = experts_.experts[expert];
-            const Inputs inputs = input_.inputs();
-            if (multiplier_ != nullptr) {
-                const Output output{nullptr, Activation::kNone, Type::kF32, nullptr, multiplier_, experts_.size, experts_.size, nullptr};
-                linear_units(factor(own.factor), inputs, output, first_row, rows, units.begin, units.end);
-            }
-            const bool is_direct = hidden_.takes_rows();
-            const Output output{nullptr,
-                                Activation::kSiluMul,
-                                is_direct ? static_cast<Type>(experts_.format) : Type::kF32,
-                                nullptr,
-                                is_direct ? static_cast<void*>(hidden_.memory) : product_,
-                                experts_.size,
-                                experts_.size,
-                                multiplier_};
-            linear_units(up(own.up), inputs, output, first_row, rows, units.begin, units.end);
-        });
-        barrier();
-        if (!hidden_.takes_rows()) {
-            for (int64_t i = mine.begin; i < mine.end; ++i) hidden_.convert(i, product_ + i * experts_.size);
-            barrier();
-        }
-        for_units(ceil_div(experts_.hidden_size, kPanel), thread, count, [&](int64_t expert, int64_t first_row, int64_t rows, Range units) {
-            const Output output{nullptr, Activation::kNone, Type::kF32, nullptr, result_, experts_.hidden_size, experts_.hidden_size, nullptr};
-            linear_units(down(experts_.experts[expert].down), hidden_.inputs(), output, first_row, rows, units.begin, units.end);
-        });
-        barrier();
-        const Range own_rows = share(num_rows_, thread, count);
-        for (int64_t row = own_rows.begin; row < own_rows.end; ++row) add_up(row);
-    }
-
-  private:
-    Weights weights(int64_t outputs, int64_t inputs, const void* panels) const {
-        return {static_cast<Format>(experts_.format), experts_.group, outputs, inputs, static_cast<const uint8_t*>(panels)};
-    }
-    int64_t padded(int64_t outputs) const { return ceil_div(outputs, kPanel) * kPanel; }
-    Weights up(const void* panels) const { return weights(2 * padded(experts_.size), experts_.hidden_size, panels); }
-    Weights factor(const void* panels) const { return weights(padded(experts_.size), experts_.hidden_size, panels); }
-    Weights down(const void* panels) const { return weights(padded(experts_.hidden_size), experts_.size, panels); }
-
-    // The share of one thread in the units of all experts that have rows, cut by what they cost: body(expert, first row, rows, units).
-    template <class Body>
-    void for_units(int64_t units, int thread, int count, Body&& body) const {
-        int64_t total = 0;
-        for (int64_t expert = 0; expert < experts_.num_experts; ++expert) total += units * cost(expert);
-        const Range mine = share(total, thread, count);
-        int64_t base = 0;
-        for (int64_t expert = 0; expert < experts_.num_experts; ++expert) {
-            const int64_t each = cost(expert), rows = assignments_.count(expert);
-            if (each == 0) continue;
-            // A unit is its whose share its beginning lies in.
-            const int64_t begin = std::clamp<int64_t>(ceil_div(std::max<int64_t>(mine.begin - base, 0), each), 0, units);
-            const int64_t end = std::clamp<int64_t>(ceil_div(std::max<int64_t>(mine.end - base, 0), each), 0, units);
-            base += units * each;
-            if (begin >= end) continue;
-            const int64_t blocks = ceil_div(rows, kMostRows);
-            for (int64_t block = 0; block < blocks; ++block) {
-                const Range part = share(rows, static_cast<int>(block), static_cast<int>(blocks));
-                body(expert, assignments_.starts[expert] + part.begin, part.end - part.begin, Range{begin, end});
-            }
-        }
-    }
-
-    int64_t cost(int64_t expert) const {
-        const int64_t rows = assignments_.count(expert);
-        return rows == 0 ? 0 : rows + kRowsOfWaiting;
-    }
-
-    void add_up(int64_t row) const {
-        float* const to = out_ + row * experts_.hidden_size;
-        for (int64_t at = 0; at < experts_.hidden_size; at += kLanes) {
-            const int64_t left = experts_.hidden_size - at;
-            F16 total = zeros();
-            for (int64_t choice = row * top_k_; choice < (row + 1) * top_k_; ++choice)
-                total = fma(splat(factors_[choice]), load_row(Type::kF32, result_ + assignments_.places[choice] * experts_.hidden_size, at, left),
-                            total);
-            store_row(Type::kF32, to, at, left, add(load_row(Type::kF32, to, at, left), total));
-        }
-    }
-
-    const Experts& experts_;
-    const Assignments& assignments_;
-    const float* const x_;
-    const int64_t num_rows_, top_k_;
-    const float* const factors_;
-    float* const out_;
-    const int64_t num_assignments_;
-    const Operand input_, hidden_;
-    float* const product_;     // [A, F]: where the hidden operand does not take rows itself
-    float* const multiplier_;  // [A, F]: of a double gate
-    float* const result_;      // [A, D]
-};
+}
 
 // One row's gates, in place of its logits' copy, and its best experts, the first of equals.
 void route_row(const Router& router, const float* logits, float* gates, int64_t* expert_ids, float* weights) {
@@ -194,6 +51,140 @@ void route_row(const Router& router, const float* logits, float* gates, int64_t*
 }
 
 }  // namespace
+
+Assignments::Assignments(Carver& carver, int64_t num_experts, int64_t num_rows, int64_t top_k)
+    : num_experts(num_experts), num_rows(num_rows), top_k(top_k), starts(carver.numbers(num_experts + 1)),
+      rows(carver.numbers(num_rows * top_k)), places(carver.numbers(num_rows * top_k)) {}
+
+void Assignments::fill(const int64_t* expert_ids) const {
+    std::fill(starts, starts + num_experts + 1, 0);
+    for (int64_t i = 0; i < size(); ++i) ++starts[expert_ids[i] + 1];
+    for (int64_t expert = 0; expert < num_experts; ++expert) starts[expert + 1] += starts[expert];
+    for (int64_t i = 0; i < size(); ++i) {  // a start serves as the next free place, and so becomes the next expert's
+        places[i] = starts[expert_ids[i]]++;
+        rows[places[i]] = i / top_k;
+    }
+    for (int64_t expert = num_experts; expert > 0; --expert) starts[expert] = starts[expert - 1];
+    starts[0] = 0;
+}
+
+ExpertRows::ExpertRows(Carver& carver, const Experts& experts, const Assignments& assignments)
+    : experts_(experts), assignments_(assignments), input_(carver.operand(up(nullptr), assignments.size())),
+      hidden_(carver.operand(down(nullptr), assignments.size())),
+      product_(hidden_.takes_rows() ? nullptr : carver.floats(assignments.size() * experts.size)),
+      multiplier_(experts.experts[0].factor == nullptr ? nullptr : carver.floats(assignments.size() * experts.size)),
+      result_(carver.floats(assignments.size() * experts.hidden_size)) {}
+
+void ExpertRows::run(const float* x, const float* factors, float* out, int thread, int count) const {
+    const Range mine = share(assignments_.size(), thread, count);
+    for (int64_t i = mine.begin; i < mine.end; ++i) input_.convert(i, x + assignments_.rows[i] * experts_.hidden_size);
+    barrier();
+    for_units(ceil_div(experts_.size, kPanel), thread, count, [&](int64_t expert, int64_t first_row, int64_t rows, Range units) {
+        const Expert& own = experts_.experts[expert];
+        const Inputs inputs = input_.inputs();
+        if (multiplier_ != nullptr) {
+            const Output output{nullptr, Activation::kNone, Type::kF32, nullptr, multiplier_, experts_.size, experts_.size, nullptr};
+            linear_units(factor(own.factor), inputs, output, first_row, rows, units.begin, units.end);
+        }
+        const bool is_direct = hidden_.takes_rows();
+        const Output output{nullptr,
+                            Activation::kSiluMul,
+                            is_direct ? static_cast<Type>(experts_.format) : Type::kF32,
+                            nullptr,
+                            is_direct ? static_cast<void*>(hidden_.memory) : product_,
+                            experts_.size,
+                            experts_.size,
+                            multiplier_};
+        linear_units(up(own.up), inputs, output, first_row, rows, units.begin, units.end);
+    });
+    barrier();
+    if (!hidden_.takes_rows()) {
+        for (int64_t i = mine.begin; i < mine.end; ++i) hidden_.convert(i, product_ + i * experts_.size);
+        barrier();
+    }
+    for_units(ceil_div(experts_.hidden_size, kPanel), thread, count, [&](int64_t expert, int64_t first_row, int64_t rows, Range units) {
+        const Output output{nullptr, Activation::kNone, Type::kF32, nullptr, result_, experts_.hidden_size, experts_.hidden_size, nullptr};
+        linear_units(down(experts_.experts[expert].down), hidden_.inputs(), output, first_row, rows, units.begin, units.end);
+    });
+    barrier();
+    const Range own_rows = share(assignments_.num_rows, thread, count);
+    for (int64_t row = own_rows.begin; row < own_rows.end; ++row) add_up(row, factors, out);
+}
+
+Weights ExpertRows::weights(int64_t outputs, int64_t inputs, const void* panels) const {
+    return {static_cast<Format>(experts_.format), experts_.group, outputs, inputs, static_cast<const uint8_t*>(panels)};
+}
+
+Weights ExpertRows::up(const void* panels) const { return weights(2 * padded(experts_.size), experts_.hidden_size, panels); }
+Weights ExpertRows::factor(const void* panels) const { return weights(padded(experts_.size), experts_.hidden_size, panels); }
+Weights ExpertRows::down(const void* panels) const { return weights(padded(experts_.hidden_size), experts_.size, panels); }
+
+// The share of one thread in the units of all experts that have rows, cut by what they cost: body(expert, first row, rows, units).
+template <class Body> void ExpertRows::for_units(int64_t units, int thread, int count, Body&& body) const {
+    int64_t total = 0;
+    for (int64_t expert = 0; expert < experts_.num_experts; ++expert) total += units * cost(expert);
+    const Range mine = share(total, thread, count);
+    int64_t base = 0;
+    for (int64_t expert = 0; expert < experts_.num_experts; ++expert) {
+        const int64_t each = cost(expert);
+        if (each == 0) continue;
+        // A unit is its whose share its beginning lies in.
+        const int64_t begin = std::clamp<int64_t>(ceil_div(std::max<int64_t>(mine.begin - base, 0), each), 0, units);
+        const int64_t end = std::clamp<int64_t>(ceil_div(std::max<int64_t>(mine.end - base, 0), each), 0, units);
+        base += units * each;
+        if (begin < end)
+            in_blocks(assignments_.starts[expert], assignments_.count(expert),
+                      [&](int64_t first, int64_t rows) { body(expert, first, rows, Range{begin, end}); });
+    }
+}
+
+int64_t ExpertRows::cost(int64_t expert) const {
+    const int64_t rows = assignments_.count(expert);
+    return rows == 0 ? 0 : rows + kRowsOfWaiting;
+}
+
+void ExpertRows::add_up(int64_t row, const float* factors, float* out) const {
+    float* const to = out + row * experts_.hidden_size;
+    for (int64_t at = 0; at < experts_.hidden_size; at += kLanes) {
+        const int64_t left = experts_.hidden_size - at;
+        F16 total = zeros();
+        for (int64_t choice = row * assignments_.top_k; choice < (row + 1) * assignments_.top_k; ++choice)
+            total = fma(splat(factors[choice]), load_row(Type::kF32, result_ + assignments_.places[choice] * experts_.hidden_size, at, left),
+                        total);
+        store_row(Type::kF32, to, at, left, add(load_row(Type::kF32, to, at, left), total));
+    }
+}
+
+SparseHalf::SparseHalf(Carver& carver, const Norm& norm, const Routed& routed, int64_t rows)
+    : norm_(norm), routed_(routed), num_rows_(rows), routed_rows_(carver.operand(routed.logits.weights(), rows)),
+      normed_(carver.floats(rows * routed.experts->hidden_size)), logits_(carver.floats(rows * routed.router.num_experts)),
+      gates_(carver.floats(rows * routed.router.num_experts)), factors_(carver.floats(rows * routed.router.top_k)),
+      expert_ids_(carver.numbers(rows * routed.router.top_k)),
+      assignments_(carver, routed.router.num_experts, rows, routed.router.top_k), experts_(carver, *routed.experts, assignments_) {}
+
+void SparseHalf::run(float* x, int thread, int count) const {
+    route(x, share(num_rows_, thread, count));
+    barrier();
+    if (thread == 0) assignments_.fill(expert_ids_);
+    barrier();
+    experts_.run(normed_, factors_, x, thread, count);
+}
+
+void SparseHalf::route(const float* x, Range rows) const {
+    const int64_t size = routed_.experts->hidden_size, num_experts = routed_.router.num_experts, top_k = routed_.router.top_k;
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+        norm_row(norm_, x + row * size, normed_ + row * size, size);
+        routed_rows_.convert(row, normed_ + row * size);
+    }
+    const Weights& weights = routed_rows_.weights;
+    const Output output{nullptr, Activation::kNone, Type::kF32, nullptr, logits_, num_experts, num_experts, nullptr};
+    in_blocks(rows.begin, rows.end - rows.begin, [&](int64_t first, int64_t block) {
+        linear_units(weights, routed_rows_.inputs(), output, first, block, 0, weights.num_panels());
+    });
+    for (int64_t row = rows.begin; row < rows.end; ++row)
+        route_row(routed_.router, logits_ + row * num_experts, gates_ + row * num_experts, expert_ids_ + row * top_k, factors_ + row * top_k);
+}
+
 }  // namespace tripod
 
 using namespace tripod;
@@ -210,10 +201,11 @@ TRIPOD_API void tripod_route(const Router* router, const float* logits, int64_t 
 // out [rows, D] += what the experts make of x [rows, D]. expert_ids, weights: [rows, k].
 TRIPOD_API void tripod_experts(const Experts* experts, const float* x, int64_t rows, const int64_t* expert_ids, const float* weights,
                                int64_t top_k, float* out) {
-    const Assignments assignments(expert_ids, rows, top_k, experts->num_experts);
     Carver measure(nullptr);
-    (void)Region(*experts, assignments, x, rows, top_k, weights, out, measure);
+    (void)ExpertRows(measure, *experts, Assignments(measure, experts->num_experts, rows, top_k));
     Carver carver(scratch(Scratch::kInput, measure.taken()));
-    const Region region(*experts, assignments, x, rows, top_k, weights, out, carver);
-    parallel([&](int thread, int count) { region.run(thread, count); });
+    const Assignments assignments(carver, experts->num_experts, rows, top_k);
+    assignments.fill(expert_ids);
+    const ExpertRows expert_rows(carver, *experts, assignments);
+    parallel([&](int thread, int count) { expert_rows.run(x, weights, out, thread, count); });
 }

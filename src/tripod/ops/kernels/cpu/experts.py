@@ -38,7 +38,7 @@ class _CExperts(ctypes.Structure):
     )
 
 
-class _CRouter(ctypes.Structure):
+class CRouter(ctypes.Structure):
     _fields_ = (
         *(("num_experts", _INT64), ("top_k", _INT64), ("is_sigmoid", _INT), ("is_normalized", _INT)),
         *(("scale", _FLOAT), ("bias", POINTER)),
@@ -61,21 +61,31 @@ def route(logits: Tensor, config: RouterConfig, selection_bias: Tensor | None = 
         ShapeError: shapes that do not fit, or gaps between elements.
         ConfigError: another dtype or device, or experts that choose.
     """
-    if config.chooser != "token":
-        raise ConfigError(f"chooser={config.chooser!r}: the kernel routes tokens that choose; use tripod.ops.moe_routing.choose_experts")
     expect_tensor("logits", logits, (None, config.num_experts), (torch.float32,))
-    if selection_bias is not None:
-        expect_tensor("selection_bias", selection_bias, (config.num_experts,), (torch.float32,))
     num_rows = logits.shape[0]
     gates = torch.empty_like(logits)
     expert_ids = torch.empty((num_rows, config.top_k), dtype=torch.int64)
     weights = torch.empty((num_rows, config.top_k))
-    router = _CRouter(
+    router = router_struct(config, selection_bias)
+    _route(ctypes.addressof(router), logits.data_ptr(), num_rows, gates.data_ptr(), expert_ids.data_ptr(), weights.data_ptr())
+    return Routing(logits, gates, expert_ids, weights)
+
+
+def router_struct(config: RouterConfig, selection_bias: Tensor | None) -> CRouter:
+    """How tokens choose, as the kernels read it; it holds the address of the bias.
+
+    Raises:
+        ShapeError: the bias is not [E], or has gaps.
+        ConfigError: the bias is not float32 in main memory, or experts choose.
+    """
+    if config.chooser != "token":
+        raise ConfigError(f"chooser={config.chooser!r}: the kernel routes tokens that choose; use tripod.ops.moe_routing.choose_experts")
+    if selection_bias is not None:
+        expect_tensor("selection_bias", selection_bias, (config.num_experts,), (torch.float32,))
+    return CRouter(
         *(config.num_experts, config.top_k, config.gate == "sigmoid", config.is_normalized),
         *(config.scale, None if selection_bias is None else selection_bias.data_ptr()),
     )
-    _route(ctypes.addressof(router), logits.data_ptr(), num_rows, gates.data_ptr(), expert_ids.data_ptr(), weights.data_ptr())
-    return Routing(logits, gates, expert_ids, weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +126,17 @@ class ExpertTable:
                 raise ShapeError(
                     f"expert {number} has weights of {[part.shape for part in parts]}; expected {shapes}, gate and up together, as expert 0"
                 )
-        self.hidden_size = hidden_size
+        self.hidden_size, self.num_experts = hidden_size, len(experts)
         self._experts = list(experts)
         self._pointers = (_CExpert * len(experts))()
         self._struct = _CExperts(FORMATS[weight_format], group or 0, len(experts), hidden_size, size, ctypes.addressof(self._pointers))
+        self.address = ctypes.addressof(self._struct)  # for as long as the table lives
         for number, expert in enumerate(experts):
             self.place(number, expert)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(expert.num_bytes for expert in self._experts)
 
     def place(self, number: int, expert: PackedExpert) -> None:
         """Let the kernel find an expert's weights there; they are of the same shape."""
@@ -145,10 +160,10 @@ class ExpertTable:
         expect_tensor("out", out, tuple(x.shape), (torch.float32,))
         expect_tensor("expert_ids", routing.expert_ids, (x.shape[0], None), (torch.int64,))
         expect_tensor("weights", routing.weights, tuple(routing.expert_ids.shape), (torch.float32,))
-        if routing.is_kept is not None or routing.num_experts != len(self._experts) or out.data_ptr() == x.data_ptr():
+        if routing.is_kept is not None or routing.num_experts != self.num_experts or out.data_ptr() == x.data_ptr():
             raise ConfigError("the kernel takes routings to its own experts that drop nothing, and an out that is not x")
         if x.shape[0]:
             _experts(
-                *(ctypes.addressof(self._struct), x.data_ptr(), x.shape[0], routing.expert_ids.data_ptr(), routing.weights.data_ptr()),
+                *(self.address, x.data_ptr(), x.shape[0], routing.expert_ids.data_ptr(), routing.weights.data_ptr()),
                 *(routing.expert_ids.shape[1], out.data_ptr()),
             )

@@ -14,6 +14,8 @@ Once, for each layer of a model (weights packed by `pack_linear` and `pack_gate_
         is_parallel=True,                                           # x + attention + MLP of the same x; otherwise one after the other
     )
 
+with `routed=Routed(router, config, experts)` in place of up, activation and down where the second half is sparse.
+
 Once a step, and then layer by layer:
 
     step = StepRows(cos, sin, slots, requests, positions, block_tables, pool)
@@ -39,13 +41,15 @@ import torch
 from torch import Tensor
 
 from tripod.errors import ConfigError, ShapeError
+from tripod.ops.kernels.cpu.experts import CRouter, ExpertTable, router_struct
 from tripod.ops.kernels.cpu.library import POINTER, KernelFunction, expect_tensor
 from tripod.ops.kernels.cpu.linear import ACTIVATIONS, FORMATS
 from tripod.ops.kernels.cpu.packing import PackedWeight
 from tripod.ops.kernels.cpu.paged_attention import KVPool
 from tripod.ops.linear_formats import LinearActivation
+from tripod.ops.moe_routing import RouterConfig
 
-__all__ = ["Dense", "FusedLayer", "Norm", "StepRows"]
+__all__ = ["Dense", "FusedLayer", "Norm", "Routed", "StepRows"]
 
 _INT, _INT64, _FLOAT = ctypes.c_int32, ctypes.c_int64, ctypes.c_float
 _SILU_MUL = 4
@@ -70,7 +74,12 @@ class _CLayer(ctypes.Structure):
         *(("scale", _FLOAT), ("window", _INT64)),
         *(("query_at", _INT64), ("key_at", _INT64), ("value_at", _INT64), ("query_stride", _INT64), ("kv_stride", _INT64)),
         *(("query_norm", POINTER), ("key_norm", POINTER), ("head_norm_eps", _FLOAT)),
+        ("routed", POINTER),
     )
+
+
+class _CRouted(ctypes.Structure):
+    _fields_ = (("logits", _CDense), ("router", CRouter), ("experts", POINTER))
 
 
 class _CStep(ctypes.Structure):
@@ -102,6 +111,16 @@ class Norm:
     bias: Tensor | None = None  # [D], float32; none in a root mean square norm
     eps: float = 1e-5
     is_rms: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A router, and the experts among which each row is sent to its own."""
+
+    router: PackedWeight  # [E, D], "f32"
+    config: RouterConfig
+    experts: ExpertTable
+    selection_bias: Tensor | None = None  # [E], float32
 
 
 class StepRows:
@@ -176,6 +195,7 @@ class FusedLayer:
         mlp_norm: Norm | None = None,
         up: Dense | None = None,
         down: Dense | None = None,
+        routed: Routed | None = None,
         activation: LinearActivation | None = None,
         is_interleaved: bool = False,
         is_parallel: bool = False,
@@ -192,9 +212,10 @@ class FusedLayer:
             num_kv_heads: G, a divisor of H.
             head_dim: K.
             output: H K inputs, D outputs.
-            mlp_norm: before the feed-forward half; it, up and down are None together: then the layer ends with the attention.
+            mlp_norm: before the second half, which is up and down, or `routed`; without all of them the layer ends with the attention.
             up: D inputs, F outputs; or gate and up packed together.
             down: F inputs, D outputs.
+            routed: in their place; not if `is_parallel`.
             activation: after up; None where gate and up are packed together, which has its own.
             is_interleaved: how query, key and value lie.
             is_parallel: both halves read the same x.
@@ -205,7 +226,7 @@ class FusedLayer:
 
         Raises:
             ShapeError: sizes that do not fit each other.
-            ConfigError: an activation beside a gate, or an unknown one; two head norms that differ in eps.
+            ConfigError: an activation beside a gate, or an unknown one; two head norms that differ in eps; half of a second half, or two.
         """
         size = attention_norm.weight.shape[0]
         if num_kv_heads < 1 or num_heads % num_kv_heads or (is_interleaved and num_heads != num_kv_heads):
@@ -216,29 +237,43 @@ class FusedLayer:
             raise ConfigError(f"activation={activation!r} is unknown; use one of {', '.join(str(name) for name in ACTIVATIONS)}")
         self._expect("query_key_value", query_key_value, ((num_heads + 2 * num_kv_heads) * head_dim, size))
         self._expect("output", output, (size, num_heads * head_dim))
-        feed_forward = [] if mlp_norm is None or up is None or down is None else [("mlp_norm", mlp_norm, size)]
-        if feed_forward and up is not None and down is not None:
+        if (
+            (up is None) != (down is None)
+            or (mlp_norm is None) != (up is None and routed is None)
+            or (up is not None and routed is not None)
+        ):
+            raise ConfigError("the second half is mlp_norm with up and down, or mlp_norm with routed; give one of the two, or none")
+        if up is not None and down is not None:
             if up.weight.is_gate_up == (activation is not None):
                 raise ConfigError(
                     f"activation={activation!r}: give one for a single up projection, and none for gate and up packed together"
                 )
             self._expect("up", up, (up.weight.shape[0], size))
             self._expect("down", down, (size, up.weight.shape[0]))
-        elif (mlp_norm, up, down) != (None, None, None):
-            raise ConfigError("mlp_norm, up and down make the feed-forward half together; give all of them, or none")
+        if routed is not None:
+            num_experts = routed.experts.num_experts
+            if is_parallel or routed.router.format != "f32" or routed.config.num_experts != num_experts:
+                raise ConfigError(
+                    f"routed has a router for {routed.config.num_experts} experts in {routed.router.format}, is_parallel={is_parallel}; "
+                    f"expected one for {num_experts} in f32, after the attention"
+                )
+            self._expect("router", Dense(routed.router), (num_experts, size))
+            if routed.experts.hidden_size != size:
+                raise ShapeError(f"the experts read rows of {routed.experts.hidden_size}; expected {size}")
         head_norms = [norm for norm in (query_norm, key_norm) if norm is not None]
         if len({norm.eps for norm in head_norms}) > 1 or not all(norm.is_rms for norm in head_norms):
             raise ConfigError("norms of heads are root mean square norms with one eps; give both so, or none")
         for name, norm, width in (
             ("attention_norm", attention_norm, size),
-            *feed_forward,
+            *([] if mlp_norm is None else [("mlp_norm", mlp_norm, size)]),
             *(("head norm", norm, head_dim) for norm in head_norms),
         ):
             expect_tensor(f"{name}.weight", norm.weight, (width,), (torch.float32,))
             if norm.bias is not None:
                 expect_tensor(f"{name}.bias", norm.bias, (width,), (torch.float32,))
         self.hidden_size, self.head_dim, self.num_kv_heads = size, head_dim, num_kv_heads
-        self._kept = (attention_norm, query_key_value, output, mlp_norm, up, down, query_norm, key_norm)  # the structure holds addresses
+        self._kept = (attention_norm, query_key_value, output, mlp_norm, up, down, query_norm, key_norm, routed)  # whose addresses are held
+        self._routed = None if routed is None else _routed(routed)
         key_at = head_dim if is_interleaved else num_heads * head_dim
         value_at = 2 * head_dim if is_interleaved else key_at + num_kv_heads * head_dim
         stride = (3 if is_interleaved else 1) * head_dim
@@ -253,14 +288,16 @@ class FusedLayer:
             ),
             *(head_dim**-0.5 if scale is None else scale, window or 0, 0, key_at, value_at, stride, stride),
             *(None if norm is None else norm.weight.data_ptr() for norm in (query_norm, key_norm)),
-            *(head_norm.eps for head_norm in head_norms[:1]),
+            head_norms[0].eps if head_norms else 0.0,
+            None if self._routed is None else ctypes.addressof(self._routed),
         )
         self._address = ctypes.addressof(self._struct)
 
     @property
     def num_bytes(self) -> int:
         """Memory that the packed weights take."""
-        return sum(part.weight.num_bytes for part in self._kept if isinstance(part, Dense))
+        dense = sum(part.weight.num_bytes for part in self._kept if isinstance(part, Dense))
+        return dense + sum(part.router.num_bytes + part.experts.num_bytes for part in self._kept if isinstance(part, Routed))
 
     def __call__(self, x: Tensor, pool: KVPool, index: int, step: StepRows, *, is_last: bool = False) -> None:
         """Apply the layer to the rows of a step, in place.
@@ -312,3 +349,7 @@ def _norm(norm: Norm | None) -> _CNorm:
     if norm is None:
         return _CNorm()
     return _CNorm(norm.weight.data_ptr(), None if norm.bias is None else norm.bias.data_ptr(), norm.eps, norm.is_rms)
+
+
+def _routed(routed: Routed) -> _CRouted:
+    return _CRouted(_dense(Dense(routed.router)), router_struct(routed.config, routed.selection_bias), routed.experts.address)

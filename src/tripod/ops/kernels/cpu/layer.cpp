@@ -1,11 +1,10 @@
 #include "layer.hpp"
 
 #include <cstring>
+#include <optional>
 
 #include "epilogue.hpp"
-#include "operand.hpp"
-#include "pool.hpp"
-#include "rows.hpp"
+#include "experts.hpp"
 
 namespace tripod {
 namespace {
@@ -24,6 +23,7 @@ struct Workspace {
     float* query_key_value;  // [rows, columns of the first product]
     float* seen;             // [rows, H K]
     float* activated;        // [rows, F]: where the hidden operand does not take rows itself
+    std::optional<SparseHalf> sparse;
 
     Workspace(Carver& carver, const Layer& layer, int64_t all_rows, int64_t rows)
         : normed(carver.operand(layer.query_key_value.weights(), all_rows)),
@@ -32,13 +32,10 @@ struct Workspace {
           hidden(carver.operand(layer.down.weights(), rows)),
           query_key_value(reinterpret_cast<float*>(carver.take(all_rows * layer.query_key_value.num_columns * 4))),
           seen(attended.takes_rows() ? nullptr : reinterpret_cast<float*>(carver.take(rows * layer.output.num_inputs * 4))),
-          activated(hidden.takes_rows() ? nullptr : reinterpret_cast<float*>(carver.take(rows * layer.down.num_inputs * 4))) {}
+          activated(hidden.takes_rows() ? nullptr : reinterpret_cast<float*>(carver.take(rows * layer.down.num_inputs * 4))) {
+        if (layer.routed != nullptr) sparse.emplace(carver, layer.mlp_norm, *layer.routed, rows);
+    }
 };
-
-void norm_row(const Norm& norm, const float* x, float* out, int64_t size) {
-    if (norm.is_rms) rms_norm(x, norm.weight, norm.eps, out, size);
-    else layer_norm(x, norm.weight, norm.bias, norm.eps, out, size);
-}
 
 // The share of one thread in one layer. Between two barriers a thread writes only what no other reads or writes.
 class Worker {
@@ -63,6 +60,10 @@ class Worker {
         barrier();
         if (convert(space_.attended, space_.seen) | (layer_.is_parallel && convert(space_.hidden, space_.activated))) barrier();
         add(layer_.output, space_.attended);
+        if (space_.sparse) {
+            barrier();
+            space_.sparse->run(x_, thread_, num_threads_);
+        }
         if (layer_.up.panels == nullptr) return;
         if (!layer_.is_parallel) {
             barrier();

@@ -7,6 +7,7 @@
 
 #include "attention.hpp"
 #include "linear.hpp"
+#include "rows.hpp"
 
 namespace tripod {
 
@@ -27,8 +28,15 @@ struct Norm {
     int32_t is_rms;
 };
 
+inline void norm_row(const Norm& norm, const float* x, float* out, int64_t size) {
+    if (norm.is_rms) rms_norm(x, norm.weight, norm.eps, out, size);
+    else layer_norm(x, norm.weight, norm.bias, norm.eps, out, size);
+}
+
+struct Routed;
+
 // x = x + Output(Attention(QKV(norm_1 x))), then x = x + Down(activation(Up(norm_2 x))); side by side (both norms of the same x) if is_parallel.
-// Without panels of `up` it ends after the attention.
+// Without panels of `up` the second half is x + Experts(norm_2 x) if there are any, else there is none.
 struct Layer {
     Norm attention_norm, mlp_norm;
     Dense query_key_value, output, up, down;
@@ -41,6 +49,7 @@ struct Layer {
     const float* query_norm;  // [head_size]: root mean square norm of each head before it is rotated; null: none
     const float* key_norm;
     float head_norm_eps;
+    const Routed* routed;  // null: no experts
 };
 
 struct Step {

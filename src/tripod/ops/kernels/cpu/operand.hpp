@@ -31,6 +31,7 @@ class Carver {
         return part;
     }
     float* floats(int64_t count) { return reinterpret_cast<float*>(take(count * 4)); }
+    int64_t* numbers(int64_t count) { return reinterpret_cast<int64_t*>(take(count * 8)); }
     Operand operand(const Weights& weights, int64_t rows) {
         const InputLayout layout = input_layout(weights, rows);
         return {weights, layout, take(layout.num_bytes)};
