@@ -20,11 +20,10 @@ from tripod.models.moe import Experts, Router, SparseMLP
 from tripod.models.native_attention import NativeLlamaAttention
 from tripod.models.native_parts import NativeGateUp, NativeNorm, native, take_gate_up, take_linear
 from tripod.models.openmoe import DoubleGatedMLP, OpenMoEBlock
-from tripod.models.packed_file import FreshPacker, Packer
+from tripod.models.packed_file import Packer
 from tripod.ops.attention import Attend
-from tripod.ops.kernels.cpu.experts import ExpertTable, PackedExpert, route
+from tripod.ops.kernels.cpu.experts import ExpertTable, PackedExpert, route, score
 from tripod.ops.kernels.cpu.fused_layer import FusedLayer, Routed, StepRows
-from tripod.ops.kernels.cpu.linear import PackedWeight, linear
 from tripod.ops.kernels.cpu.paged_attention import KVPool
 from tripod.ops.linear import WeightFormat
 from tripod.ops.moe_routing import RouterConfig, Routing
@@ -36,7 +35,7 @@ class NativeRouter(Router):
     def __init__(self, router: Router) -> None:
         nn.Module.__init__(self)
         self.config, self.layer = router.config, router.layer
-        self._packed = take_linear([router.weight.detach()], "f32", FreshPacker())
+        self._weight = router.weight.detach().float().contiguous()
         self._bias = None if router.selection_bias is None else router.selection_bias.float().contiguous()
 
     @property
@@ -46,10 +45,10 @@ class NativeRouter(Router):
 
     def routed(self, experts: ExpertTable) -> Routed:
         """The same as a part of a fused layer, with its experts."""
-        return Routed(self._packed, self.config, experts, self._bias)
+        return Routed(self._weight, self.config, experts, self._bias)
 
     def forward(self, x: Tensor) -> Routing:  # [N, D]
-        return route(linear(x, self._packed), self.config, self._bias)
+        return route(score(x, self._weight), self.config, self._bias)
 
 
 class NativeSparseMLP(nn.Module):
@@ -65,7 +64,7 @@ class NativeSparseMLP(nn.Module):
         self.experts = ExpertTable(experts) if cache is None else cache.layer(experts)
         self.num_bytes = sum(expert.num_bytes for expert in experts)
         self.shared: ExpertTable | None = None  # of one expert, to which all rows go
-        self._shared_gate: PackedWeight | None = None
+        self._shared_gate: Tensor | None = None
         if sparse.shared is not None:
             assert isinstance(sparse.shared, LlamaMLP)
             gate_up = take_gate_up(sparse.shared.gate.weight, sparse.shared.up.weight, weight_format, packer)
@@ -73,7 +72,7 @@ class NativeSparseMLP(nn.Module):
             self.shared = ExpertTable([shared])
             self.num_bytes += shared.num_bytes
             if sparse.shared_gate is not None:
-                self._shared_gate = take_linear([sparse.shared_gate.weight.detach()], "f32", FreshPacker())
+                self._shared_gate = sparse.shared_gate.weight.detach().float().contiguous()
 
     def parts(self) -> dict[str, Any] | None:
         """What a `FusedLayer` wants to know of it; None where it has a shared expert, or experts that must be fetched."""
@@ -86,7 +85,7 @@ class NativeSparseMLP(nn.Module):
         self.experts.add(normed, self.router(normed), x)
         if self.shared is not None:
             # Its factor is the kernel's sigmoid: torch's gives a row other bits where it stands last.
-            logits = torch.zeros(len(x), 1) if self._shared_gate is None else linear(normed, self._shared_gate)
+            logits = torch.zeros(len(x), 1) if self._shared_gate is None else score(normed, self._shared_gate)
             self.shared.add(normed, route(logits, _FOR_ALL if self._shared_gate is None else _FOR_ALL_BY_A_GATE), x)
 
 

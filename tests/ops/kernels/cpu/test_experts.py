@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.ops.kernels.cpu.levels import level, needs_kernels
 from tripod.errors import ConfigError, ShapeError
 from tripod.ops import linear_formats as reference
-from tripod.ops.kernels.cpu.experts import ExpertTable, PackedExpert, route
+from tripod.ops.kernels.cpu.experts import ExpertTable, PackedExpert, route, score
 from tripod.ops.kernels.cpu.packing import pack_gate_up, pack_linear
 from tripod.ops.kernels.cpu.threads import set_num_threads
 from tripod.ops.moe_routing import Capacity, RouterConfig, Routing, choose_experts
@@ -54,6 +54,16 @@ def _table(experts: list[dict[str, Tensor]], format: str, group: int | None) -> 
 
 def _routing(num_rows: int, top_k: int = 2) -> Routing:
     return choose_experts(_random(num_rows, NUM_EXPERTS, seed=3), RouterConfig(num_experts=NUM_EXPERTS, top_k=top_k))
+
+
+@pytest.mark.parametrize("num_outputs", [1, 4, 7, 64])
+@pytest.mark.parametrize("size", [1, 16, 77, 768])
+def test_scores_are_the_products_of_float64_and_a_row_has_the_same_bits_alone(level: str, num_outputs: int, size: int) -> None:
+    x, weight = _random(9, size), _random(num_outputs, size, seed=1)
+    found = score(x, weight)
+    expected = x.double() @ weight.double().T
+    assert (found - expected).abs().max() <= 1e-6 * (x.double().abs() @ weight.double().abs().T).max()
+    assert torch.equal(torch.cat([score(row[None], weight) for row in x]), found)
 
 
 @each_format

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from tests.ops.kernels.cpu.levels import level, needs_kernels
 from tripod.errors import ConfigError, ShapeError
-from tripod.ops.kernels.cpu.fused_layer import Dense, FusedLayer, Norm, StepRows
+from tripod.ops.kernels.cpu.experts import ExpertTable, PackedExpert, route, score
+from tripod.ops.kernels.cpu.fused_layer import Dense, FusedLayer, Norm, Routed, StepRows
 from tripod.ops.kernels.cpu.linear import gate_up, gate_up_bias, linear, pack_gate_up, pack_linear
 from tripod.ops.kernels.cpu.paged_attention import KVPool, paged_attention
 from tripod.ops.kernels.cpu.rows import layer_norm, rms_norm, rotate
 from tripod.ops.kernels.cpu.threads import set_num_threads
 from tripod.ops.linear_formats import LinearActivation
+from tripod.ops.moe_routing import RouterConfig
 
 __all__ = ["level"]
 pytestmark = needs_kernels
@@ -281,6 +283,80 @@ def test_a_last_layer_keeps_rows_with_the_bits_that_they_have_among_all(
         layer(some, pools[1], 1, batch.step(pools[1], kept), is_last=True)
         assert torch.equal(some[: len(kept)], every[kept])
         assert torch.equal(pools[0].blocks, pools[1].blocks)  # keys and values of all rows are written
+
+
+NUM_EXPERTS, EXPERT_SIZE = 7, 50
+
+
+def _sparse(format: str, group: int | None) -> tuple[FusedLayer, FusedLayer, Routed]:
+    """A layer with experts, one that ends before them, and those."""
+
+    def dense(*shape: int, seed: int) -> Dense:
+        return Dense(pack_linear(_random(*shape, seed=seed) / shape[1] ** 0.5, format, group))
+
+    experts = [
+        PackedExpert(
+            pack_gate_up(*(_random(EXPERT_SIZE, SIZE, seed=20 + 3 * number + side) / 10 for side in (0, 1)), format, group),
+            dense(SIZE, EXPERT_SIZE, seed=22 + 3 * number).weight,
+        )
+        for number in range(NUM_EXPERTS)
+    ]
+    config = RouterConfig(num_experts=NUM_EXPERTS, top_k=3, is_normalized=True)
+    routed = Routed(_random(NUM_EXPERTS, SIZE, seed=50), config, ExpertTable(experts), _random(NUM_EXPERTS, seed=51) / 10)
+    shared = {
+        "attention_norm": QWEN2.norm("attention"),
+        "query_key_value": dense(QWEN2.rows, SIZE, seed=18),
+        "output": dense(SIZE, QWEN2.num_heads * HEAD_DIM, seed=19),
+        "num_heads": QWEN2.num_heads,
+        "num_kv_heads": QWEN2.num_kv_heads,
+        "head_dim": HEAD_DIM,
+    }
+    return FusedLayer(**shared, mlp_norm=QWEN2.norm("mlp"), routed=routed), FusedLayer(**shared), routed
+
+
+@each_format
+@pytest.mark.parametrize("kept", [None, [0, 35, 53]], ids=["all", "some"])
+def test_a_layer_with_experts_has_the_bits_of_the_kernels_one_by_one(
+    level: str, format: str, group: int | None, kept: list[int] | None
+) -> None:
+    batch = Batch.mixed()
+    pools = [_pool(QWEN2, _kv_dtype(format)) for _ in range(2)]
+    whole, attention, routed = _sparse(format, group)
+    rows = slice(None) if kept is None else slice(len(kept))
+    x, expected = batch.x.clone(), batch.x.clone()
+    whole(x, pools[0], 1, batch.step(pools[0], kept), is_last=kept is not None)
+    attention(expected, pools[1], 1, batch.step(pools[1], kept), is_last=kept is not None)
+    normed = _normed(QWEN2.norm("mlp"), expected[rows])
+    assert routed.selection_bias is not None
+    routing = route(score(normed, routed.router), routed.config, routed.selection_bias)
+    assert len(routing.expert_ids.unique()) == NUM_EXPERTS or kept is not None, "rows go to all experts"
+    routed.experts.add(normed, routing, expected[rows])
+    assert torch.equal(x[rows], expected[rows])
+    assert torch.equal(pools[0].blocks, pools[1].blocks)
+
+
+def test_experts_that_do_not_fit_a_layer_are_refused() -> None:
+    whole, _, routed = _sparse("f32", None)
+    parts = {
+        "attention_norm": QWEN2.norm("attention"),
+        "query_key_value": Dense(pack_linear(_random(QWEN2.rows, SIZE), "f32")),
+        "output": Dense(pack_linear(_random(SIZE, QWEN2.num_heads * HEAD_DIM), "f32")),
+        "num_heads": QWEN2.num_heads,
+        "num_kv_heads": QWEN2.num_kv_heads,
+        "head_dim": HEAD_DIM,
+    }
+    norm = QWEN2.norm("mlp")
+    up = Dense(pack_gate_up(_random(INTERMEDIATE, SIZE), _random(INTERMEDIATE, SIZE), "f32"))
+    for half in ({"routed": routed}, {"mlp_norm": norm}, {"mlp_norm": norm, "up": up}, {"mlp_norm": norm, "up": up, "routed": routed}):
+        with pytest.raises(ConfigError, match="give one of the two, or none"):
+            FusedLayer(**parts, **half)
+    with pytest.raises(ConfigError, match="router for 7 experts and 7 of them, is_parallel=True"):
+        FusedLayer(**parts, mlp_norm=norm, routed=routed, is_parallel=True)
+    with pytest.raises(ConfigError, match="router for 8 experts and 7 of them"):
+        FusedLayer(**parts, mlp_norm=norm, routed=replace(routed, config=RouterConfig(num_experts=8, top_k=3)))
+    with pytest.raises(ShapeError, match="router has shape"):
+        FusedLayer(**parts, mlp_norm=norm, routed=replace(routed, router=_random(NUM_EXPERTS, SIZE + 1)))
+    assert whole.num_bytes > routed.experts.num_bytes + routed.router.nbytes
 
 
 def test_what_does_not_fit_is_refused_before_the_kernel() -> None:

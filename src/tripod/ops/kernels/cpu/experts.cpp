@@ -8,12 +8,14 @@
 #include <cmath>
 
 #include "epilogue.hpp"
+#include "rows.hpp"
 
 namespace tripod {
 namespace {
 
 constexpr int64_t kRowsOfWaiting = 8;  // a product of few rows waits for its weights as long as one of so many computes
 constexpr int64_t kMostRows = 252;     // that `linear_units` takes
+constexpr int kScores = 4;             // of a row at a time
 
 int64_t padded(int64_t outputs) { return ceil_div(outputs, kPanel) * kPanel; }
 
@@ -23,6 +25,19 @@ template <class Body> void in_blocks(int64_t first, int64_t rows, Body&& body) {
     for (int64_t block = 0; block < blocks; ++block) {
         const Range part = share(rows, static_cast<int>(block), static_cast<int>(blocks));
         body(first + part.begin, part.end - part.begin);
+    }
+}
+
+// out[n] = x . weight[n] for rows of a plain matrix: a panel of 64 rows, as a product has them, would be mostly padding.
+void score_row(const float* x, const float* weight, int64_t num_outputs, int64_t size, float* out) {
+    for (int64_t first = 0; first < num_outputs; first += kScores) {
+        const int64_t count = std::min<int64_t>(kScores, num_outputs - first);
+        F16 sums[kScores] = {zeros(), zeros(), zeros(), zeros()};
+        for (int64_t at = 0; at < size; at += kLanes) {
+            const F16 own = load_lanes(x + at, size - at);
+            for (int64_t i = 0; i < count; ++i) sums[i] = fma(own, load_lanes(weight + (first + i) * size + at, size - at), sums[i]);
+        }
+        for (int64_t i = 0; i < count; ++i) out[first + i] = sum(sums[i]);
     }
 }
 
@@ -156,8 +171,7 @@ void ExpertRows::add_up(int64_t row, const float* factors, float* out) const {
 }
 
 SparseHalf::SparseHalf(Carver& carver, const Norm& norm, const Routed& routed, int64_t rows)
-    : norm_(norm), routed_(routed), num_rows_(rows), routed_rows_(carver.operand(routed.logits.weights(), rows)),
-      normed_(carver.floats(rows * routed.experts->hidden_size)), logits_(carver.floats(rows * routed.router.num_experts)),
+    : norm_(norm), routed_(routed), num_rows_(rows), normed_(carver.floats(rows * routed.experts->hidden_size)), logits_(carver.floats(rows * routed.router.num_experts)),
       gates_(carver.floats(rows * routed.router.num_experts)), factors_(carver.floats(rows * routed.router.top_k)),
       expert_ids_(carver.numbers(rows * routed.router.top_k)),
       assignments_(carver, routed.router.num_experts, rows, routed.router.top_k), experts_(carver, *routed.experts, assignments_) {}
@@ -174,20 +188,21 @@ void SparseHalf::route(const float* x, Range rows) const {
     const int64_t size = routed_.experts->hidden_size, num_experts = routed_.router.num_experts, top_k = routed_.router.top_k;
     for (int64_t row = rows.begin; row < rows.end; ++row) {
         norm_row(norm_, x + row * size, normed_ + row * size, size);
-        routed_rows_.convert(row, normed_ + row * size);
-    }
-    const Weights& weights = routed_rows_.weights;
-    const Output output{nullptr, Activation::kNone, Type::kF32, nullptr, logits_, num_experts, num_experts, nullptr};
-    in_blocks(rows.begin, rows.end - rows.begin, [&](int64_t first, int64_t block) {
-        linear_units(weights, routed_rows_.inputs(), output, first, block, 0, weights.num_panels());
-    });
-    for (int64_t row = rows.begin; row < rows.end; ++row)
+        score_row(normed_ + row * size, routed_.weight, num_experts, size, logits_ + row * num_experts);
         route_row(routed_.router, logits_ + row * num_experts, gates_ + row * num_experts, expert_ids_ + row * top_k, factors_ + row * top_k);
+    }
 }
 
 }  // namespace tripod
 
 using namespace tripod;
+
+// out [rows, outputs] = x [rows, size] times the transpose of weight [outputs, size].
+TRIPOD_API void tripod_score(const float* x, int64_t rows, const float* weight, int64_t num_outputs, int64_t size, float* out) {
+    parallel_for(rows, [&](int64_t begin, int64_t end, int) {
+        for (int64_t row = begin; row < end; ++row) score_row(x + row * size, weight, num_outputs, size, out + row * num_outputs);
+    });
+}
 
 // logits, gates: [rows, E]; expert_ids, weights: [rows, k].
 TRIPOD_API void tripod_route(const Router* router, const float* logits, int64_t rows, float* gates, int64_t* expert_ids, float* weights) {

@@ -28,9 +28,9 @@ struct Router {
     const float* bias;  // [E]: on the choice alone; null: none
 };
 
-// A router in float32 and the experts that it chooses from.
+// A router and the experts that it chooses from.
 struct Routed {
-    Dense logits;
+    const float* weight;  // [E, D]
     Router router;
     const Experts* experts;
 };
@@ -86,7 +86,6 @@ class SparseHalf {
     const Norm& norm_;
     const Routed& routed_;
     const int64_t num_rows_;
-    const Operand routed_rows_;  // what the router reads
     float* const normed_;        // [rows, D]
     float* const logits_;        // [rows, E]
     float* const gates_;         // [rows, E]

@@ -1,5 +1,6 @@
-"""The sparse layer of a step in two calls: who goes to which expert, and each row through its own.
+"""The sparse layer of a step in three calls: what a router makes of each row, who goes to which expert, and each row through its own.
 
+    logits = score(x, weight)                            # x weight^T
     routing = route(logits, config, selection_bias)      # the twin of `tripod.ops.moe_routing.choose_experts`
     experts = ExpertTable([PackedExpert(up, down), ...]) # up from `pack_gate_up`; once
     experts.add(x, routing, out)                         # out += what the chosen experts make of x, times their weights
@@ -45,8 +46,31 @@ class CRouter(ctypes.Structure):
     )
 
 
+_score = KernelFunction("tripod_score", POINTER, _INT64, POINTER, _INT64, _INT64, POINTER)
 _route = KernelFunction("tripod_route", POINTER, POINTER, _INT64, POINTER, POINTER, POINTER)
 _experts = KernelFunction("tripod_experts", POINTER, POINTER, _INT64, POINTER, POINTER, _INT64, POINTER)
+
+
+def score(x: Tensor, weight: Tensor) -> Tensor:
+    """x weight^T of a router: few outputs, whose weights are read where they lie. A row's bits do not depend on the rows beside it.
+
+    Args:
+        x: [N, D], float32, contiguous.
+        weight: [E, D], likewise.
+
+    Returns:
+        [N, E].
+
+    Raises:
+        ShapeError: shapes that do not fit, or gaps between elements.
+        ConfigError: another dtype or device.
+    """
+    expect_tensor("weight", weight, (None, None), (torch.float32,))
+    num_outputs, size = weight.shape
+    expect_tensor("x", x, (None, size), (torch.float32,))
+    out = torch.empty((len(x), num_outputs))
+    _score(x.data_ptr(), len(x), weight.data_ptr(), num_outputs, size, out.data_ptr())
+    return out
 
 
 def route(logits: Tensor, config: RouterConfig, selection_bias: Tensor | None = None) -> Routing:

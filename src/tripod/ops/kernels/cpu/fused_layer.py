@@ -79,7 +79,7 @@ class _CLayer(ctypes.Structure):
 
 
 class _CRouted(ctypes.Structure):
-    _fields_ = (("logits", _CDense), ("router", CRouter), ("experts", POINTER))
+    _fields_ = (("weight", POINTER), ("router", CRouter), ("experts", POINTER))
 
 
 class _CStep(ctypes.Structure):
@@ -117,7 +117,7 @@ class Norm:
 class Routed:
     """A router, and the experts among which each row is sent to its own."""
 
-    router: PackedWeight  # [E, D], "f32"
+    router: Tensor  # [E, D], float32
     config: RouterConfig
     experts: ExpertTable
     selection_bias: Tensor | None = None  # [E], float32
@@ -252,12 +252,12 @@ class FusedLayer:
             self._expect("down", down, (size, up.weight.shape[0]))
         if routed is not None:
             num_experts = routed.experts.num_experts
-            if is_parallel or routed.router.format != "f32" or routed.config.num_experts != num_experts:
+            if is_parallel or routed.config.num_experts != num_experts:
                 raise ConfigError(
-                    f"routed has a router for {routed.config.num_experts} experts in {routed.router.format}, is_parallel={is_parallel}; "
-                    f"expected one for {num_experts} in f32, after the attention"
+                    f"routed has a router for {routed.config.num_experts} experts and {num_experts} of them, is_parallel={is_parallel}; "
+                    "expected as many, after the attention"
                 )
-            self._expect("router", Dense(routed.router), (num_experts, size))
+            expect_tensor("router", routed.router, (num_experts, size), (torch.float32,))
             if routed.experts.hidden_size != size:
                 raise ShapeError(f"the experts read rows of {routed.experts.hidden_size}; expected {size}")
         head_norms = [norm for norm in (query_norm, key_norm) if norm is not None]
@@ -297,7 +297,7 @@ class FusedLayer:
     def num_bytes(self) -> int:
         """Memory that the packed weights take."""
         dense = sum(part.weight.num_bytes for part in self._kept if isinstance(part, Dense))
-        return dense + sum(part.router.num_bytes + part.experts.num_bytes for part in self._kept if isinstance(part, Routed))
+        return dense + sum(part.router.nbytes + part.experts.num_bytes for part in self._kept if isinstance(part, Routed))
 
     def __call__(self, x: Tensor, pool: KVPool, index: int, step: StepRows, *, is_last: bool = False) -> None:
         """Apply the layer to the rows of a step, in place.
@@ -352,4 +352,4 @@ def _norm(norm: Norm | None) -> _CNorm:
 
 
 def _routed(routed: Routed) -> _CRouted:
-    return _CRouted(_dense(Dense(routed.router)), router_struct(routed.config, routed.selection_bias), routed.experts.address)
+    return _CRouted(routed.router.data_ptr(), router_struct(routed.config, routed.selection_bias), routed.experts.address)
