@@ -75,7 +75,7 @@ class RouteCase:
 # the kernels themselves are held to their formats, bit by bit where that is possible, in tests/ops/kernels.
 TOLERANCES: Mapping[WeightFormat, float] = {"f32": 1e-5, "bf16": 3e-2, "int8": 1e-1, "int4": 6e-1}
 INT8_KV = 3e-2  # what is added by keys and values of about 7 bits, and by queries and weights of 8
-WORST = 3.0  # times the tolerance: the farthest of thousands of rows, of which some are small themselves
+WORST = 4.0  # times the tolerance: the farthest of thousands of rows, of which some are small themselves
 ROUTES = (
     *(RouteCase("torch", name, False, TOLERANCES[name]) for name in ("f32", "bf16", "int8")),
     *(RouteCase("torch", name, True, TOLERANCES[name]) for name in ("f32", "bf16", "int8")),
@@ -329,7 +329,7 @@ class _Schedule:
         outcome.num_rows = len(self.rows)
         outcome.num_cached_tokens = sum(request.num_cached_tokens for request in self.requests)
         for request in self.requests:
-            if route.weight_format == "f32" and request.sampling.temperature == 0.0:
+            if route.weight_format == "f32" and route.kv_cache_dtype is None and request.sampling.temperature == 0.0:
                 self._judge_greedy(request, truths[request])
             if route.batch_invariant:
                 self._judge_answer(request)
