@@ -2,7 +2,7 @@
 
 They take ragged rows, [N, D], as the engine gives them. The stream between blocks is float32 whatever the weights are. Every operation
 treats a row by itself, in one order, so a row has the same bits whatever its neighbours. A block is one call where keys and values lie in
-the kernels' own pool, and some nine calls with the same bits where they do not.
+the kernels' own pool, or all blocks are, and some nine calls with the same bits where they do not.
 """
 
 # N tokens, D hidden size, H query heads, G key/value heads, K head size
@@ -23,15 +23,19 @@ from tripod.models.gpt_neox import GPTNeoX, GPTNeoXBlock
 from tripod.models.llama import LlamaBlock, LlamaMLP
 from tripod.models.native_attention import NativeLlamaAttention
 from tripod.models.native_parts import ACTIVATIONS, NativeGateUp, NativeLinear, NativeNorm, native
-from tripod.models.native_sparse import NativeSparseBlock
+from tripod.models.native_sparse import NativeSparseBlock, UnlessWatched
 from tripod.models.openmoe import OpenMoEBlock
 from tripod.models.pack import PackedModel, clone_sharing_tensors
 from tripod.models.packed_file import FreshPacker, Packer, keep, kept_path, open_kept
 from tripod.ops.attention import Attend
-from tripod.ops.kernels.cpu.fused_layer import FusedLayer, StepRows
+from tripod.ops.kernels.cpu.fused_layer import FusedLayer, FusedLayers, StepRows
 from tripod.ops.kernels.cpu.pool_attention import PoolAttention
 from tripod.ops.kernels.cpu.rows import embedding, rotate
 from tripod.ops.linear import WeightFormat
+
+# A step of more rows takes its time in the kernels however they are called, and between its layers others have a turn: an encoder, or
+# another engine.
+_FEW_ROWS = 64
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +133,7 @@ class _WideEmbedding(nn.Module):
 
 
 class NativeModel(PackedModel):
-    """A `PackedModel` that takes one call a layer, or a few in a sparse one, where the kernels hold the keys and values."""
+    """A `PackedModel` that takes one call a step, one a layer, or a few in some sparse ones, where the kernels hold the keys and values."""
 
     def __init__(self, inner: Decoder, head: NativeLinear, num_bytes: int) -> None:
         super().__init__(inner, head, num_bytes, dtype=torch.float32)
@@ -138,6 +142,10 @@ class NativeModel(PackedModel):
         fused = [cast("NativeBlock", block).fused() for block in inner.blocks]
         layers = [layer for layer in fused if layer is not None]
         self._layers = layers if len(layers) == len(fused) else None
+        whole = [layer.whole if isinstance(layer, UnlessWatched) else layer for layer in layers]
+        plain = [layer for layer in whole if isinstance(layer, FusedLayer)]
+        self._together = FusedLayers(plain) if plain and len(plain) == len(fused) else None
+        self._routers = [layer.router for layer in layers if isinstance(layer, UnlessWatched)]
 
     def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend, rows: Sequence[int] | None = None) -> Tensor:
         """As `LanguageModel.hidden`, of the given rows alone (ascending; None: all); the last layer does not compute the others."""
@@ -147,8 +155,11 @@ class NativeModel(PackedModel):
         x = self._embedding(token_ids)  # [N, D], float32, changed in place from here on
         cos, sin = self._rope(positions)
         step = StepRows(cos, sin, attend.slots, attend.requests, attend.positions, attend.block_tables, attend.pool, kept=rows)
-        for index, layer in enumerate(self._layers):
-            layer(x, attend.pool, index, step, is_last=index == len(self._layers) - 1)
+        if self._together is not None and len(x) <= _FEW_ROWS and not any(router.is_watched for router in self._routers):
+            self._together(x, attend.pool, step)
+        else:
+            for index, layer in enumerate(self._layers):
+                layer(x, attend.pool, index, step, is_last=index == len(self._layers) - 1)
         return self._norm.forward(x[: step.num_kept])
 
     def greedy(self, hidden: Tensor) -> tuple[Tensor, Tensor]:

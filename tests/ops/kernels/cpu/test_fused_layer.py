@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.ops.kernels.cpu.levels import level, needs_kernels
 from tripod.errors import ConfigError, ShapeError
 from tripod.ops.kernels.cpu.experts import ExpertTable, PackedExpert, route, score
-from tripod.ops.kernels.cpu.fused_layer import Dense, FusedLayer, Norm, Routed, StepRows
+from tripod.ops.kernels.cpu.fused_layer import Dense, FusedLayer, FusedLayers, Norm, Routed, StepRows
 from tripod.ops.kernels.cpu.linear import gate_up, gate_up_bias, linear, pack_gate_up, pack_linear
 from tripod.ops.kernels.cpu.paged_attention import KVPool, paged_attention
 from tripod.ops.kernels.cpu.rows import layer_norm, rms_norm, rotate
@@ -333,6 +333,33 @@ def test_a_layer_with_experts_has_the_bits_of_the_kernels_one_by_one(
     routed.experts.add(normed, routing, expected[rows])
     assert torch.equal(x[rows], expected[rows])
     assert torch.equal(pools[0].blocks, pools[1].blocks)
+
+
+@each_format
+@pytest.mark.parametrize("kept", [None, [0, 35, 53]], ids=["all", "some"])
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_layers_in_one_call_have_the_bits_of_one_after_the_other(
+    level: str, format: str, group: int | None, kept: list[int] | None, num_threads: int
+) -> None:
+    set_num_threads(num_threads)
+    batch = Batch.mixed()
+    sparse, attention, _ = _sparse(format, group)
+    layers = [QWEN2.fused(format, group), sparse]
+    pools = [_pool(QWEN2, _kv_dtype(format)) for _ in range(2)]
+    x, expected = batch.x.clone(), batch.x.clone()
+    FusedLayers(layers)(x, pools[0], batch.step(pools[0], kept))
+    for index, layer in enumerate(layers):
+        layer(expected, pools[1], index, batch.step(pools[1], kept), is_last=index == 1)
+    rows = slice(None) if kept is None else slice(len(kept))
+    assert torch.equal(x[rows], expected[rows])
+    assert torch.equal(pools[0].blocks, pools[1].blocks)
+    with pytest.raises(ConfigError, match="the pool has 2 layers; expected 3"):
+        FusedLayers([*layers, attention])(x, pools[0], batch.step(pools[0]))
+    with pytest.raises(ShapeError, match="x has shape"):
+        FusedLayers(layers)(x[:3], pools[0], batch.step(pools[0]))
+    for unlike in ([NEOX.fused(format, group), sparse], []):
+        with pytest.raises(ShapeError, match="expected one for all, and a layer at least"):
+            FusedLayers(unlike)
 
 
 def test_experts_that_do_not_fit_a_layer_are_refused() -> None:

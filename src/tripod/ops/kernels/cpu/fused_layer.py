@@ -1,4 +1,4 @@
-"""A whole transformer layer in one call: norms, projections, rotation, keys and values, attention, feed-forward, residuals.
+"""A whole transformer layer in one call, or all layers: norms, projections, rotation, keys and values, attention, feed-forward, residuals.
 
 Once, for each layer of a model (weights packed by `pack_linear` and `pack_gate_up`; biases and norms in float32):
 
@@ -21,6 +21,8 @@ Once a step, and then layer by layer:
     step = StepRows(cos, sin, slots, requests, positions, block_tables, pool)
     for index, layer in enumerate(layers):
         layer(x, pool, index, step)                                 # x: [N, D], float32, changed in place
+
+or, where a step is short and each call counts, `FusedLayers(layers)(x, pool, step)`.
 
 With `StepRows(..., kept=rows)` the last layer, called with `is_last=True`, computes these rows alone once the keys and values of all are
 written: nobody reads what comes out of the others.
@@ -49,7 +51,7 @@ from tripod.ops.kernels.cpu.paged_attention import KVPool
 from tripod.ops.linear_formats import LinearActivation
 from tripod.ops.moe_routing import RouterConfig
 
-__all__ = ["Dense", "FusedLayer", "Norm", "Routed", "StepRows"]
+__all__ = ["Dense", "FusedLayer", "FusedLayers", "Norm", "Routed", "StepRows"]
 
 _INT, _INT64, _FLOAT = ctypes.c_int32, ctypes.c_int64, ctypes.c_float
 _SILU_MUL = 4
@@ -91,7 +93,7 @@ class _CStep(ctypes.Structure):
     )
 
 
-_layer = KernelFunction("tripod_layer", POINTER, POINTER, _INT64, _INT, POINTER, _INT, POINTER)
+_layers = KernelFunction("tripod_layers", POINTER, _INT64, POINTER, _INT64, _INT64, _INT, POINTER, _INT, POINTER)
 _first_wrong_row = KernelFunction("tripod_first_wrong_row", POINTER, _INT64, restype=_INT64)
 
 
@@ -291,7 +293,8 @@ class FusedLayer:
             head_norms[0].eps if head_norms else 0.0,
             None if self._routed is None else ctypes.addressof(self._routed),
         )
-        self._address = ctypes.addressof(self._struct)
+        self.address = ctypes.addressof(self._struct)  # for as long as the layer lives
+        self._pointers = (POINTER * 1)(self.address)
 
     @property
     def num_bytes(self) -> int:
@@ -313,17 +316,23 @@ class FusedLayer:
             ShapeError: x or the pool does not fit the layer.
             ConfigError: x is not float32 in main memory.
         """
+        if not 0 <= index < pool.blocks.shape[0]:
+            raise ConfigError(f"index={index} is not one of the pool's {pool.blocks.shape[0]} layers")
+        self.check(x, pool, step)
+        _run(self._pointers, x, pool, index, step, is_last=is_last)
+
+    def check(self, x: Tensor, pool: KVPool, step: StepRows) -> None:
+        """
+        Raises:
+            ShapeError: x or the pool does not fit the layer.
+            ConfigError: x is not float32 in main memory.
+        """
         expect_tensor("x", x, (step.num_rows, self.hidden_size), (torch.float32,))
         if pool.head_dim != self.head_dim or pool.blocks.shape[2] != self.num_kv_heads or 2 * step.half > self.head_dim:
             raise ShapeError(
                 f"the pool has {pool.blocks.shape[2]} heads of {pool.head_dim}, of which the step rotates {2 * step.half}; "
                 f"the layer has {self.num_kv_heads} of {self.head_dim}"
             )
-        if not 0 <= index < pool.blocks.shape[0]:
-            raise ConfigError(f"index={index} is not one of the pool's {pool.blocks.shape[0]} layers")
-        if step.num_rows:
-            words = pool.blocks.data_ptr() + index * pool.blocks.stride(0) * pool.blocks.element_size()
-            _layer(self._address, words, pool.blocks.shape[1], pool.format, step.address, is_last, x.data_ptr())
 
     @staticmethod
     def _expect(name: str, dense: Dense, shape: tuple[int, int]) -> None:
@@ -333,6 +342,52 @@ class FusedLayer:
             expect_tensor(
                 f"{name}.bias", dense.bias, (dense.weight.padded_outputs if dense.weight.is_gate_up else shape[0],), (torch.float32,)
             )
+
+
+class FusedLayers:
+    """All layers of a model in one call: between layers nothing waits for the interpreter, which others may use meanwhile."""
+
+    def __init__(self, layers: Sequence[FusedLayer]) -> None:
+        """
+        Args:
+            layers: in their order, one at least; all with heads of one size and number.
+
+        Raises:
+            ShapeError: they differ in what they read, or in the heads of their keys and values.
+        """
+        shapes = {(layer.hidden_size, layer.head_dim, layer.num_kv_heads) for layer in layers}
+        if len(shapes) != 1:
+            raise ShapeError(
+                f"layers have (hidden size, head size, key heads) of {sorted(shapes)}; expected one for all, and a layer at least"
+            )
+        self._layers = tuple(layers)
+        self._pointers = (POINTER * len(layers))(*(layer.address for layer in layers))
+
+    def __call__(self, x: Tensor, pool: KVPool, step: StepRows) -> None:
+        """Apply all layers to the rows of a step, in place; those that the step keeps come out at the front of x.
+
+        Args:
+            x: as in a layer.
+            pool: of as many layers.
+            step: the rows.
+
+        Raises:
+            ShapeError: x or the pool does not fit the layers.
+            ConfigError: x is not float32 in main memory, or the pool has another number of layers.
+        """
+        if pool.blocks.shape[0] != len(self._layers):
+            raise ConfigError(f"the pool has {pool.blocks.shape[0]} layers; expected {len(self._layers)}")
+        self._layers[0].check(x, pool, step)
+        _run(self._pointers, x, pool, 0, step, is_last=True)
+
+
+def _run(pointers: ctypes.Array[ctypes.c_void_p], x: Tensor, pool: KVPool, first: int, step: StepRows, *, is_last: bool) -> None:
+    if step.num_rows:
+        layer_bytes = pool.blocks.stride(0) * pool.blocks.element_size()
+        _layers(
+            *(ctypes.addressof(pointers), len(pointers), pool.blocks.data_ptr() + first * layer_bytes, layer_bytes, pool.blocks.shape[1]),
+            *(pool.format, step.address, is_last, x.data_ptr()),
+        )
 
 
 def _dense(dense: Dense | None) -> _CDense:

@@ -1,5 +1,6 @@
 #include "layer.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <optional>
 
@@ -186,14 +187,31 @@ TRIPOD_API int64_t tripod_first_wrong_row(const Step* step, int64_t num_blocks) 
     return first_wrong_row(kv, call, step->num_tables, step->table_width);
 }
 
-// x: [rows, D], changed in place. A last layer keeps the step's kept rows alone, at the front of x.
-TRIPOD_API void tripod_layer(const Layer* layer, void* kv_words, int64_t num_blocks, int32_t kv_format, const Step* step, int32_t is_last, float* x) {
-    const Rows rows = is_last ? Rows{step->num_kept, step->kept, step->kept_requests, step->kept_positions}
-                              : Rows{step->num_rows, nullptr, step->requests, step->positions};
-    const KvLayer kv{static_cast<Word*>(kv_words), num_blocks, layer->num_kv_heads, layer->head_size, static_cast<KvFormat>(kv_format)};
-    Carver measure(nullptr);
-    (void)Workspace(measure, *layer, step->num_rows, rows.count);
-    Carver carver(scratch(Scratch::kInput, measure.taken()));
-    const Workspace space(carver, *layer, step->num_rows, rows.count);
-    parallel([&](int thread, int count) { Worker(*layer, kv, *step, rows, x, space, thread, count).run(); });
+// Layers one after the other, in one region; x: [rows, D], changed in place. If is_last, the last of them keeps the step's kept rows alone, at
+// the front of x. The keys and values of a layer lie layer_bytes behind those of the one before.
+TRIPOD_API void tripod_layers(const Layer* const* layers, int64_t num_layers, void* kv_words, int64_t layer_bytes, int64_t num_blocks,
+                              int32_t kv_format, const Step* step, int32_t is_last, float* x) {
+    const auto rows_of = [&](int64_t index) {
+        return is_last && index == num_layers - 1 ? Rows{step->num_kept, step->kept, step->kept_requests, step->kept_positions}
+                                                  : Rows{step->num_rows, nullptr, step->requests, step->positions};
+    };
+    int64_t num_bytes = 0;
+    for (int64_t index = 0; index < num_layers; ++index) {
+        Carver measure(nullptr);
+        (void)Workspace(measure, *layers[index], step->num_rows, rows_of(index).count);
+        num_bytes = std::max(num_bytes, measure.taken());
+    }
+    void* const memory = scratch(Scratch::kInput, num_bytes);
+    parallel([&](int thread, int count) {
+        for (int64_t index = 0; index < num_layers; ++index) {
+            const Layer& layer = *layers[index];
+            const KvLayer kv{reinterpret_cast<Word*>(static_cast<uint8_t*>(kv_words) + index * layer_bytes), num_blocks, layer.num_kv_heads,
+                             layer.head_size, static_cast<KvFormat>(kv_format)};
+            const Rows rows = rows_of(index);
+            Carver carver(memory);  // every thread sees the same memory in the same way
+            const Workspace space(carver, layer, step->num_rows, rows.count);
+            if (index > 0) barrier();
+            Worker(layer, kv, *step, rows, x, space, thread, count).run();
+        }
+    });
 }
