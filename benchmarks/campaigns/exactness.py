@@ -75,7 +75,8 @@ class RouteCase:
 # the kernels themselves are held to their formats, bit by bit where that is possible, in tests/ops/kernels.
 TOLERANCES: Mapping[WeightFormat, float] = {"f32": 1e-5, "bf16": 3e-2, "int8": 1e-1, "int4": 6e-1}
 INT8_KV = 3e-2  # what is added by keys and values of about 7 bits, and by queries and weights of 8
-WORST = 4.0  # times the tolerance: the farthest of thousands of rows, of which some are small themselves
+WORST = 3.0  # times the tolerance: the farthest of thousands of rows, of which some are small themselves
+WORST_INT8_KV = 4.0  # 3.5 was seen, of 14,104 rows
 ROUTES = (
     *(RouteCase("torch", name, False, TOLERANCES[name]) for name in ("f32", "bf16", "int8")),
     *(RouteCase("torch", name, True, TOLERANCES[name]) for name in ("f32", "bf16", "int8")),
@@ -321,7 +322,7 @@ class _Schedule:
             ours, theirs = float((row - truth).square().sum()), float(truth.square().sum())
             away, size, distance = away + ours, size + theirs, (ours / theirs) ** 0.5
             outcome.worst = max(outcome.worst, distance)
-            if not distance <= WORST * route.tolerance:
+            if not distance <= (WORST if route.kv_cache_dtype is None else WORST_INT8_KV) * route.tolerance:
                 outcome.failures.append(f"request {request.id}, token {position}: {distance:.2e} away from transformers")
         outcome.distance = (away / size) ** 0.5
         if not outcome.distance <= route.tolerance:
@@ -329,6 +330,7 @@ class _Schedule:
         outcome.num_rows = len(self.rows)
         outcome.num_cached_tokens = sum(request.num_cached_tokens for request in self.requests)
         for request in self.requests:
+            # In keys and values of 8 bits a choice may be off by as much as a row: it is judged with the rows.
             if route.weight_format == "f32" and route.kv_cache_dtype is None and request.sampling.temperature == 0.0:
                 self._judge_greedy(request, truths[request])
             if route.batch_invariant:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,11 +21,11 @@ from tripod.engine.execution.route import Kernels
 from tripod.errors import ConfigError
 from tripod.models.expert_cache import ExpertCache
 from tripod.models.moe import record_routing
-from tripod.models.native_blocks import NativeModel
-from tripod.models.native_sparse import UnlessWatched
+from tripod.models.native_sparse import AttentionThen, UnlessWatched
 from tripod.models.save import save_checkpoint
 from tripod.ops.kernels.cpu import library
 from tripod.ops.kernels.cpu.experts import PackedExpert
+from tripod.ops.kernels.cpu.fused_layer import FusedLayers
 from tripod.ops.kernels.cpu.packing import pack_gate_up, pack_linear
 from tripod.ops.linear import WeightFormat
 from tripod.ops.moe_routing import RouterConfig, choose_experts
@@ -115,11 +116,20 @@ def test_routing_in_the_engine_is_on_record_as_in_the_plain_model(name: str, ker
 
 @needs_kernels
 @pytest.mark.parametrize("weight_format", ["f32", "bf16", "int8", "int4"])
-def test_a_layer_in_one_call_has_the_bits_of_the_one_in_several_that_is_watched(weight_format: WeightFormat) -> None:
-    steps = Steps(tiny_model(SPARSE["mixtral"]), "native", weight_format)
-    assert isinstance(steps.model, NativeModel)
-    layers = [layer for layer in steps.model._layers or [] if isinstance(layer, UnlessWatched)]
-    assert len(layers) == len(steps.model._layers or [])
+def test_layers_in_one_call_have_the_bits_of_those_in_several_that_are_watched(
+    weight_format: WeightFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows_of_calls: dict[type, list[int]] = {}
+    for kind in (FusedLayers, UnlessWatched, AttentionThen):
+
+        def count(self: object, x: Tensor, *rest: object, call: Any = kind.__call__, kind: type = kind, **named: object) -> None:
+            rows_of_calls.setdefault(kind, []).append(len(x))
+            call(self, x, *rest, **named)
+
+        monkeypatch.setattr(kind, "__call__", count)
+    model = tiny_model(SPARSE["mixtral"])
+    num_layers = model.config.num_layers
+    steps = Steps(model, "native", weight_format)
     ids, sizes = token_ids(40, seed=4), [1, 30, 1, 8]
 
     def logits() -> Tensor:
@@ -127,11 +137,13 @@ def test_a_layer_in_one_call_has_the_bits_of_the_one_in_several_that_is_watched(
         return steps.whole(ids, sizes, [{}, dict.fromkeys(crowd, 50), {}, {}])
 
     unwatched = logits()
-    with record_routing(steps.model) as record:
-        assert layers[0].router.is_watched
+    assert rows_of_calls == {FusedLayers: [1, 1, 8], UnlessWatched: [330] * num_layers}, "many rows take a call a layer"
+    rows_of_calls.clear()
+    with record_routing(steps.model) as record:  # type: ignore[arg-type]
         watched = logits()
+    assert sum(rows_of_calls[AttentionThen]) == num_layers * (len(ids) + 300)
+    assert FusedLayers not in rows_of_calls
     assert len(record.expert_ids(0)) == len(ids) + 300
-    assert not layers[0].router.is_watched
     assert torch.equal(unwatched, watched)
 
 

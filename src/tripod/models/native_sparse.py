@@ -166,11 +166,10 @@ class NativeSparseBlock(nn.Module):
         if not self.attention.is_fusible:
             return None
         told = AttentionThen(FusedLayer(**self.attention.parts()), self._add_mlps)
-        sparse = self.mlps[0] if len(self.mlps) == 1 else None
-        parts = sparse.parts() if isinstance(sparse, NativeSparseMLP) else None
-        if not isinstance(sparse, NativeSparseMLP) or parts is None:
-            return told
-        return UnlessWatched(sparse.router, FusedLayer(**self.attention.parts(), **parts), told)
+        match list(self.mlps):
+            case [NativeSparseMLP() as sparse] if (parts := sparse.parts()) is not None:
+                return UnlessWatched(sparse.router, FusedLayer(**self.attention.parts(), **parts), told)
+        return told
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:  # [N, D] -> [N, D]
         x = self.attention(x, cos, sin, attend)

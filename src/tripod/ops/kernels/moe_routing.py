@@ -16,7 +16,10 @@ _HAS_WIDE_RESULT = "dtype" in torch.ops.aten.mm.overloads()  # type: ignore[no-u
 
 
 def router_logits(x: Tensor, weight: Tensor) -> Tensor:
-    """x [N, D], weight [E, D] -> [N, E]; in float32 on a GPU, since logits rounded to bfloat16 choose another expert now and then."""
+    """x [N, D], weight [E, D] -> [N, E].
+
+    In float32 on a GPU where no gradient is wanted (torch 2.8 and later): logits rounded to bfloat16 choose another expert now and then.
+    """
     if is_for_gpu(x, weight) and not torch.is_grad_enabled() and _HAS_WIDE_RESULT:
         return torch.mm(x, weight.t(), out_dtype=torch.float32)
     return linear(x, weight)

@@ -323,16 +323,19 @@ def test_a_layer_with_experts_has_the_bits_of_the_kernels_one_by_one(
     pools = [_pool(QWEN2, _kv_dtype(format)) for _ in range(2)]
     whole, attention, routed = _sparse(format, group)
     rows = slice(None) if kept is None else slice(len(kept))
-    x, expected = batch.x.clone(), batch.x.clone()
-    whole(x, pools[0], 1, batch.step(pools[0], kept), is_last=kept is not None)
+    expected = batch.x.clone()
     attention(expected, pools[1], 1, batch.step(pools[1], kept), is_last=kept is not None)
     normed = _normed(QWEN2.norm("mlp"), expected[rows])
     assert routed.selection_bias is not None
     routing = route(score(normed, routed.router), routed.config, routed.selection_bias)
     assert len(routing.expert_ids.unique()) == NUM_EXPERTS or kept is not None, "rows go to all experts"
     routed.experts.add(normed, routing, expected[rows])
-    assert torch.equal(x[rows], expected[rows])
-    assert torch.equal(pools[0].blocks, pools[1].blocks)
+    for num_threads in (1, 2, 3):
+        set_num_threads(num_threads)
+        x = batch.x.clone()
+        whole(x, pools[0], 1, batch.step(pools[0], kept), is_last=kept is not None)
+        assert torch.equal(x[rows], expected[rows]), num_threads
+        assert torch.equal(pools[0].blocks, pools[1].blocks)
 
 
 @each_format
@@ -341,29 +344,34 @@ def test_a_layer_with_experts_has_the_bits_of_the_kernels_one_by_one(
 def test_layers_in_one_call_have_the_bits_of_one_after_the_other(
     level: str, format: str, group: int | None, kept: list[int] | None, num_threads: int
 ) -> None:
-    set_num_threads(num_threads)
     batch = Batch.mixed()
-    sparse, attention, _ = _sparse(format, group)
+    sparse, _, _ = _sparse(format, group)
     layers = [QWEN2.fused(format, group), sparse]
     pools = [_pool(QWEN2, _kv_dtype(format)) for _ in range(2)]
     x, expected = batch.x.clone(), batch.x.clone()
-    FusedLayers(layers)(x, pools[0], batch.step(pools[0], kept))
     for index, layer in enumerate(layers):
         layer(expected, pools[1], index, batch.step(pools[1], kept), is_last=index == 1)
+    set_num_threads(num_threads)
+    FusedLayers(layers)(x, pools[0], batch.step(pools[0], kept))
     rows = slice(None) if kept is None else slice(len(kept))
     assert torch.equal(x[rows], expected[rows])
     assert torch.equal(pools[0].blocks, pools[1].blocks)
-    with pytest.raises(ConfigError, match="the pool has 2 layers; expected 3"):
-        FusedLayers([*layers, attention])(x, pools[0], batch.step(pools[0]))
+
+
+def test_layers_that_do_not_fit_each_other_or_the_step_are_refused() -> None:
+    batch, pool = Batch.mixed(), _pool(QWEN2, torch.float32)
+    layer = QWEN2.fused("f32", None)
+    with pytest.raises(ConfigError, match="the pool has 2 layers; expected at least 3"):
+        FusedLayers([layer] * 3)(batch.x, pool, batch.step(pool))
     with pytest.raises(ShapeError, match="x has shape"):
-        FusedLayers(layers)(x[:3], pools[0], batch.step(pools[0]))
-    for unlike in ([NEOX.fused(format, group), sparse], []):
+        FusedLayers([layer])(batch.x[:3], pool, batch.step(pool))
+    for unlike in ([NEOX.fused("f32", None), layer], []):
         with pytest.raises(ShapeError, match="expected one for all, and a layer at least"):
             FusedLayers(unlike)
 
 
 def test_experts_that_do_not_fit_a_layer_are_refused() -> None:
-    whole, _, routed = _sparse("f32", None)
+    _, _, routed = _sparse("f32", None)
     parts = {
         "attention_norm": QWEN2.norm("attention"),
         "query_key_value": Dense(pack_linear(_random(QWEN2.rows, SIZE), "f32")),
@@ -381,9 +389,13 @@ def test_experts_that_do_not_fit_a_layer_are_refused() -> None:
         FusedLayer(**parts, mlp_norm=norm, routed=routed, is_parallel=True)
     with pytest.raises(ConfigError, match="router for 8 experts and 7 of them"):
         FusedLayer(**parts, mlp_norm=norm, routed=replace(routed, config=RouterConfig(num_experts=8, top_k=3)))
+    with pytest.raises(ConfigError, match="activation='silu'; expected"):
+        FusedLayer(**parts, mlp_norm=norm, routed=routed, activation="silu")
     with pytest.raises(ShapeError, match="router has shape"):
         FusedLayer(**parts, mlp_norm=norm, routed=replace(routed, router=_random(NUM_EXPERTS, SIZE + 1)))
-    assert whole.num_bytes > routed.experts.num_bytes + routed.router.nbytes
+    narrow = ExpertTable([PackedExpert(pack_gate_up(_random(9, 8), _random(9, 8), "f32"), pack_linear(_random(8, 9), "f32"))] * NUM_EXPERTS)
+    with pytest.raises(ShapeError, match="the experts read rows of 8; expected 96"):
+        FusedLayer(**parts, mlp_norm=norm, routed=replace(routed, experts=narrow))
 
 
 def test_what_does_not_fit_is_refused_before_the_kernel() -> None:

@@ -189,7 +189,8 @@ void SparseHalf::route(const float* x, Range rows) const {
     for (int64_t row = rows.begin; row < rows.end; ++row) {
         norm_row(norm_, x + row * size, normed_ + row * size, size);
         score_row(normed_ + row * size, routed_.weight, num_experts, size, logits_ + row * num_experts);
-        route_row(routed_.router, logits_ + row * num_experts, gates_ + row * num_experts, expert_ids_ + row * top_k, factors_ + row * top_k);
+        route_row(routed_.router, logits_ + row * num_experts, gates_ + row * num_experts, expert_ids_ + row * top_k,
+                  factors_ + row * top_k);
     }
 }
 

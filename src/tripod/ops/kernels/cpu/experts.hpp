@@ -1,6 +1,6 @@
 // What a sparse layer is, and the half of a fused layer that it makes.
 //
-// The structures are filled by Python (experts.py), field by field in this order: keep the two alike.
+// Expert, Experts, Router (experts.py) and Routed (fused_layer.py) are filled by Python, field by field in this order: keep the two alike.
 #pragma once
 
 #include "layer.hpp"

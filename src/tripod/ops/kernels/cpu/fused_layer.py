@@ -254,10 +254,10 @@ class FusedLayer:
             self._expect("down", down, (size, up.weight.shape[0]))
         if routed is not None:
             num_experts = routed.experts.num_experts
-            if is_parallel or routed.config.num_experts != num_experts:
+            if is_parallel or activation is not None or routed.config.num_experts != num_experts:
                 raise ConfigError(
-                    f"routed has a router for {routed.config.num_experts} experts and {num_experts} of them, is_parallel={is_parallel}; "
-                    "expected as many, after the attention"
+                    f"routed has a router for {routed.config.num_experts} experts and {num_experts} of them, is_parallel={is_parallel}, "
+                    f"activation={activation!r}; expected as many, after the attention, with the experts' own activation"
                 )
             expect_tensor("router", routed.router, (num_experts, size), (torch.float32,))
             if routed.experts.hidden_size != size:
@@ -322,7 +322,13 @@ class FusedLayer:
         _run(self._pointers, x, pool, index, step, is_last=is_last)
 
     def check(self, x: Tensor, pool: KVPool, step: StepRows) -> None:
-        """
+        """Refuse what a call would not take.
+
+        Args:
+            x: as in a call.
+            pool: as in a call.
+            step: the rows.
+
         Raises:
             ShapeError: x or the pool does not fit the layer.
             ConfigError: x is not float32 in main memory.
@@ -368,15 +374,15 @@ class FusedLayers:
 
         Args:
             x: as in a layer.
-            pool: of as many layers.
+            pool: of as many layers, or more.
             step: the rows.
 
         Raises:
             ShapeError: x or the pool does not fit the layers.
-            ConfigError: x is not float32 in main memory, or the pool has another number of layers.
+            ConfigError: x is not float32 in main memory, or the pool has fewer layers.
         """
-        if pool.blocks.shape[0] != len(self._layers):
-            raise ConfigError(f"the pool has {pool.blocks.shape[0]} layers; expected {len(self._layers)}")
+        if pool.blocks.shape[0] < len(self._layers):
+            raise ConfigError(f"the pool has {pool.blocks.shape[0]} layers; expected at least {len(self._layers)}")
         self._layers[0].check(x, pool, step)
         _run(self._pointers, x, pool, 0, step, is_last=True)
 

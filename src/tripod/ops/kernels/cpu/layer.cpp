@@ -6,6 +6,8 @@
 
 #include "epilogue.hpp"
 #include "experts.hpp"
+#include "operand.hpp"
+#include "pool.hpp"
 
 namespace tripod {
 namespace {

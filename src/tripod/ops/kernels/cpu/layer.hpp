@@ -1,6 +1,6 @@
-// One transformer layer over the rows of a step, in one parallel region: decodes and chunks of prompts in one ragged batch.
+// Transformer layers over the rows of a step, in one parallel region: decodes and chunks of prompts in one ragged batch.
 //
-// Both structures are filled by Python (fused_layer.py), field by field in this order: keep the two alike.
+// The structures are filled by Python (fused_layer.py), field by field in this order: keep the two alike.
 #pragma once
 
 #include <cstdint>
