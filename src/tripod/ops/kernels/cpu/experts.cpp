@@ -19,15 +19,6 @@ constexpr int kScores = 4;             // of a row at a time
 
 int64_t padded(int64_t outputs) { return ceil_div(outputs, kPanel) * kPanel; }
 
-// body(first row, rows) for blocks of rows that `linear_units` takes.
-template <class Body> void in_blocks(int64_t first, int64_t rows, Body&& body) {
-    const int64_t blocks = ceil_div(rows, kMostRows);
-    for (int64_t block = 0; block < blocks; ++block) {
-        const Range part = share(rows, static_cast<int>(block), static_cast<int>(blocks));
-        body(first + part.begin, part.end - part.begin);
-    }
-}
-
 // out[n] = x . weight[n] for rows of a plain matrix: a panel of 64 rows, as a product has them, would be mostly padding.
 void score_row(const float* x, const float* weight, int64_t num_outputs, int64_t size, float* out) {
     for (int64_t first = 0; first < num_outputs; first += kScores) {
@@ -147,9 +138,12 @@ template <class Body> void ExpertRows::for_units(int64_t units, int thread, int 
         const int64_t begin = std::clamp<int64_t>(ceil_div(std::max<int64_t>(mine.begin - base, 0), each), 0, units);
         const int64_t end = std::clamp<int64_t>(ceil_div(std::max<int64_t>(mine.end - base, 0), each), 0, units);
         base += units * each;
-        if (begin < end)
-            in_blocks(assignments_.starts[expert], assignments_.count(expert),
-                      [&](int64_t first, int64_t rows) { body(expert, first, rows, Range{begin, end}); });
+        if (begin >= end) continue;
+        const int64_t rows = assignments_.count(expert), blocks = ceil_div(rows, kMostRows);
+        for (int64_t block = 0; block < blocks; ++block) {
+            const Range part = share(rows, static_cast<int>(block), static_cast<int>(blocks));
+            body(expert, assignments_.starts[expert] + part.begin, part.end - part.begin, Range{begin, end});
+        }
     }
 }
 
@@ -171,9 +165,9 @@ void ExpertRows::add_up(int64_t row, const float* factors, float* out) const {
 }
 
 SparseHalf::SparseHalf(Carver& carver, const Norm& norm, const Routed& routed, int64_t rows)
-    : norm_(norm), routed_(routed), num_rows_(rows), normed_(carver.floats(rows * routed.experts->hidden_size)), logits_(carver.floats(rows * routed.router.num_experts)),
-      gates_(carver.floats(rows * routed.router.num_experts)), factors_(carver.floats(rows * routed.router.top_k)),
-      expert_ids_(carver.numbers(rows * routed.router.top_k)),
+    : norm_(norm), routed_(routed), num_rows_(rows), normed_(carver.floats(rows * routed.experts->hidden_size)),
+      logits_(carver.floats(rows * routed.router.num_experts)), gates_(carver.floats(rows * routed.router.num_experts)),
+      factors_(carver.floats(rows * routed.router.top_k)), expert_ids_(carver.numbers(rows * routed.router.top_k)),
       assignments_(carver, routed.router.num_experts, rows, routed.router.top_k), experts_(carver, *routed.experts, assignments_) {}
 
 void SparseHalf::run(float* x, int thread, int count) const {
