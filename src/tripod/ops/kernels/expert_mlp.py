@@ -20,12 +20,13 @@ from torch.nn.functional import silu
 
 from tripod.ops.expert_mlp import Gating, gated
 from tripod.ops.kernels.cpu.grouped_linear import gradient_of_x, grouped_linear, write_gradient_of_weight
-from tripod.ops.kernels.cpu.library import is_available
+from tripod.ops.kernels.cpu.library import is_available, load
 from tripod.ops.kernels.gpu import is_for_gpu
 from tripod.ops.moe_routing import Dispatch, Routing, dispatch
 from tripod.ops.onednn_linear import has_onednn_linear, onednn_linear
 
-_FEW_ROWS = 96  # an expert, on average
+# Of an expert, on average: where both ways take equally long (`python -m benchmarks.moe`), by level of the kernels and for all others.
+_FEW_ROWS, _FEW_ROWS_ELSEWHERE = {"avx512": 384}, 48
 
 
 def is_faster(x: Tensor, routing: Routing, up: Tensor) -> bool:
@@ -131,8 +132,9 @@ def _way(x: Tensor, routing: Routing, up: Tensor) -> Way | None:
     is_plain = x.dtype == up.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     if not is_plain:
         return None
-    if routing.expert_ids.numel() < _FEW_ROWS * len(up):
-        return FewRows if is_available() and up.is_contiguous() else None
+    level = load() if is_available() else ""
+    if routing.expert_ids.numel() < _FEW_ROWS.get(level, _FEW_ROWS_ELSEWHERE) * len(up):
+        return FewRows if level and up.is_contiguous() else None
     return ManyRows if has_onednn_linear(x) else None
 
 

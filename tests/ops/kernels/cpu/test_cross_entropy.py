@@ -13,10 +13,12 @@ from tripod.ops.kernels.cpu.library import is_available, level_forced, why_not
 pytestmark = pytest.mark.skipif(not is_available(), reason=f"no CPU kernels: {why_not()}")
 
 
+@pytest.mark.parametrize("num_threads", [1, 3])
 @pytest.mark.parametrize("level", ["avx512", "avx2", "portable"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("size", [1, 7, 64, 259, 4099])  # none, part, whole and many vectors
-def test_losses_and_gradients_are_those_of_the_reference(level: str, dtype: torch.dtype, size: int) -> None:
+def test_losses_and_gradients_are_those_of_the_reference(level: str, dtype: torch.dtype, size: int, num_threads: int) -> None:
+    torch.set_num_threads(num_threads)  # on which the kernels run
     generator = torch.Generator().manual_seed(size)
     logits = (torch.randn(9, size, generator=generator) * 4.0).to(dtype)
     targets = torch.randint(size, (9,), generator=generator)

@@ -12,9 +12,10 @@ import torch
 from tests.ops.kernels.cpu.levels import needs_kernels
 from tripod.errors import ConfigError
 from tripod.ops.kernels.cpu.library import POINTER, KernelFunction
-from tripod.ops.kernels.cpu.threads import held_awake, num_threads, set_num_threads, work_alone
+from tripod.ops.kernels.cpu.threads import be_as_many_as_torchs, held_awake, num_threads, set_num_threads, work_alone
 
 pytestmark = needs_kernels
+_count_pieces_of_torch = KernelFunction("tripod_count_pieces_of_torch", POINTER, ctypes.c_int64, restype=ctypes.c_int)
 _count_pieces = KernelFunction("tripod_count_pieces", POINTER, ctypes.c_int64, ctypes.c_int, restype=ctypes.c_int)
 
 
@@ -67,3 +68,25 @@ def test_a_thread_that_works_alone_does_all_of_its_pieces_beside_the_pool(thread
         shared = [_counts(100, rounds=3) for _ in range(50)]
         assert all(counted == ([3] * 100, 1) for counts in beside for counted in counts)
     assert shared == [([3] * 100, threads)] * 50
+
+
+def _counts_of_torch(pieces: int) -> tuple[list[int], int]:
+    counts = torch.zeros(pieces, dtype=torch.int32)
+    taking_part = _count_pieces_of_torch(counts.data_ptr(), pieces)
+    return counts.tolist(), taking_part
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("pieces", [0, 1, 1000])
+def test_a_trainers_region_runs_on_as_many_of_torchs_threads_as_torch_may_use_whatever_the_pools_size(count: int, pieces: int) -> None:
+    set_num_threads(3)
+    torch.set_num_threads(count)
+    be_as_many_as_torchs()
+    assert _counts_of_torch(pieces) == ([1] * pieces, count)
+    assert num_threads() == 3, "the pool of an engine in this process was taken apart"
+
+
+def test_a_thread_that_works_alone_does_the_regions_of_a_trainer_alone_too() -> None:
+    torch.set_num_threads(2)
+    with ThreadPoolExecutor(1, initializer=work_alone) as executor:
+        assert executor.submit(_counts_of_torch, 10).result() == ([1] * 10, 1)

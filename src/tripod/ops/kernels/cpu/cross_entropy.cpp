@@ -70,7 +70,7 @@ template <class Number> void cross_entropy(Number* row, int64_t target, int64_t 
 // losses: [num_rows], nats.
 TRIPOD_API void tripod_cross_entropy(void* logits, int is_bf16, const int64_t* targets, float* losses, int64_t num_rows, int64_t size,
                                      float factor, int wants_gradient) {
-    tripod::parallel_for(num_rows, [&](int64_t begin, int64_t end, int) {
+    tripod::parallel_for_of_torch(num_rows, [&](int64_t begin, int64_t end, int) {
         for (int64_t row = begin; row < end; ++row) {
             if (is_bf16)
                 tripod::cross_entropy(static_cast<uint16_t*>(logits) + row * size, targets[row], size, factor, wants_gradient, losses + row);
@@ -84,7 +84,7 @@ TRIPOD_API void tripod_cross_entropy(void* logits, int is_bf16, const int64_t* t
 TRIPOD_API void tripod_accumulate_bf16(float* sums, const uint16_t* parts, int64_t size) {
     constexpr int64_t kPiece = 4096;
     const int64_t pieces = (size + kPiece - 1) / kPiece;
-    tripod::parallel_for(pieces, [&](int64_t begin, int64_t end, int) {
+    tripod::parallel_for_of_torch(pieces, [&](int64_t begin, int64_t end, int) {
         int64_t i = begin * kPiece;
         const int64_t stop = end * kPiece < size ? end * kPiece : size;
         for (; i + tripod::kLanes <= stop; i += tripod::kLanes)

@@ -38,7 +38,7 @@ struct Group {
 
 // Each thread's share of the units of all experts that have rows, cut by what they cost.
 template <class Body> void for_groups(const Groups& groups, int64_t units, Body&& body) {
-    parallel([&](int thread, int count) {
+    parallel_of_torch([&](int thread, int count) {
         const auto cost = [&](int64_t expert) { return groups.counts[expert] == 0 ? 0 : groups.counts[expert] + kRowsOfWaiting; };
         int64_t total = 0;
         for (int64_t expert = 0; expert < groups.num_experts; ++expert) total += units * cost(expert);

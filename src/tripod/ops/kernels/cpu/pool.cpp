@@ -1,5 +1,6 @@
 #include "pool.hpp"
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
 
@@ -11,6 +12,7 @@
 #include <new>
 #include <system_error>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace tripod {
@@ -116,6 +118,28 @@ Pool* pool = nullptr;             // never destroyed: at exit its workers are pa
 thread_local Pool* inside = nullptr;  // the pool whose region this thread is in
 thread_local bool is_alone = false;   // this thread does its own regions, beside those of others
 
+// Torch's OpenMP, by the names under which GNU's, LLVM's and Intel's all answer.
+struct OpenMP {
+    void (*parallel)(void (*body)(void*), void* data, unsigned num_threads, unsigned flags);
+    int (*max_threads)();
+    int (*num_threads)();
+    int (*thread)();
+};
+
+const OpenMP& openmp() {
+    static const OpenMP found = [] {
+        OpenMP all{};
+        const auto find = [](auto& function, const char* name) {
+            function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(RTLD_DEFAULT, name));
+            return function != nullptr;
+        };
+        const bool is_whole = find(all.parallel, "GOMP_parallel") && find(all.max_threads, "omp_get_max_threads") &&
+                              find(all.num_threads, "omp_get_num_threads") && find(all.thread, "omp_get_thread_num");
+        return is_whole ? all : OpenMP{};
+    }();
+    return found;
+}
+
 void Pool::serve(int thread) {
     for (uint32_t seen = 0;;) {
         wait_for_region_after(seen);
@@ -171,6 +195,23 @@ void run_on_all(Work work, void* context) {
     inside = nullptr;
 }
 
+bool has_threads_of_torch() { return openmp().parallel != nullptr; }
+
+void run_on_those_of_torch(Work work, void* context) {
+    if (!has_threads_of_torch() || is_alone || inside != nullptr) return run_on_all(work, context);
+    const int count = openmp().max_threads();
+    if (count == 1) return work(context, 0, 1);
+    struct Region {
+        Work work;
+        void* context;
+    } region{work, context};
+    const auto on_each = [](void* data) {
+        const Region& own = *static_cast<Region*>(data);
+        own.work(own.context, openmp().thread(), openmp().num_threads());
+    };
+    openmp().parallel(on_each, &region, static_cast<unsigned>(count), 0);
+}
+
 void barrier() {
     if (inside != nullptr) inside->barrier();
 }
@@ -201,6 +242,7 @@ TRIPOD_API int tripod_num_threads() { return tripod::num_threads(); }
 TRIPOD_API void tripod_set_num_threads(int count) { tripod::set_num_threads(count); }
 TRIPOD_API void tripod_work_alone(int alone) { tripod::work_alone(alone != 0); }
 TRIPOD_API void tripod_hold_awake(int awake) { tripod::hold_awake(awake != 0); }
+TRIPOD_API int tripod_has_threads_of_torch() { return tripod::has_threads_of_torch(); }
 
 // For the tests of the pool: every thread adds one to each of its pieces, `rounds` times with a barrier between, so that
 // counts[i] = rounds, and returns how many threads took part.
@@ -214,6 +256,17 @@ TRIPOD_API int tripod_count_pieces(int32_t* counts, int64_t pieces, int rounds) 
             for (int64_t piece = mine.begin; piece < mine.end; ++piece) counts[piece] = counts[piece] + 1;
             tripod::barrier();
         }
+    });
+    return taking_part;
+}
+
+// The same on those of torch, where there are no barriers: one round.
+TRIPOD_API int tripod_count_pieces_of_torch(int32_t* counts, int64_t pieces) {
+    int taking_part = 0;
+    tripod::parallel_of_torch([&](int thread, int count) {
+        if (thread == 0) taking_part = count;
+        const tripod::Range mine = tripod::share(pieces, thread, count);
+        for (int64_t piece = mine.begin; piece < mine.end; ++piece) ++counts[piece];
     });
     return taking_part;
 }

@@ -3,6 +3,9 @@
 // The caller is thread 0. Inside a parallel region threads meet at a spin barrier (0.1 us); between regions the workers park, and
 // spin only while a step holds them awake (hold_awake), because a thread that spins beside another library's threads slows both tenfold.
 // Work is split statically: the same thread reads the same weights in every step, in one sequential stream.
+//
+// A trainer's kernels stand between torch's operations, whose threads spin for milliseconds after each of them: workers of ours would share
+// their cores. So those kernels run on torch's own threads (*_of_torch), where its OpenMP is found, and on the pool elsewhere.
 #pragma once
 
 #include <cstdint>
@@ -32,22 +35,34 @@ void hold_awake(bool awake);      // while true, workers spin for the next regio
 using Work = void (*)(void* context, int thread, int num_threads);
 void run_on_all(Work work, void* context);
 
+// The same on as many of torch's threads as the calling thread may use; barrier() has no meaning there.
+void run_on_those_of_torch(Work work, void* context);
+bool has_threads_of_torch();
+
 // Inside a region: waits until every thread has come here. All threads must call it equally often.
 void barrier();
 
-template <class Body>  // body(thread, num_threads)
+using Run = void (*)(Work work, void* context);
+
+template <Run kRun = run_on_all, class Body>  // body(thread, num_threads)
 void parallel(Body&& body) {
     using Plain = std::remove_reference_t<Body>;
-    run_on_all([](void* context, int thread, int count) { (*static_cast<Plain*>(context))(thread, count); },
-               const_cast<void*>(static_cast<const void*>(&body)));
+    kRun([](void* context, int thread, int count) { (*static_cast<Plain*>(context))(thread, count); },
+         const_cast<void*>(static_cast<const void*>(&body)));
 }
 
-template <class Body>  // body(begin, end, thread), once a thread that has something to do
+template <Run kRun = run_on_all, class Body>  // body(begin, end, thread), once a thread that has something to do; without barriers
 void parallel_for(int64_t pieces, Body&& body) {
-    parallel([&](int thread, int count) {
+    if (pieces == 1) return body(int64_t{0}, pieces, 0);  // others would be waited for, and do nothing
+    parallel<kRun>([&](int thread, int count) {
         const Range mine = share(pieces, thread, count);
         if (mine.begin < mine.end) body(mine.begin, mine.end, thread);
     });
+}
+
+template <class Body> void parallel_of_torch(Body&& body) { parallel<run_on_those_of_torch>(static_cast<Body&&>(body)); }
+template <class Body> void parallel_for_of_torch(int64_t pieces, Body&& body) {
+    parallel_for<run_on_those_of_torch>(pieces, static_cast<Body&&>(body));
 }
 
 // Memory of the calling thread, 64-byte aligned, reused by the next call with the same slot: the contents are undefined.

@@ -4,7 +4,8 @@
     with held_awake():                          # around one step: its calls follow one another within microseconds
         ...
 
-The pool is of one thread until it is told otherwise. Two pools that spin at once, ours and torch's, slow each other tenfold.
+The pool is of one thread until it is told otherwise. Two pools that spin at once, ours and torch's, slow each other tenfold: kernels that
+a trainer calls between torch's operations therefore run on torch's own threads.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from tripod.errors import ConfigError
 from tripod.ops.kernels.cpu.library import KernelFunction
 
@@ -23,6 +26,7 @@ _set_num_threads = KernelFunction("tripod_set_num_threads", ctypes.c_int)
 _num_threads = KernelFunction("tripod_num_threads", restype=ctypes.c_int)
 _work_alone = KernelFunction("tripod_work_alone", ctypes.c_int)
 _hold_awake = KernelFunction("tripod_hold_awake", ctypes.c_int)
+_has_threads_of_torch = KernelFunction("tripod_has_threads_of_torch", restype=ctypes.c_int)
 
 
 def set_num_threads(count: int) -> None:
@@ -48,6 +52,15 @@ def work_alone() -> None:
         ConfigError: there are no kernels here.
     """
     _work_alone(1)
+
+
+def be_as_many_as_torchs() -> None:
+    """Prepare a kernel of a trainer: it runs on as many threads as torch's operations do.
+
+    Those are torch's own, unless its OpenMP is not found in this process; then the pool is made as big as torch's.
+    """
+    if not _has_threads_of_torch() and num_threads() != torch.get_num_threads():
+        set_num_threads(torch.get_num_threads())
 
 
 @contextmanager
