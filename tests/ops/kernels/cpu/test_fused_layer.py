@@ -114,7 +114,7 @@ class Batch:
         positions = torch.cat([torch.arange(*span) for span in spans])
         requests = torch.cat([torch.full((end - start,), index) for index, (start, end) in enumerate(spans)])
         slots = tables[requests, positions // 16] * 16 + positions % 16
-        angles = positions[:, None] * torch.tensor([1.0, 0.1, 0.01])
+        angles = torch.arange(64)[:, None] * torch.tensor([1.0, 0.1, 0.01])
         x = _random(len(positions), SIZE, seed=5)
         return cls(x, angles.cos(), angles.sin(), slots, requests, positions, tables)
 
@@ -122,7 +122,8 @@ class Batch:
         return StepRows(self.cos, self.sin, self.slots, self.requests, self.positions, self.tables, pool, kept)
 
     def rows(self, keep: Tensor) -> Batch:
-        return Batch(*(part[keep] for part in (self.x, self.cos, self.sin, self.slots, self.requests, self.positions)), self.tables)
+        slots, requests, positions = (part[keep] for part in (self.slots, self.requests, self.positions))
+        return replace(self, x=self.x[keep], slots=slots, requests=requests, positions=positions)
 
 
 def _pool(plan: Plan, dtype: torch.dtype) -> KVPool:
@@ -157,7 +158,7 @@ def _one_by_one(plan: Plan, batch: Batch, pool: KVPool, format: str, group: int 
     query, key, value = _heads(plan, dense("qkv", _normed(plan.norm("attention"), batch.x)))
     if plan.has_head_norms:
         query, key = (_normed(plan.norm(name, HEAD_DIM), heads.contiguous()) for name, heads in (("query", query), ("key", key)))
-    query, key = (rotate(heads, batch.cos[:, None], batch.sin[:, None]) for heads in (query, key))
+    query, key = (rotate(heads, batch.cos[batch.positions, None], batch.sin[batch.positions, None]) for heads in (query, key))
     pool.write(1, key, value, batch.slots)
     seen = paged_attention(
         query,
@@ -186,7 +187,7 @@ def _in_float64(plan: Plan, batch: Batch, pool: KVPool) -> Tensor:
     def turned(heads: Tensor) -> Tensor:
         half = batch.cos.shape[-1]
         first, second, rest = heads.split([half, half, HEAD_DIM - 2 * half], dim=-1)
-        cos, sin = batch.cos[:, None].double(), batch.sin[:, None].double()
+        cos, sin = (angles[batch.positions, None].double() for angles in (batch.cos, batch.sin))
         return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
 
     x = batch.x.double()
@@ -356,6 +357,9 @@ def test_layers_in_one_call_have_the_bits_of_one_after_the_other(
     rows = slice(None) if kept is None else slice(len(kept))
     assert torch.equal(x[rows], expected[rows])
     assert torch.equal(pools[0].blocks, pools[1].blocks)
+    x, norm = batch.x.clone(), QWEN2.norm("last")
+    FusedLayers(layers, norm)(x, pools[0], batch.step(pools[0], kept))
+    assert torch.equal(x[rows], rms_norm(expected[rows].contiguous(), norm.weight, norm.eps))
 
 
 def test_layers_that_do_not_fit_each_other_or_the_step_are_refused() -> None:
@@ -408,6 +412,8 @@ def test_what_does_not_fit_is_refused_before_the_kernel() -> None:
         layer(batch.x, pool, 2, batch.step(pool))
     with pytest.raises(ConfigError, match=r"row 1 .* needs what is not there"):
         replace(batch, slots=batch.slots.index_fill(0, torch.tensor([1]), 9 * 16)).step(pool)
+    with pytest.raises(ConfigError, match=r"row 35 .*, and angles of 39 positions"):
+        replace(batch, cos=batch.cos[:39], sin=batch.sin[:39]).step(pool)
     for kept in ([3, 3], [-1, 2], [54]):
         with pytest.raises(ConfigError, match="ascending order, each at least 0 and below 54"):
             batch.step(pool, kept)

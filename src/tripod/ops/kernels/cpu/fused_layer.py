@@ -22,7 +22,7 @@ Once a step, and then layer by layer:
     for index, layer in enumerate(layers):
         layer(x, pool, index, step)                                 # x: [N, D], float32, changed in place
 
-or, where a step is short and each call counts, `FusedLayers(layers)(x, pool, step)`.
+or, where a step is short and each call counts, `FusedLayers(layers, norm)(x, pool, step)`, with the norm that follows the last of them.
 
 With `StepRows(..., kept=rows)` the last layer, called with `is_last=True`, computes these rows alone once the keys and values of all are
 written: nobody reads what comes out of the others.
@@ -86,14 +86,14 @@ class _CRouted(ctypes.Structure):
 
 class _CStep(ctypes.Structure):
     _fields_ = (
-        *(("num_rows", _INT64), ("cos", POINTER), ("sin", POINTER), ("half", _INT64)),
+        *(("num_rows", _INT64), ("cos", POINTER), ("sin", POINTER), ("num_angles", _INT64), ("half", _INT64)),
         *(("slots", POINTER), ("requests", POINTER), ("positions", POINTER)),
         *(("block_tables", POINTER), ("num_tables", _INT64), ("table_width", _INT64)),
         *(("num_kept", _INT64), ("kept", POINTER), ("kept_requests", POINTER), ("kept_positions", POINTER)),
     )
 
 
-_layers = KernelFunction("tripod_layers", POINTER, _INT64, POINTER, _INT64, _INT64, _INT, POINTER, _INT, POINTER)
+_layers = KernelFunction("tripod_layers", POINTER, _INT64, POINTER, _INT64, _INT64, _INT, POINTER, _INT, POINTER, POINTER)
 _first_wrong_row = KernelFunction("tripod_first_wrong_row", POINTER, _INT64, restype=_INT64)
 
 
@@ -141,11 +141,11 @@ class StepRows:
     ) -> None:
         """
         Args:
-            cos: [N, R/2] or [N, 1, R/2], float32, as `Rope` gives them for the positions.
+            cos: [P, R/2], float32: of each position, as `Rope.tables` gives them.
             sin: as cos.
             slots: [N], int64: block id * 16 + place in the block, where each row's key and value go.
             requests: [N], int64: the row of block_tables that belongs to each; consecutive tokens of a request stand together.
-            positions: [N], int64: the place of each row's token in its request.
+            positions: [N], int64: the place of each row's token in its request, below P.
             block_tables: [R, M], int64; what lies beyond the blocks of a request is not read.
             pool: keys and values.
             kept: the rows, ascending, that a last layer computes; None: all.
@@ -155,9 +155,9 @@ class StepRows:
             ConfigError: another type, rows to keep that do not ascend within the step, or a slot, request, position or block that does
                 not exist.
         """
-        num_rows, half = cos.shape[0], cos.shape[-1]
-        for name, angles in (("cos", cos), ("sin", sin)):
-            expect_tensor(name, angles, (num_rows, *([1] * (cos.ndim - 2)), half), (torch.float32,))
+        num_rows, half = slots.shape[0], cos.shape[-1]
+        expect_tensor("cos", cos, (None, None), (torch.float32,))
+        expect_tensor("sin", sin, (cos.shape[0], half), (torch.float32,))
         for name, numbers in (("slots", slots), ("requests", requests), ("positions", positions)):
             expect_tensor(name, numbers, (num_rows,), (torch.int64,))
         expect_tensor("block_tables", block_tables, (None, None), (torch.int64,))
@@ -168,7 +168,7 @@ class StepRows:
         of_kept = (requests, positions) if rows is None else (requests[rows], positions[rows])
         self._tensors = (cos, sin, slots, requests, positions, block_tables, rows, *of_kept)  # the structure holds their addresses
         self._struct = _CStep(
-            *(num_rows, cos.data_ptr(), sin.data_ptr(), half, slots.data_ptr(), requests.data_ptr(), positions.data_ptr()),
+            *(num_rows, cos.data_ptr(), sin.data_ptr(), *cos.shape, slots.data_ptr(), requests.data_ptr(), positions.data_ptr()),
             *(block_tables.data_ptr(), *block_tables.shape),
             *(self.num_kept, None if rows is None else rows.data_ptr(), *(part.data_ptr() for part in of_kept)),
         )
@@ -178,7 +178,7 @@ class StepRows:
             where = f"slot {int(slots[wrong])}, request {int(requests[wrong])}, position {int(positions[wrong])}"
             raise ConfigError(
                 f"row {wrong} ({where}) needs what is not there: {block_tables.shape[0]} requests of at most "
-                f"{block_tables.shape[1]} blocks, of the pool's {pool.blocks.shape[1]}"
+                f"{block_tables.shape[1]} blocks, of the pool's {pool.blocks.shape[1]}, and angles of {cos.shape[0]} positions"
             )
 
 
@@ -319,7 +319,7 @@ class FusedLayer:
         if not 0 <= index < pool.blocks.shape[0]:
             raise ConfigError(f"index={index} is not one of the pool's {pool.blocks.shape[0]} layers")
         self.check(x, pool, step)
-        _run(self._pointers, x, pool, index, step, is_last=is_last)
+        _run(self._pointers, x, pool, index, step, None, is_last=is_last)
 
     def check(self, x: Tensor, pool: KVPool, step: StepRows) -> None:
         """Refuse what a call would not take.
@@ -353,10 +353,11 @@ class FusedLayer:
 class FusedLayers:
     """All layers of a model in one call: between layers nothing waits for the interpreter, which others may use meanwhile."""
 
-    def __init__(self, layers: Sequence[FusedLayer]) -> None:
+    def __init__(self, layers: Sequence[FusedLayer], norm: Norm | None = None) -> None:
         """
         Args:
             layers: in their order, one at least; all with heads of one size and number.
+            norm: of what comes out of the last.
 
         Raises:
             ShapeError: they differ in what they read, or in the heads of their keys and values.
@@ -366,11 +367,14 @@ class FusedLayers:
             raise ShapeError(
                 f"layers have (hidden size, head size, key heads) of {sorted(shapes)}; expected one for all, and a layer at least"
             )
+        if norm is not None:
+            expect_tensor("norm.weight", norm.weight, (layers[0].hidden_size,), (torch.float32,))
         self._layers = tuple(layers)
+        self._norm, self._kept = None if norm is None else _norm(norm), norm
         self._pointers = (POINTER * len(layers))(*(layer.address for layer in layers))
 
     def __call__(self, x: Tensor, pool: KVPool, step: StepRows) -> None:
-        """Apply all layers to the rows of a step, in place; those that the step keeps come out at the front of x.
+        """Apply all layers, and the norm, to the rows of a step, in place; those that the step keeps come out at the front of x.
 
         Args:
             x: as in a layer.
@@ -384,15 +388,17 @@ class FusedLayers:
         if pool.blocks.shape[0] < len(self._layers):
             raise ConfigError(f"the pool has {pool.blocks.shape[0]} layers; expected at least {len(self._layers)}")
         self._layers[0].check(x, pool, step)
-        _run(self._pointers, x, pool, 0, step, is_last=True)
+        _run(self._pointers, x, pool, 0, step, self._norm, is_last=True)
 
 
-def _run(pointers: ctypes.Array[ctypes.c_void_p], x: Tensor, pool: KVPool, first: int, step: StepRows, *, is_last: bool) -> None:
+def _run(
+    pointers: ctypes.Array[ctypes.c_void_p], x: Tensor, pool: KVPool, first: int, step: StepRows, norm: _CNorm | None, *, is_last: bool
+) -> None:
     if step.num_rows:
         layer_bytes = pool.blocks.stride(0) * pool.blocks.element_size()
         _layers(
             *(ctypes.addressof(pointers), len(pointers), pool.blocks.data_ptr() + first * layer_bytes, layer_bytes, pool.blocks.shape[1]),
-            *(pool.format, step.address, is_last, x.data_ptr()),
+            *(pool.format, step.address, is_last, None if norm is None else ctypes.addressof(norm), x.data_ptr()),
         )
 
 

@@ -138,7 +138,8 @@ class Worker {
     void turn(const Heads& heads, int64_t row, int head, const float* norm) const {
         float* const numbers = static_cast<float*>(heads.data) + row * heads.row_stride + head * heads.head_stride;
         if (norm != nullptr) rms_norm(numbers, norm, layer_.head_norm_eps, numbers, layer_.head_size);
-        rotate(numbers, step_.cos + row * step_.half, step_.sin + row * step_.half, numbers, step_.half, layer_.head_size);
+        const int64_t at = step_.positions[row] * step_.half;
+        rotate(numbers, step_.cos + at, step_.sin + at, numbers, step_.half, layer_.head_size);
     }
 
     void attend() const {
@@ -178,7 +179,7 @@ using namespace tripod;
 // Returns -1, or the first row whose slot, request, position or blocks do not exist. To be asked once a step, before the first layer.
 TRIPOD_API int64_t tripod_first_wrong_row(const Step* step, int64_t num_blocks) {
     for (int64_t row = 0; row < step->num_rows; ++row)
-        if (step->slots[row] < 0 || step->slots[row] >= num_blocks * kBlockTokens) return row;
+        if (step->slots[row] < 0 || step->slots[row] >= num_blocks * kBlockTokens || step->positions[row] >= step->num_angles) return row;
     const KvLayer kv{nullptr, num_blocks, 1, 1, KvFormat::kF32};
     AttentionCall call{};
     call.num_rows = step->num_rows;
@@ -190,9 +191,10 @@ TRIPOD_API int64_t tripod_first_wrong_row(const Step* step, int64_t num_blocks) 
 }
 
 // Layers one after the other, in one region; x: [rows, D], changed in place. If is_last, the last of them keeps the step's kept rows alone, at
-// the front of x. The keys and values of a layer lie layer_bytes behind those of the one before.
+// the front of x; what comes out goes through `norm` unless that is null. The keys and values of a layer lie layer_bytes behind those of the
+// one before.
 TRIPOD_API void tripod_layers(const Layer* const* layers, int64_t num_layers, void* kv_words, int64_t layer_bytes, int64_t num_blocks,
-                              int32_t kv_format, const Step* step, int32_t is_last, float* x) {
+                              int32_t kv_format, const Step* step, int32_t is_last, const Norm* norm, float* x) {
     const auto rows_of = [&](int64_t index) {
         return is_last && index == num_layers - 1 ? Rows{step->num_kept, step->kept, step->kept_requests, step->kept_positions}
                                                   : Rows{step->num_rows, nullptr, step->requests, step->positions};
@@ -215,5 +217,10 @@ TRIPOD_API void tripod_layers(const Layer* const* layers, int64_t num_layers, vo
             if (index > 0) barrier();
             Worker(layer, kv, *step, rows, x, space, thread, count).run();
         }
+        if (norm == nullptr) return;
+        barrier();
+        const int64_t size = layers[num_layers - 1]->output.num_columns;
+        const Range mine = share(rows_of(num_layers - 1).count, thread, count);
+        for (int64_t row = mine.begin; row < mine.end; ++row) norm_row(*norm, x + row * size, x + row * size, size);
     });
 }

@@ -54,9 +54,9 @@ struct Layer {
 
 struct Step {
     int64_t num_rows;
-    const float* cos;  // [num_rows, half]
+    const float* cos;  // [num_angles, half]: of each position
     const float* sin;
-    int64_t half;
+    int64_t num_angles, half;
     const int64_t* slots;      // [num_rows]
     const int64_t* requests;   // [num_rows]
     const int64_t* positions;  // [num_rows]
