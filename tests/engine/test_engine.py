@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tests.engine.conftest import PROMPTS, make_model, plain_greedy, plain_logits
+from tripod.engine import step_loop
 from tripod.engine.engine import Engine, EngineConfig, EngineStats
 from tripod.engine.execution.runner import Runner
 from tripod.engine.step_loop import Stream
@@ -295,6 +296,39 @@ def test_what_is_delivered_during_the_next_step_arrives_whole_and_in_order(
         assert isinstance(events[-1], Finished)
         token_ids = [token_id for event in events[:-1] for token_id in event.token_ids]
         assert token_ids == plain_greedy(model, tokenizer.encode(prompt), num_tokens)
+
+
+def test_who_waits_for_a_whole_answer_is_woken_once_and_loses_nothing_of_what_an_abort_leaves(
+    model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed_over: list[int] = []  # events, by waking
+    hand_over = step_loop._hand_over
+
+    def counted(deliveries: list[tuple[Stream, Sequence[Any]]]) -> None:
+        handed_over.append(sum(len(events) for _, events in deliveries))
+        hand_over(deliveries)
+
+    monkeypatch.setattr(step_loop, "_hand_over", counted)
+
+    async def use(engine: Engine) -> tuple[Reply, list[int], list[Event], list[int], Reply]:
+        whole = await engine.generate("a", greedy(20))
+        of_whole = handed_over.copy()
+        handed_over.clear()
+        events = [event async for event in engine.stream("a", greedy(20))]
+        of_stream = handed_over.copy()
+        begun = asyncio.create_task(engine.generate("a", greedy(250), request_id="long"))
+        while engine.stats().steps < 60:
+            await asyncio.sleep(0.001)
+        engine.abort("long")
+        return whole, of_whole, events, of_stream, await begun
+
+    (whole, of_whole, events, of_stream, aborted), _ = with_engine(model, tokenizer, ROOMY, use)
+    assert of_whole == [21]
+    assert of_stream == [1] * 19 + [2]
+    assert whole.token_ids == tuple(token_id for event in events if isinstance(event, Delta) for token_id in event.token_ids)
+    assert aborted.finish_reason == "abort"
+    assert len(aborted.token_ids) >= 15
+    assert aborted.token_ids[:20] == whole.token_ids[: len(aborted.token_ids)]
 
 
 def test_the_end_of_sequence_ends_and_is_counted_but_not_shown(model: LanguageModel, tokenizer: Tokenizer) -> None:

@@ -287,17 +287,7 @@ class Engine:
             DeadlineError: `timeout_s` passed.
             EngineError: the engine is closed, or failed while it ran this request.
         """
-        if not isinstance(priority, int):
-            raise RequestError(f"priority={priority!r} is not a whole number", param="priority")
-        if not isinstance(tenant, str):
-            raise RequestError(f"tenant={tenant!r} is not a string", param="tenant")
-        request = self._request(self._encode(prompt) if isinstance(prompt, str) else prompt, sampling, request_id)
-        request.priority, request.tenant = priority, tenant
-        if timeout_s is not None:
-            if not timeout_s > 0.0:
-                raise RequestError(f"timeout_s={timeout_s} leaves no time; give seconds above 0, or None for no limit", param="timeout")
-            request.deadline_s = time.monotonic() + timeout_s
-        return self._events(request)
+        return self._events(self._asked(prompt, sampling, request_id, priority, tenant, timeout_s))
 
     async def generate(
         self,
@@ -310,7 +300,7 @@ class Engine:
         timeout_s: float | None = None,
     ) -> Reply:
         """The whole answer: the fold over `stream`, with the same arguments and errors."""
-        return await fold(self.stream(prompt, sampling, request_id=request_id, priority=priority, tenant=tenant, timeout_s=timeout_s))
+        return await fold(self._events(self._asked(prompt, sampling, request_id, priority, tenant, timeout_s), is_whole=True))
 
     async def score(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Score:
         """Log-probability of each token of a continuation, given a prompt and the tokens before it.
@@ -327,7 +317,7 @@ class Engine:
         sampling = SamplingParams(temperature=0.0, max_tokens=0, prompt_logprobs=1)
         request = self._request([*prompt_ids, *continuation_ids], sampling, None)
         request.score_from = request.num_scored_tokens = len(prompt_ids)
-        async for event in self._events(request):
+        async for event in self._events(request, is_whole=True):
             if isinstance(event, Finished):
                 entries = [entry for entry in event.prompt_logprobs if entry is not None]
                 return Score(
@@ -381,6 +371,28 @@ class Engine:
             ) from error
         return self.tokenizer.encode(text)
 
+    def _asked(
+        self,
+        prompt: str | Sequence[int],
+        sampling: SamplingParams,
+        request_id: str | None,
+        priority: int,
+        tenant: str,
+        timeout_s: float | None,
+    ) -> Request:
+        """A checked request of somebody. Raises what `stream` says."""
+        if not isinstance(priority, int):
+            raise RequestError(f"priority={priority!r} is not a whole number", param="priority")
+        if not isinstance(tenant, str):
+            raise RequestError(f"tenant={tenant!r} is not a string", param="tenant")
+        request = self._request(self._encode(prompt) if isinstance(prompt, str) else prompt, sampling, request_id)
+        request.priority, request.tenant = priority, tenant
+        if timeout_s is not None:
+            if not timeout_s > 0.0:
+                raise RequestError(f"timeout_s={timeout_s} leaves no time; give seconds above 0, or None for no limit", param="timeout")
+            request.deadline_s = time.monotonic() + timeout_s
+        return request
+
     def _request(self, prompt_ids: Sequence[int], sampling: SamplingParams, request_id: str | None) -> Request:
         """A checked request. Raises what `stream` says."""
         try:
@@ -407,8 +419,10 @@ class Engine:
             score_from=None if sampling.prompt_logprobs is None else 1,
         )
 
-    async def _events(self, request: Request) -> AsyncGenerator[Event, None]:
-        stream = Stream(RequestOutput(request, self.tokenizer, model=self.name, mode=self.mode, arrived_s=time.monotonic()))
+    async def _events(self, request: Request, *, is_whole: bool = False) -> AsyncGenerator[Event, None]:
+        """Its events: as they come, or all of them at the end."""
+        output = RequestOutput(request, self.tokenizer, model=self.name, mode=self.mode, arrived_s=time.monotonic())
+        stream = Stream(output, is_whole=is_whole)
         with self._opening:
             if self._open.setdefault(request.id, request) is not request:
                 raise RequestError(f"a request with the id {request.id!r} is open already; choose another or give none", param="request_id")

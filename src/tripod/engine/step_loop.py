@@ -21,7 +21,7 @@ from tripod.engine.replay_log import ReplayLog
 from tripod.engine.step_record import RING_SIZE, StepRecord
 from tripod.errors import DeadlineError, EngineError, TripodError
 from tripod.messages import FinishReason
-from tripod.trace import Event
+from tripod.trace import Event, Finished
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +29,26 @@ logger = logging.getLogger(__name__)
 class Stream:
     """The way of one request's events from the step loop's thread to its reader's event loop."""
 
-    __slots__ = ("loop", "output", "queue")
+    __slots__ = ("held", "loop", "output", "queue")
 
-    def __init__(self, output: RequestOutput) -> None:
+    def __init__(self, output: RequestOutput, *, is_whole: bool = False) -> None:
+        """
+        Args:
+            output: makes the events.
+            is_whole: the reader does nothing before the end, so he is woken once: each time costs him and the next step a tenth of a
+                millisecond.
+        """
         self.output = output
         self.loop = asyncio.get_running_loop()
         self.queue: asyncio.Queue[Event | TripodError] = asyncio.Queue()
+        self.held: list[Event | TripodError] | None = [] if is_whole else None
+
+    def due(self, events: Sequence[Event | TripodError]) -> Sequence[Event | TripodError]:
+        """What is to be handed over now of all that came so far and with these events."""
+        if self.held is None or not events:
+            return events
+        self.held += events
+        return self.held if isinstance(events[-1], (Finished, TripodError)) else ()
 
 
 class StepLoop:
@@ -289,9 +303,9 @@ class StepLoop:
         """Wake each reader's event loop once for all that a step brought."""
         by_loop: dict[asyncio.AbstractEventLoop, list[_Delivery]] = {}
         earlier, self._undelivered = self._undelivered, []
-        for delivery in (*earlier, *deliveries):
-            if delivery[1]:
-                by_loop.setdefault(delivery[0].loop, []).append(delivery)
+        for stream, events in (*earlier, *deliveries):
+            if due := stream.due(events):
+                by_loop.setdefault(stream.loop, []).append((stream, due))
         for loop, parcels in by_loop.items():
             try:
                 loop.call_soon_threadsafe(_hand_over, parcels)

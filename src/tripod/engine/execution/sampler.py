@@ -61,6 +61,8 @@ def torch_greedy(model: LanguageModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
 
 def sound_tokens(token_ids: Tensor, logits: Tensor) -> list[int | None]:
     """R token ids with None where the logit is not finite: [R], [R], by an argmax that takes NaN for the largest."""
+    if logits.device.type == "cpu":  # there each of torch's operations takes longer than all of these numbers
+        return [token_id if math.isfinite(logit) else None for token_id, logit in zip(token_ids.tolist(), logits.tolist(), strict=True)]
     found = torch.where(logits.isfinite(), token_ids, -1).tolist()  # in one look: each waits for the device
     return [int(token_id) if token_id >= 0 else None for token_id in found]
 
