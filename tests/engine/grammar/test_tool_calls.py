@@ -59,7 +59,7 @@ def test_auto_leaves_text_free_and_required_does_not(compiler: GrammarCompiler, 
         assert allowed(compiler, text, name, is_free=False) != "complete"
 
 
-@pytest.mark.parametrize("name", set(TOOL_FORMATS) - {"llama"})
+@pytest.mark.parametrize("name", [name for name in TOOL_FORMATS if name != "llama"])
 def test_text_may_stand_before_calls_and_the_trigger_binds(compiler: GrammarCompiler, name: str) -> None:
     trigger = TOOL_FORMATS[name].trigger
     assert allowed(compiler, "I look. " + WRITTEN[name], name) == "complete"
