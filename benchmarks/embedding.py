@@ -75,7 +75,7 @@ def main() -> None:
     paragraphs, questions = read_squad(arguments.data, arguments.n)
     questions = questions[: arguments.queries]
     ours, theirs = Encoder.load(folder), SentenceTransformer(str(folder), device="cpu")
-    dtype = str(ours.model.dtype).removeprefix("torch.")
+    dtype = str(ours.dtype).removeprefix("torch.")
 
     def their_encode(texts: list[str]) -> np.ndarray:
         return theirs.encode(texts, show_progress_bar=False)

@@ -46,7 +46,6 @@ def test_five_times_too_much_is_refused_at_the_door_and_shared_by_tenant(model: 
     row = result["rows"][0]
     assert row["failed"] == 0, row["errors"]
     assert row["rejected"] > row["ok"] > overload.MAX_RUNNING
-    assert row["server_reject_p50_s"] < 0.2  # the campaign asks for 10 ms, where no other test runs beside it
     assert row["jain"] > 0.7  # so short a run is half filling and half emptying of the queue; 0.2 is one tenant having it all
     assert result["ending"]["failed_steps"] == 0
 

@@ -133,6 +133,11 @@ class Encoder:
         return cls(model, tokenizer, config, weights=weights, kernels=kernels)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights that it was loaded with."""
+        return self._dtype
+
+    @property
     def max_tokens(self) -> int:
         """Tokens of one text that are read, special tokens included."""
         return self.config.max_tokens

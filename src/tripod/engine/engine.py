@@ -287,7 +287,7 @@ class Engine:
             DeadlineError: `timeout_s` passed.
             EngineError: the engine is closed, or failed while it ran this request.
         """
-        return self._events(self._asked(prompt, sampling, request_id, priority, tenant, timeout_s))
+        return self._events(self._request_of(prompt, sampling, request_id, priority, tenant, timeout_s))
 
     async def generate(
         self,
@@ -300,7 +300,7 @@ class Engine:
         timeout_s: float | None = None,
     ) -> Reply:
         """The whole answer: the fold over `stream`, with the same arguments and errors."""
-        return await fold(self._events(self._asked(prompt, sampling, request_id, priority, tenant, timeout_s), is_whole=True))
+        return await fold(self._events(self._request_of(prompt, sampling, request_id, priority, tenant, timeout_s), is_whole=True))
 
     async def score(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Score:
         """Log-probability of each token of a continuation, given a prompt and the tokens before it.
@@ -371,7 +371,7 @@ class Engine:
             ) from error
         return self.tokenizer.encode(text)
 
-    def _asked(
+    def _request_of(
         self,
         prompt: str | Sequence[int],
         sampling: SamplingParams,
@@ -380,7 +380,7 @@ class Engine:
         tenant: str,
         timeout_s: float | None,
     ) -> Request:
-        """A checked request of somebody. Raises what `stream` says."""
+        """A checked request as somebody asks for it, with his place in the queue. Raises what `stream` says."""
         if not isinstance(priority, int):
             raise RequestError(f"priority={priority!r} is not a whole number", param="priority")
         if not isinstance(tenant, str):

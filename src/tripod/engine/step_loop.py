@@ -43,8 +43,8 @@ class Stream:
         self.queue: asyncio.Queue[Event | TripodError] = asyncio.Queue()
         self.held: list[Event | TripodError] | None = [] if is_whole else None
 
-    def due(self, events: Sequence[Event | TripodError]) -> Sequence[Event | TripodError]:
-        """What is to be handed over now of all that came so far and with these events."""
+    def release(self, events: Sequence[Event | TripodError]) -> Sequence[Event | TripodError]:
+        """Take these in, and give out what is to be handed over now: they, or nothing before the end and then all."""
         if self.held is None or not events:
             return events
         self.held += events
@@ -304,8 +304,10 @@ class StepLoop:
         by_loop: dict[asyncio.AbstractEventLoop, list[_Delivery]] = {}
         earlier, self._undelivered = self._undelivered, []
         for stream, events in (*earlier, *deliveries):
-            if due := stream.due(events):
-                by_loop.setdefault(stream.loop, []).append((stream, due))
+            if released := stream.release(events):
+                by_loop.setdefault(stream.loop, []).append((stream, released))
+            elif stream.loop.is_closed():
+                self._abandon(stream.output.request)
         for loop, parcels in by_loop.items():
             try:
                 loop.call_soon_threadsafe(_hand_over, parcels)

@@ -144,7 +144,7 @@ class NativeModel(PackedModel):
         self._layers = layers if len(layers) == len(fused) else None
         whole = [layer.whole if isinstance(layer, UnlessWatched) else layer for layer in layers]
         plain = [layer for layer in whole if isinstance(layer, FusedLayer)]
-        self._together = FusedLayers(plain, self._norm.norm) if plain and len(plain) == len(fused) else None
+        self._together = FusedLayers(plain, norm=self._norm.norm) if plain and len(plain) == len(fused) else None
         self._routers = [layer.router for layer in layers if isinstance(layer, UnlessWatched)]
 
     def hidden(self, token_ids: Tensor, positions: Tensor, attend: Attend, rows: Sequence[int] | None = None) -> Tensor:
@@ -154,7 +154,7 @@ class NativeModel(PackedModel):
             return hidden if rows is None else hidden[rows]
         x: Tensor = self._embedding(token_ids)  # [N, D], float32, changed in place from here on
         cos, sin = self._rope.tables(x.device)
-        step = StepRows(cos, sin, attend.slots, attend.requests, positions, attend.block_tables, attend.pool, kept=rows)
+        step = StepRows(cos, sin, attend.slots, attend.requests, attend.positions, attend.block_tables, attend.pool, kept=rows)
         if self._together is not None and len(x) <= _FEW_ROWS and not any(router.is_watched for router in self._routers):
             self._together(x, attend.pool, step)
             return x[: step.num_kept]

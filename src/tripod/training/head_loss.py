@@ -100,5 +100,5 @@ def _cross_entropy_(logits: Tensor, targets: Tensor, factor: float, *, wants_gra
 def _has_kernels(tensor: Tensor) -> bool:
     if tensor.device.type != "cpu" or not is_available():
         return False
-    threads.be_as_many_as_torchs()
+    threads.follow_torch()
     return True

@@ -25,8 +25,8 @@ from tripod.ops.kernels.gpu import is_for_gpu
 from tripod.ops.moe_routing import Dispatch, Routing, dispatch
 from tripod.ops.onednn_linear import has_onednn_linear, onednn_linear
 
-# Of an expert, on average: where both ways take equally long (`python -m benchmarks.moe`), by level of the kernels and for all others.
-_FEW_ROWS, _FEW_ROWS_ELSEWHERE = {"avx512": 384}, 48
+# Of an expert, on average, by level of the kernels: where both ways take equally long (docs/experiments.md).
+_FEW_ROWS = {"avx512": 384, "avx2": 48}
 
 
 def is_faster(x: Tensor, routing: Routing, up: Tensor) -> bool:
@@ -133,7 +133,7 @@ def _way(x: Tensor, routing: Routing, up: Tensor) -> Way | None:
     if not is_plain:
         return None
     level = load() if is_available() else ""
-    if routing.expert_ids.numel() < _FEW_ROWS.get(level, _FEW_ROWS_ELSEWHERE) * len(up):
+    if routing.expert_ids.numel() < _FEW_ROWS.get(level, _FEW_ROWS["avx2"]) * len(up):
         return FewRows if level and up.is_contiguous() else None
     return ManyRows if has_onednn_linear(x) else None
 

@@ -357,9 +357,10 @@ def test_layers_in_one_call_have_the_bits_of_one_after_the_other(
     rows = slice(None) if kept is None else slice(len(kept))
     assert torch.equal(x[rows], expected[rows])
     assert torch.equal(pools[0].blocks, pools[1].blocks)
-    x, norm = batch.x.clone(), QWEN2.norm("last")
-    FusedLayers(layers, norm)(x, pools[0], batch.step(pools[0], kept))
-    assert torch.equal(x[rows], rms_norm(expected[rows].contiguous(), norm.weight, norm.eps))
+    for norm in (QWEN2.norm("last"), NEOX.norm("last")):
+        x = batch.x.clone()
+        FusedLayers(layers, norm=norm)(x, pools[0], batch.step(pools[0], kept))
+        assert torch.equal(x[rows], _normed(norm, expected[rows].contiguous()))
 
 
 def test_layers_that_do_not_fit_each_other_or_the_step_are_refused() -> None:
@@ -369,6 +370,9 @@ def test_layers_that_do_not_fit_each_other_or_the_step_are_refused() -> None:
         FusedLayers([layer] * 3)(batch.x, pool, batch.step(pool))
     with pytest.raises(ShapeError, match="x has shape"):
         FusedLayers([layer])(batch.x[:3], pool, batch.step(pool))
+    for part in ({"weight": torch.ones(SIZE + 1)}, {"bias": torch.ones(SIZE - 1)}):
+        with pytest.raises(ShapeError, match=f"norm.{next(iter(part))} has shape"):
+            FusedLayers([layer], norm=replace(NEOX.norm("last"), **part))
     for unlike in ([NEOX.fused("f32", None), layer], []):
         with pytest.raises(ShapeError, match="expected one for all, and a layer at least"):
             FusedLayers(unlike)

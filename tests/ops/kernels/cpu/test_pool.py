@@ -11,10 +11,14 @@ import torch
 
 from tests.ops.kernels.cpu.levels import needs_kernels
 from tripod.errors import ConfigError
-from tripod.ops.kernels.cpu.library import POINTER, KernelFunction
-from tripod.ops.kernels.cpu.threads import be_as_many_as_torchs, held_awake, num_threads, set_num_threads, work_alone
+from tripod.ops.kernels.cpu import threads as pool_threads
+from tripod.ops.kernels.cpu.library import POINTER, KernelFunction, is_available
+from tripod.ops.kernels.cpu.threads import follow_torch, held_awake, num_threads, set_num_threads, work_alone
 
 pytestmark = needs_kernels
+needs_threads_of_torch = pytest.mark.skipif(
+    is_available() and not pool_threads._has_threads_of_torch(), reason="torch's OpenMP is not found in this process"
+)
 _count_pieces_of_torch = KernelFunction("tripod_count_pieces_of_torch", POINTER, ctypes.c_int64, restype=ctypes.c_int)
 _count_pieces = KernelFunction("tripod_count_pieces", POINTER, ctypes.c_int64, ctypes.c_int, restype=ctypes.c_int)
 
@@ -76,14 +80,34 @@ def _counts_of_torch(pieces: int) -> tuple[list[int], int]:
     return counts.tolist(), taking_part
 
 
+@needs_threads_of_torch
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("pieces", [0, 1, 1000])
 def test_a_trainers_region_runs_on_as_many_of_torchs_threads_as_torch_may_use_whatever_the_pools_size(count: int, pieces: int) -> None:
     set_num_threads(3)
     torch.set_num_threads(count)
-    be_as_many_as_torchs()
+    follow_torch()
     assert _counts_of_torch(pieces) == ([1] * pieces, count)
     assert num_threads() == 3, "the pool of an engine in this process was taken apart"
+
+
+@needs_threads_of_torch
+def test_a_thread_that_never_asked_torch_for_anything_gets_the_number_that_torch_was_given() -> None:
+    torch.set_num_threads(2)
+
+    def first_of_all() -> int:
+        follow_torch()
+        return _counts_of_torch(10)[1]
+
+    with ThreadPoolExecutor(1) as executor:
+        assert executor.submit(first_of_all).result() == 2
+
+
+def test_where_torchs_threads_are_not_found_the_pool_is_made_as_big_as_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_threads, "_has_threads_of_torch", lambda: 0)
+    torch.set_num_threads(2)
+    follow_torch()
+    assert num_threads() == 2
 
 
 def test_a_thread_that_works_alone_does_the_regions_of_a_trainer_alone_too() -> None:

@@ -109,7 +109,7 @@ def build(levels: Iterable[str] | None = None, *, compiler: str | None = None) -
     running = []
     for level, target in missing.items():
         unfinished = target.with_name(f".{target.name}.{os.getpid()}")  # renamed when whole: two builds at once do not meet
-        arguments = [*shlex.split(command), *flags(level), *sources, "-o", str(unfinished)]
+        arguments = [*shlex.split(command), *flags(level), *sources, "-ldl", "-o", str(unfinished)]
         running.append(
             (level, target, unfinished, subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
         )

@@ -22,7 +22,7 @@ Once a step, and then layer by layer:
     for index, layer in enumerate(layers):
         layer(x, pool, index, step)                                 # x: [N, D], float32, changed in place
 
-or, where a step is short and each call counts, `FusedLayers(layers, norm)(x, pool, step)`, with the norm that follows the last of them.
+or, where a step is short and each call counts, `FusedLayers(layers, norm=norm)(x, pool, step)`, with the norm that follows the last.
 
 With `StepRows(..., kept=rows)` the last layer, called with `is_last=True`, computes these rows alone once the keys and values of all are
 written: nobody reads what comes out of the others.
@@ -270,9 +270,7 @@ class FusedLayer:
             *([] if mlp_norm is None else [("mlp_norm", mlp_norm, size)]),
             *(("head norm", norm, head_dim) for norm in head_norms),
         ):
-            expect_tensor(f"{name}.weight", norm.weight, (width,), (torch.float32,))
-            if norm.bias is not None:
-                expect_tensor(f"{name}.bias", norm.bias, (width,), (torch.float32,))
+            _expect_norm(name, norm, width)
         self.hidden_size, self.head_dim, self.num_kv_heads = size, head_dim, num_kv_heads
         self._kept = (attention_norm, query_key_value, output, mlp_norm, up, down, query_norm, key_norm, routed)  # whose addresses are held
         self._routed = None if routed is None else _routed(routed)
@@ -353,14 +351,15 @@ class FusedLayer:
 class FusedLayers:
     """All layers of a model in one call: between layers nothing waits for the interpreter, which others may use meanwhile."""
 
-    def __init__(self, layers: Sequence[FusedLayer], norm: Norm | None = None) -> None:
+    def __init__(self, layers: Sequence[FusedLayer], *, norm: Norm | None = None) -> None:
         """
         Args:
             layers: in their order, one at least; all with heads of one size and number.
             norm: of what comes out of the last.
 
         Raises:
-            ShapeError: they differ in what they read, or in the heads of their keys and values.
+            ShapeError: they differ in what they read, or in the heads of their keys and values, or the norm is of another size.
+            ConfigError: the norm is not float32 in main memory.
         """
         shapes = {(layer.hidden_size, layer.head_dim, layer.num_kv_heads) for layer in layers}
         if len(shapes) != 1:
@@ -368,9 +367,10 @@ class FusedLayers:
                 f"layers have (hidden size, head size, key heads) of {sorted(shapes)}; expected one for all, and a layer at least"
             )
         if norm is not None:
-            expect_tensor("norm.weight", norm.weight, (layers[0].hidden_size,), (torch.float32,))
+            _expect_norm("norm", norm, layers[0].hidden_size)
         self._layers = tuple(layers)
-        self._norm, self._kept = None if norm is None else _norm(norm), norm
+        self._kept = norm  # whose addresses the next line holds
+        self._norm = None if norm is None else _norm(norm)
         self._pointers = (POINTER * len(layers))(*(layer.address for layer in layers))
 
     def __call__(self, x: Tensor, pool: KVPool, step: StepRows) -> None:
@@ -410,6 +410,12 @@ def _dense(dense: Dense | None) -> _CDense:
         *(FORMATS[packed.format], packed.group or 0, packed.padded_outputs, packed.shape[1], packed.shape[0]),
         *(packed.data.data_ptr(), None if bias is None else bias.data_ptr()),
     )
+
+
+def _expect_norm(name: str, norm: Norm, size: int) -> None:
+    expect_tensor(f"{name}.weight", norm.weight, (size,), (torch.float32,))
+    if norm.bias is not None:
+        expect_tensor(f"{name}.bias", norm.bias, (size,), (torch.float32,))
 
 
 def _norm(norm: Norm | None) -> _CNorm:

@@ -61,5 +61,5 @@ def _groups(weight: Tensor, counts: Tensor, num_rows: int) -> _CGroups:
     expect_tensor("counts", counts, (len(weight),), (torch.int64,))
     if (total := int(counts.sum())) != num_rows:
         raise ShapeError(f"counts sum to {total}, and there are {num_rows} rows; give the rows of each expert")
-    threads.be_as_many_as_torchs()
+    threads.follow_torch()
     return _CGroups(*weight.shape, counts.data_ptr())

@@ -1,4 +1,4 @@
-// One pool of threads for all kernels of the room.
+// One pool of threads for all kernels of the room but a trainer's.
 //
 // The caller is thread 0. Inside a parallel region threads meet at a spin barrier (0.1 us); between regions the workers park, and
 // spin only while a step holds them awake (hold_awake), because a thread that spins beside another library's threads slows both tenfold.
@@ -35,7 +35,8 @@ void hold_awake(bool awake);      // while true, workers spin for the next regio
 using Work = void (*)(void* context, int thread, int num_threads);
 void run_on_all(Work work, void* context);
 
-// The same on as many of torch's threads as the calling thread may use; barrier() has no meaning there.
+// The same on as many of torch's threads as the calling thread may use; barrier() has no meaning there. As with torch's own operations, a
+// child of fork() must ask for one thread.
 void run_on_those_of_torch(Work work, void* context);
 bool has_threads_of_torch();
 

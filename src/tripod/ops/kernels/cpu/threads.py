@@ -54,13 +54,14 @@ def work_alone() -> None:
     _work_alone(1)
 
 
-def be_as_many_as_torchs() -> None:
+def follow_torch() -> None:
     """Prepare a kernel of a trainer: it runs on as many threads as torch's operations do.
 
     Those are torch's own, unless its OpenMP is not found in this process; then the pool is made as big as torch's.
     """
-    if not _has_threads_of_torch() and num_threads() != torch.get_num_threads():
-        set_num_threads(torch.get_num_threads())
+    count = torch.get_num_threads()  # the first look of a thread sets its number
+    if not _has_threads_of_torch() and num_threads() != count:
+        set_num_threads(count)
 
 
 @contextmanager
