@@ -22,10 +22,23 @@ def main() -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
+    class Layers(torch.nn.Module):
+        """The model without the making of its mask, which cannot be traced."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.bert = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+
+        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
+            hidden = self.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
+            unseen = (1.0 - attention_mask[:, None, None, :].float()) * -1e9
+            return self.bert.encoder(hidden, attention_mask=unseen)[0]
+
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    example = dict(tokenizer(["a text", "another one"], return_tensors="pt"))
+    example = dict(tokenizer(["a text", "another one"], padding=True, return_tensors="pt"))
+    example = {name: example[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     with torch.no_grad():
-        model = openvino.convert_model(AutoModel.from_pretrained(folder, attn_implementation="eager").eval(), example_input=example)
+        model = openvino.convert_model(Layers(), example_input=example)
     options = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": num_threads}
     many = openvino.Core().compile_model(model, "CPU", {**options, "PERFORMANCE_HINT": "THROUGHPUT"})
     one = openvino.Core().compile_model(model, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY"})
