@@ -19,7 +19,8 @@ demo: $(VENV)/.demo  ## install what the main job needs and play it on real docu
 	@$(BIN)/tripod demo
 
 test: $(VENV)/.dev  ## install everything and run the tests (12 minutes at most, on two cores)
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope -m 'not alone'
+	$(BIN)/python -m pytest -m alone
 
 check: $(VENV)/.dev  ## format, lint, types, layers
 	$(BIN)/ruff format --check .

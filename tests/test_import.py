@@ -21,9 +21,10 @@ def test_import_brings_in_nothing_heavy() -> None:
     assert not set(HEAVY) & set(loaded)
 
 
+@pytest.mark.alone
 def test_import_takes_under_a_fifth_of_a_second() -> None:
-    code = "import time; t = time.process_time(); import tripod; print(time.process_time() - t)"
-    assert min(float(_in_fresh_interpreter(code)) for _ in range(3)) < 0.2  # of one core's time: other tests run beside this one
+    code = "import time; t = time.perf_counter(); import tripod; print(time.perf_counter() - t)"
+    assert min(float(_in_fresh_interpreter(code)) for _ in range(3)) < 0.2
 
 
 def test_the_api_of_agents_takes_under_a_fifth_of_a_second_and_no_client_or_engine() -> None:

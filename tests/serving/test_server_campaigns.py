@@ -40,12 +40,14 @@ def test_sigterm_under_load_loses_nobody_who_was_let_in(model: Path, seed: int) 
     assert result["ending"]["admitted"] > 0
 
 
+@pytest.mark.alone
 @pytest.mark.campaign
 def test_five_times_too_much_is_refused_at_the_door_and_shared_by_tenant(model: Path) -> None:
     result = overload.run(model, loads=(5.0,), seconds=1.5, seed=0)
     row = result["rows"][0]
     assert row["failed"] == 0, row["errors"]
     assert row["rejected"] > row["ok"] > overload.MAX_RUNNING
+    assert row["server_reject_p50_s"] < 0.010
     assert row["jain"] > 0.7  # so short a run is half filling and half emptying of the queue; 0.2 is one tenant having it all
     assert result["ending"]["failed_steps"] == 0
 
