@@ -14,6 +14,7 @@ from tests.engine.conftest import plain_logits
 from tests.engine.tiny_models import BIASED_LLAMA, NEOX, QWEN, QWEN3, SERIAL_NEOX, tiny_model
 from tripod.engine.assemble import assemble
 from tripod.engine.engine_config import EngineConfig
+from tripod.engine.execution import fixed_tiles
 from tripod.engine.execution.fixed_tiles import FixedTiles
 from tripod.engine.execution.kv_cache import KVCacheDtype
 from tripod.engine.execution.ragged_batch import RaggedBatch
@@ -185,6 +186,22 @@ def test_tiles_of_a_fixed_size_are_what_keeps_the_bits_of_wide_products() -> Non
     assert isinstance(steps.model, FixedTiles)
     steps.model = steps.model._inner
     assert not torch.equal(steps.whole(ids, [40]), steps.whole(ids, [1] * 40))
+
+
+def test_a_tile_whose_rows_get_other_bits_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 a product of one row sums in another order than one of many."""
+    model = tiny_model(replace(NEOX, hidden_size=256, intermediate_size=1024, num_heads=4, num_layers=1, rope=RopeConfig(rotary_dim=16)))
+    assert set(FixedTiles(model).heights) > {32}
+    monkeypatch.setattr(fixed_tiles, "OTHER_TILES", (64, 1))
+    assert 1 not in FixedTiles(model).heights
+
+
+@pytest.mark.parametrize("num_rows", [1, 8, 13, 31, 40, 100, 129, 300])
+def test_tiles_cover_every_row_once_and_pad_little(num_rows: int) -> None:
+    tiled = FixedTiles(tiny_model(NEOX).bfloat16())
+    tiles = list(tiled._tiles(num_rows))
+    assert [row for rows, _ in tiles for row in rows] == list(range(num_rows))
+    assert sum(height for _, height in tiles) <= max(1.25 * num_rows, num_rows + 8)
 
 
 def test_a_route_that_cannot_run_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
