@@ -25,6 +25,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {  # program -> the collections that it r
     "benchmarks.serving.batching": (),
     "benchmarks.serving.startup": (),
     "benchmarks.serving.invariance": (),
+    "benchmarks.serving.neighbours": (),
     "benchmarks.kernels.linear": (),
     "benchmarks.kernels.attention": (),
     "benchmarks.training_speed": (),

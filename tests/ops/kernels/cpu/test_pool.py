@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -20,6 +23,7 @@ needs_threads_of_torch = pytest.mark.skipif(
     is_available() and not pool_threads._has_threads_of_torch(), reason="torch's OpenMP is not found in this process"
 )
 _count_pieces_of_torch = KernelFunction("tripod_count_pieces_of_torch", POINTER, ctypes.c_int64, restype=ctypes.c_int)
+_is_shared = KernelFunction("tripod_is_shared", restype=ctypes.c_int)
 _count_pieces = KernelFunction("tripod_count_pieces", POINTER, ctypes.c_int64, ctypes.c_int, restype=ctypes.c_int)
 
 
@@ -114,3 +118,18 @@ def test_a_thread_that_works_alone_does_the_regions_of_a_trainer_alone_too() -> 
     torch.set_num_threads(2)
     with ThreadPoolExecutor(1, initializer=work_alone) as executor:
         assert executor.submit(_counts_of_torch, 10).result() == ([1] * 10, 1)
+
+
+def test_a_pool_notices_that_another_program_wants_its_cores_and_still_does_every_piece_once() -> None:
+    set_num_threads(2)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * len(os.sched_getaffinity(0)))]
+    try:
+        until = time.monotonic() + 30.0
+        while not _is_shared() and time.monotonic() < until:
+            assert _counts(1000, rounds=2000) == ([2000] * 1000, 2)
+        assert _is_shared()
+        assert _counts(1000, rounds=100) == ([100] * 1000, 2)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()

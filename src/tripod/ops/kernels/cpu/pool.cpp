@@ -8,6 +8,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
+#include <ctime>
 #include <mutex>
 #include <new>
 #include <system_error>
@@ -18,9 +19,23 @@
 namespace tripod {
 namespace {
 
-constexpr int kSpinsBeforeYield = 512;  // some microseconds: who waits longer waits for a thread that does not run, so give it the core
+using Clock = std::chrono::steady_clock;
+constexpr auto kIdleSpin = std::chrono::microseconds(5);  // for the next region: the time between two calls from Python
 constexpr auto kAwakeSpin = std::chrono::microseconds(1000);
-constexpr auto kIdleSpin = std::chrono::microseconds(5);  // the time between two calls from Python
+constexpr auto kBarrierSpin = std::chrono::microseconds(1000);
+// Where another program wants the cores, a thread that is waited for may not run: who spins for it burns the share of both, and who yields
+// loses the rest of its turn. So there threads spin no longer than this, and sleep: who is woken gets a core soon.
+constexpr auto kShortSpin = std::chrono::microseconds(20);
+constexpr auto kSharedFor = std::chrono::seconds(1);  // until it is looked at again
+constexpr auto kLookedAt = std::chrono::milliseconds(50);  // of regions, whose caller is on its core all the time if it is alone
+constexpr int kSpinsBetweenClocks = 64;
+
+// How long the calling thread has run.
+inline Clock::duration time_on_core() {
+    timespec time{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+}
 
 inline void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -29,6 +44,41 @@ inline void pause() {
     asm volatile("yield");
 #endif
 }
+
+// A number that goes up, and threads that wait until it does: they spin for a while, then sleep.
+class Counter {
+  public:
+    uint32_t read() const { return value_.load(std::memory_order_acquire); }
+
+    void raise() {
+        value_.fetch_add(1, std::memory_order_seq_cst);
+        if (sleepers_.load(std::memory_order_seq_cst) > 0) {
+            const std::lock_guard<std::mutex> lock(parking_);
+            wake_.notify_all();
+        }
+    }
+
+    void wait_beyond(uint32_t seen, Clock::duration spin) {
+        const auto start = Clock::now();
+        for (Clock::duration waited{}; waited < spin; waited = Clock::now() - start) {
+            if (waited > kShortSpin) sched_yield();
+            for (int spins = 0; spins < kSpinsBetweenClocks; ++spins) {
+                if (read() != seen) return;
+                pause();
+            }
+        }
+        std::unique_lock<std::mutex> lock(parking_);
+        sleepers_.fetch_add(1, std::memory_order_seq_cst);
+        wake_.wait(lock, [&] { return value_.load(std::memory_order_seq_cst) != seen; });
+        sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+    }
+
+  private:
+    alignas(64) std::atomic<uint32_t> value_{0};
+    alignas(64) std::atomic<int> sleepers_{0};
+    std::mutex parking_;
+    std::condition_variable wake_;
+};
 
 class Pool {
   public:
@@ -43,70 +93,57 @@ class Pool {
 
     ~Pool() {
         stopping_ = true;
-        announce();
+        regions_.raise();
         for (std::thread& worker : workers_) worker.join();
     }
 
     int count() const { return count_; }
+    bool is_shared() const { return is_shared_.load(std::memory_order_relaxed); }
 
     void run(Work work, void* context) {
         work_ = work;
         context_ = context;
-        announce();
+        const auto start = Clock::now();
+        const auto on_core = time_on_core();
+        is_shared_.store(start < shared_until_, std::memory_order_relaxed);
+        regions_.raise();
         work(context, 0, count_);
         barrier();
+        if (!is_shared()) look_for_others(Clock::now() - start, time_on_core() - on_core);
     }
 
     void barrier() {
-        const uint32_t phase = phase_.load(std::memory_order_acquire);
+        const uint32_t phase = phases_.read();
         if (arrived_.fetch_add(1, std::memory_order_acq_rel) == count_ - 1) {
             arrived_.store(0, std::memory_order_relaxed);
-            phase_.store(phase + 1, std::memory_order_release);
-            return;
+            return phases_.raise();
         }
-        for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) spins < kSpinsBeforeYield ? pause() : (void)sched_yield();
+        phases_.wait_beyond(phase, is_shared() ? kShortSpin : kBarrierSpin);
     }
 
     static std::atomic<bool> awake;
 
   private:
-    void announce() {
-        region_.fetch_add(1, std::memory_order_seq_cst);
-        if (sleepers_.load(std::memory_order_seq_cst) > 0) {
-            const std::lock_guard<std::mutex> lock(parking_);
-            wake_.notify_all();
-        }
-    }
-
     void serve(int thread);
-
-    void wait_for_region_after(uint32_t seen) {
-        using Clock = std::chrono::steady_clock;
-        const auto start = Clock::now();
-        for (int rounds = 0;; ++rounds) {
-            for (int spins = 0; spins < kSpinsBeforeYield / 8; ++spins) {
-                if (region_.load(std::memory_order_acquire) != seen) return;
-                pause();
-            }
-            if (rounds >= 8) sched_yield();
-            if (Clock::now() - start >= (awake.load(std::memory_order_relaxed) ? kAwakeSpin : kIdleSpin)) break;
-        }
-        std::unique_lock<std::mutex> lock(parking_);
-        sleepers_.fetch_add(1, std::memory_order_seq_cst);
-        wake_.wait(lock, [&] { return region_.load(std::memory_order_seq_cst) != seen; });
-        sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+    // Whoever spins and yet does not run is kept from its core. Who sleeps tells nothing.
+    void look_for_others(Clock::duration took, Clock::duration on_core) {
+        looked_at_ += took;
+        on_core_ += on_core;
+        if (looked_at_ < kLookedAt) return;
+        if (on_core_ < looked_at_ * 2 / 3) shared_until_ = Clock::now() + kSharedFor;
+        looked_at_ = on_core_ = {};
     }
 
     int count_;
     Work work_ = nullptr;
     void* context_ = nullptr;
     bool stopping_ = false;
-    alignas(64) std::atomic<uint32_t> region_{0};
+    std::atomic<bool> is_shared_{false};  // cores, with another program, as far as this region knows
+    Clock::time_point shared_until_{};
+    Clock::duration looked_at_{}, on_core_{};
+    Counter regions_;  // begun
+    Counter phases_;   // ended
     alignas(64) std::atomic<int> arrived_{0};
-    alignas(64) std::atomic<uint32_t> phase_{0};
-    alignas(64) std::atomic<int> sleepers_{0};
-    std::mutex parking_;
-    std::condition_variable wake_;
     std::vector<std::thread> workers_;
 };
 
@@ -142,7 +179,7 @@ const OpenMP& openmp() {
 
 void Pool::serve(int thread) {
     for (uint32_t seen = 0;;) {
-        wait_for_region_after(seen);
+        regions_.wait_beyond(seen, awake.load(std::memory_order_relaxed) && !is_shared() ? kAwakeSpin : kIdleSpin);
         ++seen;  // never more than one behind: a region ends only when all workers came to its last barrier
         if (stopping_) return;
         inside = this;
@@ -244,7 +281,13 @@ TRIPOD_API void tripod_work_alone(int alone) { tripod::work_alone(alone != 0); }
 TRIPOD_API void tripod_hold_awake(int awake) { tripod::hold_awake(awake != 0); }
 TRIPOD_API int tripod_has_threads_of_torch() { return tripod::has_threads_of_torch(); }
 
-// For the tests of the pool: every thread adds one to each of its pieces, `rounds` times with a barrier between, so that
+// For the tests of the pool: whether it found in its last region that another program wants its cores.
+TRIPOD_API int tripod_is_shared() {
+    const std::lock_guard<std::mutex> lock(tripod::regions);
+    return tripod::pool != nullptr && tripod::pool->is_shared();
+}
+
+// Every thread adds one to each of its pieces, `rounds` times with a barrier between, so that
 // counts[i] = rounds, and returns how many threads took part.
 TRIPOD_API int tripod_count_pieces(int32_t* counts, int64_t pieces, int rounds) {
     int taking_part = 0;

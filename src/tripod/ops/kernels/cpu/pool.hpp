@@ -2,6 +2,7 @@
 //
 // The caller is thread 0. Inside a parallel region threads meet at a spin barrier (0.1 us); between regions the workers park, and
 // spin only while a step holds them awake (hold_awake), because a thread that spins beside another library's threads slows both tenfold.
+// Where another program wants the cores, which a region's caller sees from the time that it was kept from its own, threads that wait sleep.
 // Work is split statically: the same thread reads the same weights in every step, in one sequential stream.
 //
 // A trainer's kernels stand between torch's operations, whose threads spin for milliseconds after each of them: workers of ours would share
