@@ -120,6 +120,7 @@ def test_a_thread_that_works_alone_does_the_regions_of_a_trainer_alone_too() -> 
         assert executor.submit(_counts_of_torch, 10).result() == ([1] * 10, 1)
 
 
+@pytest.mark.alone
 def test_a_pool_notices_that_another_program_wants_its_cores_and_still_does_every_piece_once() -> None:
     set_num_threads(2)
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * len(os.sched_getaffinity(0)))]
