@@ -104,6 +104,17 @@ def test_a_dry_run_lists_what_would_be_kept_and_makes_nothing(tripod: Command, t
     assert list(tmp_path.iterdir()) == [recipe]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="torch brings GNU's OpenMP on Linux")
+@pytest.mark.parametrize(("asked", "taken"), [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77")], ids=["by default", "as asked"])
+def test_torchs_threads_sleep_soon_while_they_wait(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, str], taken: str
+) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    trained = python_m_tripod("train", recipe, "--set", "num_steps=1", OMP_DISPLAY_ENV="verbose", **asked)
+    assert trained.code == 0, trained.err
+    assert f"GOMP_SPINCOUNT = '{taken}'" in trained.err
+
+
 def test_all_that_is_wrong_with_a_recipe_is_told(tripod: Command, recipe: Path) -> None:
     wrong = tripod("train", recipe, "--set", "num_steps=0", "--set", "optimizer.beta3=1")
     assert wrong.code == 2
