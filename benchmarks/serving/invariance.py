@@ -3,7 +3,7 @@
     python -m benchmarks.serving.invariance [--shape pythia-160m] [--routes native torch] [--formats bfloat16 float32] [--rounds 3]
 
 The native kernels sum every row in one order always, so the switch changes nothing there; torch's matrix products do not, so its route
-computes in tiles of a fixed height. In every round each engine answers W2 (64 requests of mixed lengths) once, with fresh token ids. With
+computes in tiles of fixed heights. In every round each engine answers W2 (64 requests of mixed lengths) once, with fresh token ids. With
 the switch on, the first four requests are also asked alone, and must get the same tokens. Raw results go to benchmarks/results/.
 """
 

@@ -35,7 +35,8 @@ PAIRS = (
     ("engine, 1 stream", "training that sleeps"),
     ("engine, 16 streams", "training that sleeps"),
 )
-SLEEPS = {"GOMP_SPINCOUNT": "1000"}  # torch's threads otherwise spin for milliseconds wherever they wait for each other
+# How long torch's threads spin wherever they wait for each other: by GNU's default for milliseconds, and as `tripod train` sets it.
+SPIN_COUNTS = {"training": "300000", "training that sleeps": "1000"}
 NUM_PROMPT, NUM_OUTPUT = 16, 112  # tokens: most steps decode
 NUM_COMPARED = 32  # tokens of each stream's first answer
 LEAD_S = 1.0  # from the question to the beginning, in which a training run makes its model anew
@@ -116,13 +117,15 @@ def child(kind: str, folder: str, weight_format: str) -> int:
 
 def agree(some: list[list[float]], others: list[list[float]]) -> bool:
     """Whether each is the beginning of the other: time may have cut one of them."""
-    return all(a == b for one, other in zip(some, others, strict=True) for a, b in zip(one, other, strict=False))
+    pairs = [pair for one, other in zip(some, others, strict=True) for pair in zip(one, other, strict=False)]
+    return bool(pairs) and all(a == b for a, b in pairs)
 
 
 def measure(kinds: tuple[str, str], folder: str, weight_format: str, seconds: float, num_rounds: int) -> dict[str, Any]:
     """Both programs' tokens a second alone and beside each other, by round."""
     program = (sys.executable, "benchmarks.serving.neighbours", "--child")
-    children = [PeerProcess(*program, kind, folder, weight_format, environment=SLEEPS if kind.endswith("sleeps") else {}) for kind in kinds]
+    spins = [{"GOMP_SPINCOUNT": SPIN_COUNTS.get(kind, "300000")} for kind in kinds]
+    children = [PeerProcess(*program, kind, folder, weight_format, environment=own) for kind, own in zip(kinds, spins, strict=True)]
     alone: list[list[float]] = [[], []]
     beside: list[list[float]] = [[], []]
     firsts: list[list[list[list[float]]]] = [[], []]
@@ -153,7 +156,7 @@ def measure(kinds: tuple[str, str], folder: str, weight_format: str, seconds: fl
 
 
 def main() -> int:
-    """Returns 0 if every program keeps its share."""
+    """Returns 0 if every program keeps its share, but for a training run whose threads spin it away."""
     if sys.argv[1:2] == ["--child"]:
         return child(*sys.argv[2:])
     from rich.console import Console
@@ -182,9 +185,10 @@ def main() -> int:
         for i in range(2):
             shares: list[float] = row["shares"][i]
             middle = statistics.median(shares)
-            worst = min(worst, middle)
-            spread = f"{middle:.2f} ({min(shares):.2f} to {max(shares):.2f})"
             kinds = row["kinds"]
+            if kinds[i] != "training":
+                worst = min(worst, middle)
+            spread = f"{middle:.2f} ({min(shares):.2f} to {max(shares):.2f})"
             table.add_row(kinds[i], kinds[1 - i], f"{statistics.median(row['alone'][i]):,.0f}", spread, "yes" if middle >= BAR else "NO")
     Console().print(table)
     return int(worst < BAR)

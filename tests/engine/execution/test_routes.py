@@ -199,9 +199,10 @@ def test_a_tile_whose_rows_get_other_bits_is_not_used(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("num_rows", [1, 8, 13, 31, 40, 100, 129, 300])
 def test_tiles_cover_every_row_once_and_pad_little(num_rows: int) -> None:
     tiled = FixedTiles(tiny_model(NEOX).bfloat16())
+    tiled.heights = (32, 128, 64, 16, 8)
     tiles = list(tiled._tiles(num_rows))
     assert [row for rows, _ in tiles for row in rows] == list(range(num_rows))
-    assert sum(height for _, height in tiles) <= max(1.25 * num_rows, num_rows + 8)
+    assert sum(height for _, height in tiles) <= max(1.34 * num_rows, num_rows + 8)
 
 
 def test_a_route_that_cannot_run_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

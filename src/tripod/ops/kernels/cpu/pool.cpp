@@ -125,7 +125,7 @@ class Pool {
 
   private:
     void serve(int thread);
-    // Whoever spins and yet does not run is kept from its core. Who sleeps tells nothing.
+    // A caller that spins and yet does not run is kept from its core. (Where cores are shared it sleeps, which tells nothing.)
     void look_for_others(Clock::duration took, Clock::duration on_core) {
         looked_at_ += took;
         on_core_ += on_core;
