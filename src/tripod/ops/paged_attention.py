@@ -49,7 +49,7 @@ def paged_decode(
         query: [R, H, K].
         keys: [num_blocks, block_size, G, K]; the query's own key is written already.
         values: as keys. Unused slots hold finite numbers.
-        block_tables: [R, M], int64; rows shorter than M are filled with any valid block. [1, M]: all queries are of one request.
+        block_tables: [R, M], int64; rows shorter than M are filled with any valid block.
         num_slots: of the S slots of each request, so many are read: the longest context.
         seen: [R, num_slots], bool, True where seen, at least once a row; None sees all.
         scale: factor on the dot products.
@@ -59,8 +59,7 @@ def paged_decode(
     """
     num_requests, num_heads, head_dim = query.shape
     num_kv_heads = keys.shape[2]
-    is_shared = len(block_tables) == 1  # all queries are of one request
-    if query.device.type == "cpu" and num_requests > _TOGETHER and not is_shared:
+    if query.device.type == "cpu" and num_requests > _TOGETHER:
         starts = range(0, num_requests, _TOGETHER)
         return torch.cat(
             [
@@ -81,8 +80,7 @@ def paged_decode(
 
     def gather(pages: Tensor) -> Tensor:
         """[R, G, S, K]."""
-        gathered = gather_pages(pages, block_tables)[:, :num_slots].to(dtype).transpose(1, 2)
-        return gathered.expand(num_requests, -1, -1, -1)
+        return gather_pages(pages, block_tables)[:, :num_slots].to(dtype).transpose(1, 2)
 
     attended = scaled_dot_product_attention(
         query.view(num_requests, num_kv_heads, num_heads // num_kv_heads, head_dim).to(dtype),
