@@ -21,9 +21,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 from benchmarks.peer_process import PeerProcess
+from tripod.cli.train import SPIN_COUNT
 
 BAR = 0.45  # of what it does alone: a share of a half, less a tenth for what neighbours do to each other's caches
 PAIRS = (
@@ -36,7 +38,8 @@ PAIRS = (
     ("engine, 16 streams", "training that sleeps"),
 )
 # How long torch's threads spin wherever they wait for each other: by GNU's default for milliseconds, and as `tripod train` sets it.
-SPIN_COUNTS = {"training": "300000", "training that sleeps": "1000"}
+GNU_SPIN_COUNT = "300000"
+SPIN_COUNTS = {"training that sleeps": SPIN_COUNT}  # of the others it is GNU's
 NUM_PROMPT, NUM_OUTPUT = 16, 112  # tokens: most steps decode
 NUM_COMPARED = 32  # tokens of each stream's first answer
 LEAD_S = 1.0  # from the question to the beginning, in which a training run makes its model anew
@@ -124,21 +127,24 @@ def agree(some: list[list[float]], others: list[list[float]]) -> bool:
 def measure(kinds: tuple[str, str], folder: str, weight_format: str, seconds: float, num_rounds: int) -> dict[str, Any]:
     """Both programs' tokens a second alone and beside each other, by round."""
     program = (sys.executable, "benchmarks.serving.neighbours", "--child")
-    spins = [{"GOMP_SPINCOUNT": SPIN_COUNTS.get(kind, "300000")} for kind in kinds]
-    children = [PeerProcess(*program, kind, folder, weight_format, environment=own) for kind, own in zip(kinds, spins, strict=True)]
     alone: list[list[float]] = [[], []]
     beside: list[list[float]] = [[], []]
     firsts: list[list[list[list[float]]]] = [[], []]
 
-    def run(numbers: Sequence[int], into: list[list[float]]) -> None:
+    def run(places: Sequence[int], into: list[list[float]]) -> None:
         begin = time.time() + LEAD_S
-        ask = [(lambda number=number: children[number].ask(begin=begin, until=begin + seconds)) for number in numbers]
         with ThreadPoolExecutor(2) as threads:
-            for number, found in zip(numbers, threads.map(lambda each: each(), ask), strict=True):
-                into[number].append(found["done"] / seconds)
-                firsts[number].append(found["same"])
+            answers = threads.map(lambda place: children[place].ask(begin=begin, until=begin + seconds), places)
+            for place, found in zip(places, answers, strict=True):
+                into[place].append(found["done"] / seconds)
+                firsts[place].append(found["same"])
 
-    try:
+    with ExitStack() as open_children:
+        children = []
+        for kind in kinds:
+            spins = {"GOMP_SPINCOUNT": SPIN_COUNTS.get(kind, GNU_SPIN_COUNT)}
+            children.append(PeerProcess(*program, kind, folder, weight_format, environment=spins))
+            open_children.callback(children[-1].close)
         for each in children:
             each.read()
         for number in range(num_rounds):
@@ -146,9 +152,6 @@ def measure(kinds: tuple[str, str], folder: str, weight_format: str, seconds: fl
             run([first], alone)
             run([0, 1], beside)
             run([1 - first], alone)
-    finally:
-        for each in children:
-            each.close()
     for kind, answers in zip(kinds, firsts, strict=True):
         assert all(map(agree, itertools.repeat(answers[0]), answers)), f"{kind}: the first answers differ alone and beside the other"
     shares = [[both / one for both, one in zip(beside[i], alone[i], strict=True)] for i in range(2)]

@@ -104,8 +104,8 @@ class Pool {
         work_ = work;
         context_ = context;
         const auto start = Clock::now();
-        const auto on_core = time_on_core();
         is_shared_.store(start < shared_until_, std::memory_order_relaxed);
+        const auto on_core = is_shared() ? Clock::duration{} : time_on_core();
         regions_.raise();
         work(context, 0, count_);
         barrier();
