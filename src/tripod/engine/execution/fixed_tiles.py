@@ -1,4 +1,4 @@
-"""Batch invariance out of torch: a model computed in tiles of fixed numbers of rows, each row attending alone.
+"""Batch invariance out of torch: a model computed in tiles of fixed numbers of rows, each row attending by itself.
 
 Torch chooses how it sums by the shape of a whole batch, so a row's bits change with its neighbours. In a tile of a fixed shape they
 cannot, as long as a row's place within the tile does not matter either. That is tried out when the engine is built; where it matters,
@@ -6,7 +6,7 @@ the tile is made smaller, down to one row, where nothing is left that could diff
 rows get the same bits in that trial: tall ones for prompts, low ones for a few streams.
 """
 
-# N tokens of the step, S tokens that a request has, D hidden size, V vocabulary, H query heads, G key/value heads, K head size
+# N tokens of the step, D hidden size, V vocabulary
 
 from __future__ import annotations
 
@@ -14,74 +14,17 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
 
-from tripod.engine.execution.paged_attention import TorchKVCache
-from tripod.engine.execution.ragged_batch import RaggedBatch
+from tripod.engine.execution.row_attention import RowAttention
 from tripod.models.language_model import LanguageModel, LanguageModelConfig
 from tripod.models.moe import Router
 from tripod.models.pack import modules_of
 from tripod.ops.attention import Attend
-from tripod.ops.paged_attention import gather_pages, write_pages
 
 TILES = (32, 16, 8, 4, 2, 1)  # rows, by preference
 OTHER_TILES = (128, 64, 16, 8)
 ROWS_OF_WEIGHTS = 8  # reading the weights for one more tile takes as long as computing so many more rows
-
-
-class RowAttention:
-    """The `Attend` of one step, each row by a product of its own whose shape depends on the row's position alone.
-
-    Not as a batch of such products: which thread computes one, and so its last bit, would depend on how many there are.
-    In float32 at least, whatever the model's type is: on CPUs torch attends with one query six times slower in bfloat16.
-    """
-
-    def __init__(self, pages: Tensor, batch: RaggedBatch) -> None:
-        """
-        Args:
-            pages: [L, 2, num_blocks, block_size, G, K].
-            batch: the step's tokens.
-        """
-        self._pages = pages
-        self._batch = batch
-        self._positions = batch.positions.tolist()
-        self.select(range(len(self._positions)))
-
-    def select(self, rows: range) -> None:
-        """The next calls are for these rows of the batch, followed by others that do not count."""
-        self._rows = rows
-        self._spans = [
-            (request, range(max(span.rows.start, rows.start), min(span.rows.stop, rows.stop)))
-            for request, span in enumerate(self._batch.spans)
-            if span.rows.start < rows.stop and rows.start < span.rows.stop
-        ]
-
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None = None) -> Tensor:
-        keys, values = self._pages[layer, 0], self._pages[layer, 1]
-        rows, dtype = self._rows, torch.promote_types(query.dtype, torch.float32)
-        slots = self._batch.slots[rows.start : rows.stop]
-        write_pages(keys, slots, key[: len(rows)].to(keys.dtype))
-        write_pages(values, slots, value[: len(rows)].to(values.dtype))
-        result = torch.zeros_like(query)
-        for request, span in self._spans:
-            num_blocks = self._positions[span.stop - 1] // keys.shape[1] + 1
-            table = self._batch.block_tables[request : request + 1, :num_blocks]
-            seen_keys, seen_values = (gather_pages(pages, table).to(dtype).transpose(1, 2) for pages in (keys, values))  # [1, G, S, K]
-            for row in span:
-                stop = self._positions[row] + 1
-                start = 0 if window is None else max(0, stop - window)
-                place = row - rows.start
-                one = query[place].to(dtype).view(1, keys.shape[2], -1, keys.shape[3])  # [1, G, H / G, K]
-                attended = scaled_dot_product_attention(one, seen_keys[:, :, start:stop], seen_values[:, :, start:stop], scale=scale)
-                result[place] = attended.reshape(query.shape[1:])
-        return result
-
-
-class RowKVCache(TorchKVCache):
-    """A `TorchKVCache` whose rows attend one by one."""
-
-    def attend(self, batch: RaggedBatch) -> RowAttention:  # type: ignore[override]
-        return RowAttention(self.pages, batch)
 
 
 class FixedTiles:

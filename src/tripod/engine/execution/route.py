@@ -11,10 +11,11 @@ from typing import Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from tripod.engine.execution.fixed_tiles import FixedTiles, RowKVCache
+from tripod.engine.execution.fixed_tiles import FixedTiles
 from tripod.engine.execution.kv_cache import KVCache, KVCacheDtype, KVCacheSpec
 from tripod.engine.execution.paged_attention import TorchKVCache
 from tripod.engine.execution.ragged_batch import RaggedBatch
+from tripod.engine.execution.row_attention import RowKVCache
 from tripod.engine.execution.sampler import torch_argmax, torch_greedy
 from tripod.errors import ConfigError
 from tripod.models.architectures import Decoder
