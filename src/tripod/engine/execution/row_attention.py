@@ -2,13 +2,11 @@
 
 Rows that attend to as many slots go through torch together: each attends to a multiple of `SLOTS`, those that it does not see masked.
 Torch shares such a batch out over its threads, and each thread computes in a buffer that begins where the last one's ends. How that lies to
-a cache line decides the last bit of what is computed there. So heads are laid out by thread: a head's rows, however many, are its own
-thread's, and its rows and buffers always lie alike.
-
-    [T, J B, S, K]      the first axis is what torch cuts into shares, one a thread
+a cache line decides the last bit of what is computed there. So heads come first: torch gives each thread as many of them, with all their
+rows, so that a head's rows are always the same thread's; and they all begin with a cache line.
 """
 
-# B rows, H query heads, G key/value heads, Q = H / G, K head size, S slots, T threads, J heads of a thread
+# B rows, H query heads, G key/value heads, K head size, S slots
 
 from __future__ import annotations
 
@@ -118,41 +116,23 @@ def attend_alike(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scal
     """
     num_rows, _, head_dim = query.shape
     num_kv_heads = keys.shape[2]
-    num_threads = torch.get_num_threads() if query.device.type == "cpu" else 1
-    heads = -(-num_kv_heads // num_threads)  # of a thread
-    filling = (-head_dim % _LINE, heads * num_threads - num_kv_heads)
     dtype = torch.promote_types(query.dtype, torch.float32)
+    num_threads = torch.get_num_threads() if query.device.type == "cpu" else 1
+    filling = (0, -head_dim % _LINE, 0, -num_kv_heads % num_threads)
 
-    def by_thread(tensor: Tensor) -> Tensor:
-        """[B, ..., G, K] -> [T, J, B, ..., K]."""
-        split = _filled(tensor, *filling).view(*tensor.shape[:2], num_threads, heads, -1).permute(2, 3, 0, 1, 4)
-        return split.to(dtype, memory_format=torch.contiguous_format).contiguous()  # the second does something where the first did not
+    def by_head(tensor: Tensor) -> Tensor:
+        """[B, ..., G, K] -> [G, B, ..., K], with zeros behind; pad copies even where there is nothing to add."""
+        filled = pad(tensor, filling) if any(filling) else tensor
+        return filled.to(dtype).permute(2, 0, 1, 3)
 
-    queries = by_thread(query.view(num_rows, num_kv_heads, -1, head_dim).transpose(1, 2))
-    seen_keys, seen_values = by_thread(keys), by_thread(values)
-    if len(keys) == num_rows:
-        added = mask.repeat(heads, 1)[None, :, None]  # [1, J B, 1, S]
-        of_all = _attend(queries.flatten(1, 2), seen_keys.flatten(1, 2), seen_values.flatten(1, 2), added, scale)
-        attended = of_all.view(queries.shape)
-    else:
-        shape = (-1, num_rows, -1, -1)
-        of_heads = [
-            _attend(queries[:, head], seen_keys[:, head].expand(shape), seen_values[:, head].expand(shape), mask[None, :, None], scale)
-            for head in range(heads)
-        ]
-        attended = torch.stack(of_heads, dim=1)
-    rows = attended.permute(2, 0, 1, 3, 4).flatten(1, 2)  # [B, T J, Q, K]
-    return rows[:, :num_kv_heads, :, :head_dim].reshape(query.shape)
-
-
-def _filled(tensor: Tensor, to_line: int, no_heads: int) -> Tensor:
-    """[..., G, K] with zeros behind; pad copies even where there is nothing to add."""
-    return pad(tensor, (0, to_line, 0, no_heads)) if to_line or no_heads else tensor
-
-
-def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """[T, B, Q, K] -> [T, B, Q, K]."""
-    return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
+    attended = scaled_dot_product_attention(
+        by_head(query.view(num_rows, num_kv_heads, -1, head_dim).transpose(1, 2)).contiguous(),
+        by_head(keys).expand(-1, num_rows, -1, -1),
+        by_head(values).expand(-1, num_rows, -1, -1),
+        attn_mask=mask[None, :, None],
+        scale=scale,
+    )
+    return attended[:num_kv_heads, ..., :head_dim].transpose(0, 1).reshape(query.shape)
 
 
 class RowKVCache(TorchKVCache):
