@@ -3,8 +3,9 @@
     python -m benchmarks.embedding [--data FOLDER] [--n 512] [--rounds 5] [--openvino ENV/bin/python]
 
 FOLDER holds squad-dev/dev-v1.1.half.json. They take turns, so that all meet the same moods of the machine. One question is timed twice:
-in turns, each after a rest and with the caches full of the others' weights, and one question after another. Vectors are compared before
-anything is timed; when they differ, no ratio is printed. Raw times go to benchmarks/results/.
+in turns, each after a rest and with the caches full of the others' weights, and one question after another (OpenVINO's own seconds, in a
+process that waits for each question). Vectors are compared before anything is timed; when they differ, no ratio is printed. Raw times go
+to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -40,17 +41,21 @@ def read_squad(folder: Path, num_paragraphs: int) -> tuple[list[str], list[str]]
     return [paragraph["context"] for paragraph in chosen], [paragraph["qas"][0]["question"] for paragraph in chosen]
 
 
-def take_turns(
-    contestants: dict[str, Callable[[], object]], rounds: int, inside: dict[str, list[float]], *, rest_s: float = REST_S
-) -> dict[str, list[float]]:
-    """Seconds of each call, round by round; of those in other processes what they took there, which is the last of `inside`."""
+def took(name: str, call: Callable[[], object], inside: dict[str, list[float]]) -> float:
+    """Seconds of a call; of one in another process what it took there, which is the last of `inside`."""
+    start = time.perf_counter()
+    call()
+    seconds = time.perf_counter() - start
+    return inside[name][-1] if name in inside else seconds
+
+
+def take_turns(contestants: dict[str, Callable[[], object]], rounds: int, inside: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Seconds of each call, round by round, each after a rest."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, call in contestants.items():
-            time.sleep(rest_s)
-            start = time.perf_counter()
-            call()
-            seconds[name].append(inside[name][-1] if name in inside else time.perf_counter() - start)
+            time.sleep(REST_S)
+            seconds[name].append(took(name, call, inside))
     return seconds
 
 
@@ -120,8 +125,8 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for name, encode in contestants.items():
             time.sleep(REST_S)
-            for question in questions:
-                in_a_row[name] += take_turns({name: partial(encode, [question])}, 1, inside, rest_s=0.0)[name]
+            encode(questions[:1])
+            in_a_row[name] += [took(name, partial(encode, [question]), inside) for question in questions]
     if peer is not None:
         peer.close()
 

@@ -15,7 +15,7 @@ from tests.engine.tiny_models import BIASED_LLAMA, NEOX, QWEN, QWEN3, SERIAL_NEO
 from tripod.engine.assemble import assemble
 from tripod.engine.engine_config import EngineConfig
 from tripod.engine.execution import fixed_tiles
-from tripod.engine.execution.fixed_tiles import FixedTiles
+from tripod.engine.execution.fixed_tiles import OTHER_TILES, TILES, FixedTiles
 from tripod.engine.execution.kv_cache import KVCacheDtype
 from tripod.engine.execution.ragged_batch import RaggedBatch
 from tripod.engine.execution.route import Kernels
@@ -25,6 +25,7 @@ from tripod.models.gpt_neox import GPTNeoXConfig
 from tripod.models.language_model import LanguageModel
 from tripod.models.llama import LlamaConfig
 from tripod.models.native_blocks import NativeModel
+from tripod.ops.attention import Attend
 from tripod.ops.kernels.cpu import library
 from tripod.ops.linear import WeightFormat
 from tripod.ops.rope import RopeConfig
@@ -194,6 +195,20 @@ def test_a_tile_whose_rows_get_other_bits_is_not_used(monkeypatch: pytest.Monkey
     assert set(FixedTiles(model).heights) > {32}
     monkeypatch.setattr(fixed_tiles, "OTHER_TILES", (64, 1))
     assert 1 not in FixedTiles(model).heights
+
+
+def test_the_trial_of_tiles_ends_at_the_first_row_that_differs() -> None:
+    """Where no two rows may stand together, that is found out by few of the hundreds of tiles that there are."""
+    model = tiny_model(replace(NEOX, num_layers=1))
+    plain, heights = model.hidden, []
+
+    def by_place(token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        heights.append(len(token_ids))
+        return plain(token_ids, positions, attend) + torch.arange(len(token_ids))[:, None]
+
+    model.hidden = by_place  # type: ignore[method-assign]
+    assert FixedTiles(model).heights == (1,)
+    assert len(heights) <= 3 * len({*TILES, *OTHER_TILES})
 
 
 @pytest.mark.parametrize("num_rows", [1, 8, 13, 31, 40, 100, 129, 300])

@@ -10,6 +10,7 @@ rows get the same bits in that trial: tall ones for prompts, low ones for a few 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -84,22 +85,26 @@ class FixedTiles:
         ids = torch.randint(0, self.config.vocab_size, (num_rows,), generator=generator).to(self.device)
         positions = torch.randint(0, self.config.max_positions, (num_rows,), generator=generator).to(self.device)
 
-        def rows_of(height: int, shift: int) -> tuple[Tensor, Tensor]:
-            """Every row of the trial, computed `shift` places further on: [128, D], [128, V]."""
-            tiles = zip(torch.split(ids.roll(shift), height), torch.split(positions.roll(shift), height), strict=True)
-            hidden = [self._inner.hidden(tile, places, _see_oneself) for tile, places in tiles]
-            logits = [self._inner.logits(tile) for tile in hidden]
-            return torch.cat(hidden).roll(-shift, 0), torch.cat(logits).roll(-shift, 0)
+        def tile(height: int, shift: int, number: int) -> tuple[Tensor, Tensor]:
+            """Of the trial's rows, each computed `shift` places further on: [height, D], [height, V]."""
+            own = slice(number * height, (number + 1) * height)
+            hidden = self._inner.hidden(ids.roll(shift)[own], positions.roll(shift)[own], _see_oneself)
+            return hidden, self._inner.logits(hidden)
 
-        def agree(some: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> bool:
-            return all(map(torch.equal, some, others))
+        def agree(height: int, preferred: int) -> bool:
+            """Row by row: at the first that differs, no more is computed."""
+            expected = functools.cache(functools.partial(tile, preferred, 0))
+            for number in range(num_rows // height):
+                found = tile(height, 1, number)
+                for place in range(height):
+                    other, other_place = divmod((number * height + place - 1) % num_rows, preferred)
+                    if not all(torch.equal(a[place], b[other_place]) for a, b in zip(found, expected(other), strict=True)):
+                        return False
+            return True
 
         # One place on is enough: each place is then compared with its neighbour, the last of a tile with the first of another.
-        for preferred in TILES:
-            expected = rows_of(preferred, 0)
-            if preferred == 1 or agree(rows_of(preferred, 1), expected):
-                break
-        return (preferred, *(height for height in OTHER_TILES if height != preferred and agree(rows_of(height, 1), expected)))
+        preferred = next(height for height in TILES if height == 1 or agree(height, height))
+        return (preferred, *(height for height in OTHER_TILES if height != preferred and agree(height, preferred)))
 
 
 def _see_oneself(layer: int, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None = None) -> Tensor:

@@ -1,12 +1,13 @@
 """Attention out of torch in which a row's bits depend on its own keys and its position alone.
 
-Rows that attend to as many slots go through torch together: each attends to a multiple of `SLOTS`, those that it does not see masked.
-Torch shares such a batch out over its threads, and each thread computes in a buffer that begins where the last one's ends. How that lies to
-a cache line decides the last bit of what is computed there. So heads come first: torch gives each thread as many of them, with all their
-rows, so that a head's rows are always the same thread's; and they all begin with a cache line.
+Rows that attend to as many slots go through torch together: each attends up to a multiple of `SLOTS`, what it does not see masked. On a CPU
+torch shares such a batch out over its threads, and each computes in a buffer that begins where the last one's ends. How that lies to a
+cache line decides the last bit of what is computed there, so a row must meet the same buffer always, or one that lies alike. There are two
+ways (`_by_head`): heads come first, so that each thread gets as many whole heads, with all their rows; or, where heads cannot be dealt out
+so, buffers are filled up to whole cache lines.
 """
 
-# B rows, H query heads, G key/value heads, K head size, S slots
+# B rows, H query heads, G key/value heads, Q = H / G, K head size, S slots
 
 from __future__ import annotations
 
@@ -22,11 +23,12 @@ from tripod.engine.execution.ragged_batch import RaggedBatch
 from tripod.ops.paged_attention import gather_pages, visible, write_pages
 
 SLOTS = 64
-_TOGETHER = 8  # requests whose gathered keys and values stay in a processor's caches
-_LINE = 16  # floats: heads are filled up to whole cache lines, so that all begin with one
+_REQUESTS = 8  # whose gathered keys and values stay in a processor's caches
+_LINE = 16  # floats
+_QUERIES = 8  # with multiples of so many, a thread's buffer takes whole cache lines
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Group:
     """Rows that attend to as many slots, each of a request of its own or all of one."""
 
@@ -36,10 +38,14 @@ class _Group:
     num_slots: int
     _masks: dict[int | None, Tensor] = field(default_factory=dict)  # by window; the same in all layers
 
+    def first_slot(self, window: int | None) -> int:
+        """A multiple of `SLOTS` that lies before all that any row with so many slots sees."""
+        return 0 if window is None else max(0, (self.num_slots - SLOTS + 1 - window) // SLOTS * SLOTS)
+
     def mask(self, window: int | None) -> Tensor:
-        """[B, S], float32: what is added to the scores."""
+        """[B, S], float32: what is added to the scores from the first slot on."""
         if window not in self._masks:
-            seen = visible(self.positions + 1, self.num_slots, window)
+            seen = visible(self.positions + 1, self.num_slots, window)[:, self.first_slot(window) :]
             self._masks[window] = torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, float("-inf"))
         return self._masks[window]
 
@@ -56,28 +62,30 @@ class RowAttention:
         self._pages = pages
         self._batch = batch
         block_size, tables = pages.shape[3], batch.block_tables
-        num_blocks = -(-SLOTS // block_size) * -(-tables.shape[1] * block_size // SLOTS)
+        blocks_of_slots = -(-SLOTS // block_size)
+        num_blocks = blocks_of_slots * -(-tables.shape[1] * block_size // SLOTS)  # enough for whole multiples of SLOTS
         taken = torch.tensor([-(-span.end // block_size) for span in batch.spans], device=tables.device)
         is_own = torch.arange(num_blocks, device=tables.device) < taken[:, None]
         # Beyond its own blocks a request is given its first again, which is masked there: another's may hold what is no number.
         self._tables = torch.where(is_own, pad(tables, (0, num_blocks - tables.shape[1])), tables[:, :1])
         self._requests, self._positions = batch.requests.tolist(), batch.positions.tolist()
-        # Elsewhere than on a CPU nothing is known of how a batch is shared out: there each row is a batch.
-        self._together = _TOGETHER if pages.device.type == "cpu" else 1
-        self.select(range(len(self._positions)))
+        self._rows = range(len(self._positions))
+        self._groups: list[_Group] | None = None
 
     def select(self, rows: range) -> None:
         """The next calls are for these rows of the batch, followed by others that do not count."""
-        self._rows = rows
-        counts = Counter(self._requests[row] for row in rows)
+        self._rows, self._groups = rows, None
+
+    def _grouped(self) -> list[_Group]:
+        counts = Counter(self._requests[row] for row in self._rows)
         alike: dict[tuple[int, int | None], list[int]] = {}  # rows by slots, and by request where it has several
-        for row in rows:
+        for row in self._rows:
             request, num_slots = self._requests[row], (self._positions[row] // SLOTS + 1) * SLOTS
-            alike.setdefault((num_slots, request if counts[request] > 1 and self._together > 1 else None), []).append(row)
-        self._groups = [
+            alike.setdefault((num_slots, request if counts[request] > 1 else None), []).append(row)
+        return [
             self._group(own[start : start + size], num_slots, request)
             for (num_slots, request), own in alike.items()
-            for size in [self._together if request is None else len(own)]
+            for size in [_REQUESTS if request is None else len(own)]
             for start in range(0, len(own), size)
         ]
 
@@ -90,53 +98,65 @@ class RowAttention:
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None = None) -> Tensor:
         keys, values = self._pages[layer, 0], self._pages[layer, 1]
         rows = self._rows
+        if self._groups is None:
+            self._groups = self._grouped()
         slots = self._batch.slots[rows.start : rows.stop]
         write_pages(keys, slots, key[: len(rows)].to(keys.dtype))
         write_pages(values, slots, value[: len(rows)].to(values.dtype))
         result = torch.zeros_like(query)
         for group in self._groups:
-            seen_keys, seen_values = (gather_pages(pages, group.tables)[:, : group.num_slots] for pages in (keys, values))
+            seen = slice(group.first_slot(window), group.num_slots)
+            seen_keys, seen_values = (gather_pages(pages, group.tables)[:, seen] for pages in (keys, values))
             attended = attend_alike(query[group.places], seen_keys, seen_values, group.mask(window), scale)
             result[group.places] = attended.to(query.dtype)
         return result
 
 
 def attend_alike(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """One query for each row, all over as many slots; a row's bits do not depend on how many there are, nor on its place.
+    """One query for each row, all over as many slots. A row's bits do not depend on how many rows there are, nor on its place.
+
+    They depend on torch's number of threads; an OpenMP that gives it fewer than it asks for (OMP_DYNAMIC, OMP_THREAD_LIMIT) breaks this.
+    Of another device than a CPU nothing is known: there each row goes by itself.
 
     Args:
         query: [B, H, K].
         keys: [B, S, G, K], or [1, S, G, K]: the same for all.
         values: as keys.
-        mask: [B, S], float32, added to the scores.
+        mask: [B, S], added to the scores.
         scale: factor on the dot products.
 
     Returns:
         [B, H, K], in float32 at least.
     """
+    if query.device.type != "cpu" and len(query) > 1:
+        own = [slice(row, row + 1) for row in range(len(query))]
+        of = own if len(keys) > 1 else [slice(None)] * len(own)
+        return torch.cat([attend_alike(query[i], keys[j], values[j], mask[i], scale) for i, j in zip(own, of, strict=True)])
     num_rows, _, head_dim = query.shape
     num_kv_heads = keys.shape[2]
+    grouped = query.view(num_rows, num_kv_heads, -1, head_dim).transpose(1, 2)  # [B, Q, G, K]
+    num_queries = grouped.shape[1]
+    are_heads_dealt_out = num_kv_heads % torch.get_num_threads() == 0
+    more_queries = 0 if are_heads_dealt_out else -num_queries % _QUERIES
     dtype = torch.promote_types(query.dtype, torch.float32)
-    num_threads = torch.get_num_threads() if query.device.type == "cpu" else 1
-    filling = (0, -head_dim % _LINE, 0, -num_kv_heads % num_threads)
-
-    def by_head(tensor: Tensor) -> Tensor:
-        """[B, ..., G, K] -> [G, B, ..., K], with zeros behind; pad copies even where there is nothing to add."""
-        filled = pad(tensor, filling) if any(filling) else tensor
-        return filled.to(dtype).permute(2, 0, 1, 3)
-
     attended = scaled_dot_product_attention(
-        by_head(query.view(num_rows, num_kv_heads, -1, head_dim).transpose(1, 2)).contiguous(),
-        by_head(keys).expand(-1, num_rows, -1, -1),
-        by_head(values).expand(-1, num_rows, -1, -1),
-        attn_mask=mask[None, :, None],
+        _by_head(grouped, dtype, more_queries).contiguous(),
+        _by_head(keys, dtype).expand(-1, num_rows, -1, -1),
+        _by_head(values, dtype).expand(-1, num_rows, -1, -1),
+        attn_mask=mask.to(dtype)[None, :, None],
         scale=scale,
-    )
-    return attended[:num_kv_heads, ..., :head_dim].transpose(0, 1).reshape(query.shape)
+    )  # [G, B, Q, K]
+    return attended[:, :, :num_queries, :head_dim].transpose(0, 1).reshape(query.shape)
+
+
+def _by_head(tensor: Tensor, dtype: torch.dtype, more: int = 0) -> Tensor:
+    """[B, N, G, K] -> [G, B, N + more, K up to whole cache lines], zeros behind. (pad copies even where there is nothing to add.)"""
+    filling = (0, -tensor.shape[-1] % _LINE, 0, 0, 0, more)
+    return (pad(tensor, filling) if any(filling) else tensor).to(dtype).permute(2, 0, 1, 3)
 
 
 class RowKVCache(TorchKVCache):
-    """A `TorchKVCache` whose rows attend so."""
+    """A `TorchKVCache` whose rows keep their bits."""
 
     def attend(self, batch: RaggedBatch) -> RowAttention:  # type: ignore[override]
         return RowAttention(self.pages, batch)
