@@ -111,8 +111,8 @@ def test_gradients_of_matrices_may_come_from_torchs_grouped_product(monkeypatch:
 
 
 def test_rows_are_sorted_by_expert_and_equals_stay_in_order() -> None:
-    ids = torch.randint(0, E, (700, 3), generator=torch.Generator(DEVICE).manual_seed(1), device=DEVICE)
-    kept = torch.rand(700, 3, generator=torch.Generator(DEVICE).manual_seed(2), device=DEVICE) < 0.6
+    ids = torch.randint(0, E, (3000, 3), generator=torch.Generator(DEVICE).manual_seed(1), device=DEVICE)
+    kept = torch.rand(3000, 3, generator=torch.Generator(DEVICE).manual_seed(2), device=DEVICE) < 0.6
     for is_kept in (None, kept):
         order = experts._sort(ids, is_kept, E)
         wanted = ids.flatten() if is_kept is None else ids.flatten().masked_fill(~is_kept.flatten(), E)

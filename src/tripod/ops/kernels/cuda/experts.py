@@ -27,7 +27,7 @@ from tripod.ops.moe_routing import RouterConfig, Routing
 from tripod.ops.shape import expect_shape
 
 MANY_ROWS = 128  # an expert, on average
-_SORTED = 1024  # assignments that are looked at together
+_SORTED = 8192  # assignments that are looked at together, at most
 _VARYING = ["num_assignments"]  # from step to step: no kernel is compiled for one value
 
 
@@ -417,7 +417,7 @@ def _sort(expert_ids: Tensor, is_kept: Tensor | None, num_experts: int, *, may_s
     block = min(_SORTED, max(32, triton.next_power_of_2(ids.numel())))
     _sort_kernel[(num_experts,)](
         ids, ids if is_kept is None else _as_bytes(is_kept), places, starts, ids.numel(),
-        HAS_KEPT=is_kept is not None, NUM_EXPERTS=num_experts, BLOCK=block,
+        HAS_KEPT=is_kept is not None, NUM_EXPERTS=num_experts, BLOCK=block, num_warps=4 if block <= 1024 else 8,
     )  # fmt: skip
     return _Order(places, starts, is_whole=is_kept is None)
 
