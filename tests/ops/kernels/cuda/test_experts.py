@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -64,6 +65,51 @@ def test_sizes_that_fill_their_tiles_in_half_precision(
         assert float((got.float() - expected).abs().max()) < 0.02 * float(expected.abs().max()), name
 
 
+def uneven(counts: list[int], top_k: int, keeps: float) -> Routing:
+    """Experts with so many rows, in no order, of which such a part is kept. A token may meet one twice."""
+    generator = torch.Generator(DEVICE).manual_seed(11)
+    ids = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    ids = ids[torch.randperm(len(ids), generator=generator)].view(-1, top_k)
+    weights = torch.rand(ids.shape, generator=generator, requires_grad=True)
+    is_kept = torch.rand(ids.shape, generator=generator) < keeps if keeps < 1 else None
+    return Routing(torch.zeros(len(ids), len(counts)), torch.zeros(len(ids), len(counts)), ids, weights, is_kept)
+
+
+def check_in_half_precision(routing: Routing, hidden: int, size: int, offset: int = 0) -> None:
+    """Outputs and gradients of each row and matrix; matrices lie so many numbers behind where memory begins."""
+    generator = torch.Generator(DEVICE).manual_seed(5)
+
+    def matrix(*shape: int) -> Tensor:
+        storage = torch.empty(offset + math.prod(shape), dtype=torch.float16)
+        return torch.randn(shape, generator=generator, out=storage[offset:].view(shape)).mul_(0.1).requires_grad_()
+
+    x = torch.randn(len(routing.weights), hidden, generator=generator).half().requires_grad_()
+    up, down = matrix(routing.num_experts, 2 * size, hidden), matrix(routing.num_experts, hidden, size)
+    found = []
+    for run, dtype in ((reference.expert_mlp, torch.float32), (experts.expert_mlp, torch.float16)):
+        out = run(x.to(dtype), routing, up.to(dtype), down.to(dtype), "swiglu")
+        found.append([out.detach(), *torch.autograd.grad(out.float().square().sum() * 1e-2, (x, up, down, routing.weights))])
+    for name, expected, got in zip(("out", "x", "up", "down", "weights"), *found, strict=True):
+        expected, got = expected.float().flatten(1), got.float().flatten(1)
+        error = (got - expected).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-2 * float(expected.norm()))
+        assert float(error.max()) < 5e-3, name  # float16 keeps 11 bits
+
+
+@pytest.mark.parametrize("keeps", [1.0, 0.8], ids=["all rows", "with drops"])
+@pytest.mark.parametrize(("hidden", "size"), [(128, 192), (320, 64)], ids=["parts of tiles", "several tiles of columns"])
+def test_tall_tiles_end_where_the_rows_of_an_expert_end(hidden: int, size: int, keeps: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experts, "TALL_ROWS", 1)
+    monkeypatch.setattr(experts, "_up_kernel", None)  # only the tall one may run
+    monkeypatch.setattr(experts, "_product_kernel", None)
+    check_in_half_precision(uneven([0, 1, 64, 65, 128, 129, 201, 0], 3, keeps), hidden, size)
+
+
+@pytest.mark.parametrize(("hidden", "offset"), [(72, 0), (128, 1)], ids=["parts of a block", "not aligned"])
+def test_matrices_that_the_copy_engine_cannot_read_are_read_by_others(hidden: int, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experts, "TALL_ROWS", 1)
+    check_in_half_precision(uneven([3, 70, 50], 3, 1.0), hidden, 64, offset)
+
+
 def test_matrices_may_lie_in_any_order_and_what_needs_no_gradient_gets_none() -> None:
     x, logits, up, down = parts(40, "swiglu")
     turned = up.detach().transpose(1, 2).contiguous().transpose(1, 2)
@@ -111,8 +157,8 @@ def test_gradients_of_matrices_may_come_from_torchs_grouped_product(monkeypatch:
 
 
 def test_rows_are_sorted_by_expert_and_equals_stay_in_order() -> None:
-    ids = torch.randint(0, E, (700, 3), generator=torch.Generator(DEVICE).manual_seed(1), device=DEVICE)
-    kept = torch.rand(700, 3, generator=torch.Generator(DEVICE).manual_seed(2), device=DEVICE) < 0.6
+    ids = torch.randint(0, E, (3000, 3), generator=torch.Generator(DEVICE).manual_seed(1), device=DEVICE)
+    kept = torch.rand(3000, 3, generator=torch.Generator(DEVICE).manual_seed(2), device=DEVICE) < 0.6
     for is_kept in (None, kept):
         order = experts._sort(ids, is_kept, E)
         wanted = ids.flatten() if is_kept is None else ids.flatten().masked_fill(~is_kept.flatten(), E)

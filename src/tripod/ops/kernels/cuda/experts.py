@@ -26,8 +26,14 @@ from tripod.ops.grouped_linear import grouped_outer, has_grouped_product
 from tripod.ops.moe_routing import RouterConfig, Routing
 from tripod.ops.shape import expect_shape
 
+try:
+    from triton.tools.tensor_descriptor import TensorDescriptor
+except ImportError:  # before triton 3.4
+    TensorDescriptor = None
+
 MANY_ROWS = 128  # an expert, on average
-_SORTED = 1024  # assignments that are looked at together
+TALL_ROWS = 64  # likewise: from there on products are made in tall tiles, where they can be
+_SORTED = 8192  # assignments that are looked at together, at most
 _VARYING = ["num_assignments"]  # from step to step: no kernel is compiled for one value
 
 
@@ -50,6 +56,9 @@ class _Tile:
     inputs: int  # at a time
     warps: int
     stages: int
+
+
+_TALL = _Tile(128, 256, 64, 8, 4)  # all that registers and shared memory hold: a number that is read is used the most often
 
 
 def expert_mlp(x: Tensor, routing: Routing, up: Tensor, down: Tensor, gating: Gating) -> Tensor:
@@ -324,6 +333,69 @@ def _product_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _tall_tile(  # type: ignore[no-untyped-def]
+    x, weight, first, out, places, expert, first_row, end, column,
+    K: tl.constexpr, N: tl.constexpr, TOP_K: tl.constexpr, IS_GATED: tl.constexpr, KEEPS: tl.constexpr, IS_TRANSPOSED: tl.constexpr,
+    GATHERS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    row = first_row + tl.arange(0, BLOCK_M)
+    is_row = row < end
+    row = tl.where(is_row, row, first_row)
+    place = tl.load(places + row)
+    left = x + (place // TOP_K if GATHERS else row).to(tl.int64)[:, None] * K + tl.arange(0, BLOCK_K)[None, :]
+    total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for at in range(0, K, BLOCK_K):
+        if IS_GATED:  # rows of the gate, then as many of up: one product for both
+            matrix = weight.load([expert, 0, column * (BLOCK_N // 2), at]).reshape(BLOCK_N, BLOCK_K).T
+        elif IS_TRANSPOSED:
+            matrix = weight.load([expert, at, column * BLOCK_N]).reshape(BLOCK_K, BLOCK_N)
+        else:
+            matrix = weight.load([expert, column * BLOCK_N, at]).reshape(BLOCK_N, BLOCK_K).T
+        total = tl.dot(tl.load(left + at), matrix, total)
+    if IS_GATED:
+        n = column * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
+        mask = is_row[:, None] & (n < N)[None, :]
+        one, two = tl.split(total.reshape(BLOCK_M, 2, BLOCK_N // 2).permute(0, 2, 1))
+        if KEEPS:
+            kept = first + row.to(tl.int64)[:, None] * (2 * N) + n[None, :]
+            tl.store(kept, one.to(first.dtype.element_ty), mask=mask)
+            tl.store(kept + N, two.to(first.dtype.element_ty), mask=mask)
+        total = one * tl.sigmoid(one) * two
+    else:
+        n = column * BLOCK_N + tl.arange(0, BLOCK_N)
+        mask = is_row[:, None] & (n < N)[None, :]
+    goal = (row if GATHERS else place).to(tl.int64)[:, None] * N + n[None, :]
+    tl.store(out + goal, total.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["num_tiles"])  # type: ignore[untyped-decorator]
+def _tall_kernel(  # type: ignore[no-untyped-def]
+    x, weight, first, out, places, starts, num_tiles,
+    E: tl.constexpr, BLOCK_E: tl.constexpr, K: tl.constexpr, N: tl.constexpr, TOP_K: tl.constexpr, IS_GATED: tl.constexpr,
+    KEEPS: tl.constexpr, IS_TRANSPOSED: tl.constexpr, GATHERS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """Products where experts have many rows: Hopper's copy engine brings the matrices, and an expert's last tile may be half as tall."""
+    tile, column = _tile_of_program(num_tiles, tl.cdiv(2 * N if IS_GATED else N, BLOCK_N), GROUP)
+    # An expert's tiles are numbered from starts // BLOCK_M + expert on: no more can be before, so that nobody has to count them.
+    number = tl.arange(0, BLOCK_E)
+    before = tl.load(starts + number, mask=number < E, other=0) // BLOCK_M + number
+    expert = tl.sum(((before <= tile) & (number < E)).to(tl.int32), axis=0) - 1
+    start, end = tl.load(starts + expert), tl.load(starts + expert + 1)
+    row = start + (tile - start // BLOCK_M - expert) * BLOCK_M
+    if end - row > BLOCK_M // 2:
+        _tall_tile(
+            x, weight, first, out, places, expert, row, end, column,
+            K, N, TOP_K, IS_GATED, KEEPS, IS_TRANSPOSED, GATHERS, BLOCK_M, BLOCK_N, BLOCK_K,
+        )  # fmt: skip
+    elif row < end:
+        _tall_tile(
+            x, weight, first, out, places, expert, row, end, column,
+            K, N, TOP_K, IS_GATED, KEEPS, IS_TRANSPOSED, GATHERS, BLOCK_M // 2, BLOCK_N, BLOCK_K,
+        )  # fmt: skip
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _sum_kernel(  # type: ignore[no-untyped-def]
     outputs, weights, is_kept, out,
     D: tl.constexpr, TOP_K: tl.constexpr, HAS_WEIGHTS: tl.constexpr, HAS_KEPT: tl.constexpr, BLOCK: tl.constexpr,
@@ -417,7 +489,7 @@ def _sort(expert_ids: Tensor, is_kept: Tensor | None, num_experts: int, *, may_s
     block = min(_SORTED, max(32, triton.next_power_of_2(ids.numel())))
     _sort_kernel[(num_experts,)](
         ids, ids if is_kept is None else _as_bytes(is_kept), places, starts, ids.numel(),
-        HAS_KEPT=is_kept is not None, NUM_EXPERTS=num_experts, BLOCK=block,
+        HAS_KEPT=is_kept is not None, NUM_EXPERTS=num_experts, BLOCK=block, num_warps=4 if block <= 1024 else 8,
     )  # fmt: skip
     return _Order(places, starts, is_whole=is_kept is None)
 
@@ -429,6 +501,9 @@ def _up(x: Tensor, up: Tensor, order: _Order, gating: Gating, top_k: int, *, kee
     size = num_rows // (3 if is_double else 2)
     hidden = x.new_empty(num_assignments, size)
     first = x.new_empty(num_assignments, num_rows) if keeps else hidden
+    if not is_double and _is_tall(up, order):
+        _tall_product(x, up.view(num_experts, 2, size, -1), first, hidden, order, top_k, keeps=keeps, gathers=True)
+        return first, hidden
     tile = _tile(num_assignments, num_experts, size, x.dtype, matrices=3 if is_double else 2)
     tiles = _num_tiles(num_assignments, num_experts, tile)
     _up_kernel[(tiles * triton.cdiv(size, tile.columns),)](
@@ -445,6 +520,9 @@ def _product(x: Tensor, weight: Tensor, order: _Order, top_k: int, *, transposed
         num_out, num_in = num_in, num_out
     num_assignments = len(order.places)
     out = x.new_empty(num_assignments, num_out)
+    if _is_tall(weight, order):
+        _tall_product(x, weight, out, out, order, top_k, transposed=transposed, gathers=gathers)
+        return out
     tile = _tile(num_assignments, num_experts, num_out, x.dtype)
     tiles = _num_tiles(num_assignments, num_experts, tile)
     _product_kernel[(tiles * triton.cdiv(num_out, tile.columns),)](
@@ -452,6 +530,27 @@ def _product(x: Tensor, weight: Tensor, order: _Order, top_k: int, *, transposed
         **_sizes(num_experts, tile, x.dtype, order), K=num_in, N=num_out, TOP_K=top_k, IS_TRANSPOSED=transposed, GATHERS=gathers,
     )  # fmt: skip
     return out
+
+
+def _tall_product(
+    x: Tensor, weight: Tensor, first: Tensor, out: Tensor, order: _Order, top_k: int, *,
+    keeps: bool = False, transposed: bool = False, gathers: bool = False,
+) -> None:  # fmt: skip
+    """Where `_is_tall`. Gated, into first and out, if the weight is [E, 2, F, D]; else `_product`, into out."""
+    num_experts, is_gated, size, tile = len(weight), weight.ndim == 4, out.shape[1], _TALL
+    if is_gated:
+        block = [1, 2, tile.columns // 2, tile.inputs]
+    elif transposed:
+        block = [1, tile.inputs, tile.columns]
+    else:
+        block = [1, tile.columns, tile.inputs]
+    tiles = _num_tiles(len(order.places), num_experts, tile)
+    _tall_kernel[(tiles * triton.cdiv(2 * size if is_gated else size, tile.columns),)](
+        x, TensorDescriptor.from_tensor(weight, block), first, out, order.places, order.starts, tiles,
+        E=num_experts, BLOCK_E=triton.next_power_of_2(num_experts), K=x.shape[1], N=size, TOP_K=top_k, IS_GATED=is_gated,
+        KEEPS=keeps, IS_TRANSPOSED=transposed, GATHERS=gathers, BLOCK_M=tile.rows, BLOCK_N=tile.columns, BLOCK_K=tile.inputs,
+        GROUP=16, num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
 
 
 def _sum_choices(outputs: Tensor, top_k: int, weights: Tensor | None, is_kept: Tensor | None) -> Tensor:
@@ -511,6 +610,18 @@ def _tile(num_assignments: int, num_experts: int, num_out: int, dtype: torch.dty
     else:
         tile = {1: _Tile(64, 256, 64, 4, 4), 2: _Tile(128, 128, 64, 8, 4), 3: _Tile(128, 64, 64, 8, 4)}[matrices]
     return replace(tile, columns=min(tile.columns, max(16, triton.next_power_of_2(num_out))))
+
+
+def _is_tall(weight: Tensor, order: _Order) -> bool:
+    """Whether its products are made in tall tiles: experts have rows enough, and the copy engine can read the matrices."""
+    return (
+        TensorDescriptor is not None
+        and len(order.places) >= TALL_ROWS * len(weight)
+        and weight.element_size() == 2
+        and weight.shape[1] % _TALL.inputs == 0
+        and weight.shape[2] % _TALL.inputs == 0
+        and weight.data_ptr() % 16 == 0
+    )
 
 
 def _zeroes_idle_experts(x: Tensor) -> bool:
