@@ -2,7 +2,7 @@
 
     python -m benchmarks.campaigns timings [--requests 300] [--rate 4] [--seed 0]
 
-A seeded model of 8 layers answers, whose steps are long enough to be measured from outside; requests come at random times, at about
+A seeded model of 12 layers answers, whose steps are long enough to be measured from outside; requests come at random times, at about
 half of what the server can do. Its tokens are ASCII, so each is a chunk. Time to first token, between tokens, to the last token and of
 decoding: mean, median and 90th percentile. Queue and prefill, which no client sees apart, are the engine's part of the time to the
 first token, and that part is told. The clients' clocks start when a request is handed to the socket and stop when its bytes are read,
@@ -31,7 +31,7 @@ TOLERANCE = 0.05
 
 def model_of_work(folder: Path) -> Path:
     """A model whose steps take some ten milliseconds on two cores, and whose every token is a character."""
-    return tiny_model(folder, max_positions=512, hidden_size=512, num_layers=8, is_ascii=True)
+    return tiny_model(folder, max_positions=512, hidden_size=1024, num_layers=12, is_ascii=True)
 
 
 def histogram(samples: Mapping[str, float], name: str) -> tuple[float, list[tuple[float, float]]]:
