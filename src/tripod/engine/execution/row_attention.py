@@ -24,7 +24,7 @@ from tripod.ops.paged_attention import gather_pages, visible, write_pages
 
 SLOTS = 64
 _REQUESTS = 8  # whose gathered keys and values stay in a processor's caches
-_LINE = 16  # floats
+_LINE = 16  # floats: MKL promises the same bits for what begins with a cache line
 _QUERIES = 8  # with multiples of so many, a thread's buffer takes whole cache lines
 
 
