@@ -220,6 +220,7 @@ def test_tiles_cover_every_row_once_and_pad_little(num_rows: int) -> None:
     assert sum(height for _, height in tiles) <= max(1.34 * num_rows, num_rows + 8)
 
 
+@needs_kernels
 def test_a_route_that_cannot_run_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(NEOX)
     with pytest.raises(ConfigError, match=r"kernels='native' cannot run here: the kernels keep blocks of 16 tokens; block_size=8"):

@@ -83,6 +83,7 @@ def test_the_description_says_what_the_absence_costs_and_why() -> None:
 
 def test_the_description_does_not_wait_for_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _room(tmp_path, monkeypatch)
+    monkeypatch.delenv("TRIPOD_KERNELS", raising=False)
     monkeypatch.setattr(library, "find_compiler", lambda: "g++")
     assert library.describe().endswith("python -m tripod.ops.kernels.cpu.build")
     assert not list(tmp_path.glob("*.so"))
