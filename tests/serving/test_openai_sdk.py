@@ -96,7 +96,7 @@ def test_n_answers_draw_from_following_seeds_and_count_the_prompt_once(client: o
 
 
 def test_streams_of_n_answers_interleave_and_stay_apart(client: openai.OpenAI) -> None:
-    body: Any = {"model": NAME, "prompt": "Once", "n": 3, "seed": 5, "max_tokens": 16, "extra_body": {"ignore_eos": True}}
+    body: Any = {"model": NAME, "prompt": "Once", "n": 3, "seed": 5, "max_tokens": 200, "extra_body": {"ignore_eos": True}}
     whole = client.completions.create(**body)
     texts = ["", "", ""]
     order: list[int] = []
