@@ -121,13 +121,16 @@ def _expectation_maximisation(
 
 
 def _forward_backward(log_densities: Floats, start: Floats, transitions: Floats) -> tuple[Floats, Floats, float]:
-    """Of all sequences, [S, T, K]: shares of the states, [S, T, K]; expected moves, [K, K]; and their log-likelihood."""
+    """Of all sequences, [S, T, K]: shares of the states, [S, T, K]; expected moves, [K, K]; and their log-likelihood.
+
+    A sequence's shares have the same bits whatever others there are, which a BLAS does not promise of its products.
+    """
     largest = log_densities.max(-1, keepdims=True)
     densities = np.exp(log_densities - largest)
     num_steps = densities.shape[1]
     forward, scale = np.empty_like(densities), np.empty(densities.shape[:2])
     for step in range(num_steps):
-        reached = start if step == 0 else forward[:, step - 1] @ transitions
+        reached = start if step == 0 else np.einsum("sk,kj->sj", forward[:, step - 1], transitions)
         forward[:, step] = reached * densities[:, step]
         scale[:, step] = forward[:, step].sum(-1)
         forward[:, step] /= scale[:, step, None]
@@ -136,7 +139,7 @@ def _forward_backward(log_densities: Floats, start: Floats, transitions: Floats)
     for step in range(num_steps - 2, -1, -1):
         ahead = densities[:, step + 1] * backward[:, step + 1] / scale[:, step + 1, None]
         moved += transitions * (forward[:, step].T @ ahead)
-        backward[:, step] = ahead @ transitions.T
+        backward[:, step] = np.einsum("sk,jk->sj", ahead, transitions)
     return forward * backward, moved, float(np.log(scale).sum() + largest.sum())
 
 
