@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-_TOGETHER = 8  # requests whose gathered keys and values stay in a processor's caches
+TOGETHER = 8  # requests whose gathered keys and values stay in a processor's caches
 
 
 def write_pages(pages: Tensor, slots: Tensor, new: Tensor) -> None:
@@ -59,17 +59,17 @@ def paged_decode(
     """
     num_requests, num_heads, head_dim = query.shape
     num_kv_heads = keys.shape[2]
-    if query.device.type == "cpu" and num_requests > _TOGETHER:
-        starts = range(0, num_requests, _TOGETHER)
+    if query.device.type == "cpu" and num_requests > TOGETHER:
+        starts = range(0, num_requests, TOGETHER)
         return torch.cat(
             [
                 paged_decode(
-                    query[start : start + _TOGETHER],
+                    query[start : start + TOGETHER],
                     keys,
                     values,
-                    block_tables[start : start + _TOGETHER],
+                    block_tables[start : start + TOGETHER],
                     num_slots=num_slots,
-                    seen=None if seen is None else seen[start : start + _TOGETHER],
+                    seen=None if seen is None else seen[start : start + TOGETHER],
                     scale=scale,
                 )
                 for start in starts

@@ -20,10 +20,9 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from tripod.engine.execution.paged_attention import TorchKVCache
 from tripod.engine.execution.ragged_batch import RaggedBatch
-from tripod.ops.paged_attention import gather_pages, visible, write_pages
+from tripod.ops.paged_attention import TOGETHER, gather_pages, visible, write_pages
 
 SLOTS = 64
-_REQUESTS = 8  # whose gathered keys and values stay in a processor's caches
 _LINE = 16  # floats: MKL promises the same bits for what begins with a cache line
 _QUERIES = 8  # with multiples of so many, a thread's buffer takes whole cache lines
 
@@ -85,7 +84,7 @@ class RowAttention:
         return [
             self._group(own[start : start + size], num_slots, request)
             for (num_slots, request), own in alike.items()
-            for size in [_REQUESTS if request is None else len(own)]
+            for size in [TOGETHER if request is None else len(own)]
             for start in range(0, len(own), size)
         ]
 
