@@ -26,7 +26,8 @@ from benchmarks.setting import keep, setting
 from tripod.models.llama import RMSNorm
 from tripod.models.moe import Experts, Router, SparseMLP
 from tripod.ops.moe_routing import RouterConfig
-from tripod.ops.onednn_linear import has_onednn_linear, onednn_linear
+from tripod.training.gemm_peak import measure_gemm_peak
+from tripod.training.kept_memory import keep_freed_memory
 
 NUM_INPUTS = 6  # that take turns
 BATCHED_TOKENS = 32  # up to so many, transformers' batched_mm is tried: it copies an expert for each token
@@ -172,23 +173,6 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def gemm_limit(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of the faster of the products that torch brings."""
-    size = 1536 if device.type == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    products: list[Callable[[], Tensor]] = [lambda: torch.mm(a, b)]
-    if has_onednn_linear(a):
-        products.append(lambda: onednn_linear(a, b, None))
-    best = float("inf")
-    for product in products:
-        product()
-        for _ in range(3):
-            began = clock(device)
-            product()
-            best = min(best, clock(device) - began)
-    return 2 * size**3 / best
-
-
 def run(contest: Contest, device: torch.device, dtype: torch.dtype, rounds: int) -> dict[str, object]:
     from tripod.training.fast_layers import with_fast_layers
 
@@ -217,7 +201,7 @@ def run(contest: Contest, device: torch.device, dtype: torch.dtype, rounds: int)
     if packed is not None and is_right("tripod packed", packed(0) - inputs[0], forward["tripod"](0), dtype):  # type: ignore[operator]
         forward["tripod packed"] = packed
     forward["dense"], backward["dense"] = forward_step(dense, inputs), backward_step(dense, inputs, of_out)
-    limit = gemm_limit(device, dtype)
+    limit = measure_gemm_peak(device, dtype)
     results = {"forward": times(forward, rounds, device), "forward and backward": times(backward, rounds, device)}
     return {"contest": contest.__dict__, "gemm_limit": limit, "seconds": results}
 
@@ -253,6 +237,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     arguments = parser.parse_args()
+    keep_freed_memory()  # as `tripod train` does
     device = torch.device(arguments.device)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     if device.type == "cpu":

@@ -4,8 +4,10 @@
 
 Both begin with the same weights (transformers opens the checkpoint that Tripod wrote) and train on the same rows with AdamW, the same
 groups of parameters, clipping and learning rate; the plain loop is what its documentation shows: autocast, `loss.backward()`,
-`clip_grad_norm_`, `torch.optim.AdamW` with its defaults. The losses of the first steps are compared; where they differ by more than the
-precision's tolerance, no ratio is printed. Steps are timed in turns. Beside each stands the share of the peak that the machine's matrix
+`clip_grad_norm_`, `torch.optim.AdamW` with its defaults. Both keep the memory that they free, which
+`tripod train` does by itself, and from which a plain loop gains more (`--memory given-back`: neither does, as is torch's default). The
+losses of the first steps are compared; where they differ by more than the precision's tolerance, no ratio is printed. Steps are timed in
+turns. Beside each stands the share of the peak that the machine's matrix
 product reaches in that precision (6 operations a multiplied parameter and token, attention added: `tripod.training.flops`), measured in
 the same minute, and the share of Tripod's step that matrix products take, by torch's profiler in a step of its own.
 """
@@ -36,6 +38,7 @@ from tripod.training.fast_layers import with_fast_layers
 from tripod.training.flops import flops_per_token
 from tripod.training.gemm_peak import measure_gemm_peak
 from tripod.training.gradients import Precision, accumulate_gradients, compute_dtype, mixed_precision
+from tripod.training.kept_memory import keep_freed_memory
 from tripod.training.model_recipe import ModelRecipe
 from tripod.training.optimizer import AdamW
 from tripod.training.recipe import OptimizerRecipe
@@ -142,9 +145,12 @@ def main() -> None:
     parser.add_argument("--seq-lengths", nargs="+", type=int, default=[512, 2048])
     parser.add_argument("--precisions", nargs="+", choices=list(TOLERANCE), default=["bf16", "fp32"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory", choices=["kept", "given-back"], default="kept")
     arguments = parser.parse_args()
+    if arguments.memory == "kept":
+        keep_freed_memory()
     ran = setting("benchmarks.training_speed", ("torch", "transformers"))
-    ran |= {"threads": torch.get_num_threads(), "tokens_per_step": TOKENS}
+    ran |= {"threads": torch.get_num_threads(), "tokens_per_step": TOKENS, "memory": arguments.memory}
     print(f"{ran['processor']}, {ran['threads']} threads, {ran['versions']}, commit {ran['commit']}, {TOKENS} tokens a step")
     print("size  length  precision   Tripod s   plain s   faster by (round by round)     of GEMM peak   matrix products in ours")
     transformers_logging.disable_progress_bar()

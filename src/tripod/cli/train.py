@@ -58,6 +58,7 @@ def train(
     # and of whatever else wants the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     from tripod.cli.terminal import stdout
+    from tripod.training.kept_memory import keep_freed_memory
     from tripod.training.metric_sinks import sink_named
     from tripod.training.recipe_file import read_recipe
 
@@ -76,6 +77,7 @@ def train(
         options += [] if sample is None else ["--sample", sample]
         _train_by_processes(recipes, recipe if branch is None else None, changes or (), resume, device, options, processes, workers)
         return
+    keep_freed_memory()
     import torch
 
     if threads is not None:

@@ -74,7 +74,7 @@ class FewRows(torch.autograd.Function):
         of_hidden = gradient_of_x(of_rows, down, sent.counts)  # [A, F], likewise
         hidden, of_first = _gated_with_gradient(first, of_hidden, factors[:, None], ctx.gating)
         of_weights = _of_weights(weights, sent, torch.linalg.vecdot(hidden, of_hidden))
-        targets = [_target(matrix, ctx.matrices is not None) for matrix in ctx.matrices or (up, down)]
+        targets = [_target(matrix, sent, ctx.matrices is not None) for matrix in ctx.matrices or (up, down)]
         for (target, adds), left, right in zip(targets, (of_first, of_rows), (rows, hidden.mul_(factors[:, None])), strict=True):
             write_gradient_of_weight(left, right, sent.counts, target, adds=adds)
         of_x = of_out.new_zeros(of_out.shape).index_add_(0, sent.tokens, gradient_of_x(of_first, up, sent.counts))
@@ -109,7 +109,7 @@ class ManyRows(torch.autograd.Function):
         sent, [of_out] = ctx.sent, gradients
         of_x = torch.zeros_like(x)
         of_factors = torch.empty_like(factors)
-        targets = [_target(matrix, ctx.matrices is not None) for matrix in ctx.matrices or (up, down)]
+        targets = [_target(matrix, sent, ctx.matrices is not None) for matrix in ctx.matrices or (up, down)]
         for (expert, rows), first in zip(_experts(sent), firsts, strict=True):
             tokens, factor = sent.tokens[rows], factors[rows, None]
             of_row = of_out.index_select(0, tokens)  # [c, D]: of the output before its factor
@@ -162,15 +162,16 @@ def _of_weights(weights: Tensor, sent: Dispatch, of_factors: Tensor) -> Tensor:
     return torch.zeros_like(weights).flatten().index_copy_(0, sent.places, of_factors).view_as(weights)
 
 
-def _target(matrix: Tensor, accumulates: bool) -> tuple[Tensor, bool]:
+def _target(matrix: Tensor, sent: Dispatch, accumulates: bool) -> tuple[Tensor, bool]:
     """Where the gradient of a matrix goes, and whether it is added to what is there."""
     if accumulates and matrix.grad is not None:
         return matrix.grad, True
-    # numpy's zeros are not touched before something is written, so that idle experts cost nothing, and lie in large pages, unlike torch's.
-    zeros = torch.from_numpy(np.zeros(matrix.shape, np.float32))
+    # Numpy's memory lies in large pages, unlike torch's, and its zeros are not touched before they are written: idle experts cost little.
+    memory = np.empty if bool(sent.counts.all()) else np.zeros
+    target = torch.from_numpy(memory(matrix.shape, np.float32))
     if accumulates:
-        matrix.grad = zeros
-    return zeros, False
+        matrix.grad = target
+    return target, False
 
 
 def _returned(targets: list[tuple[Tensor, bool]], matrices: object) -> list[Tensor | None]:

@@ -1,0 +1,36 @@
+"""Memory that is freed stays with the process, in a process of its own: the advice cannot be taken back."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FAULTS_OF_LATER_ROUNDS = """
+import resource, sys, torch
+from tripod.training.kept_memory import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16 << 20)  # 64 MiB, freed at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+for _ in range(20):  # the first leave small blocks between the large ones
+    faults()
+print(sum(faults() for _ in range(3)))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_a_block_that_returns_is_not_cleared_again() -> None:
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", FAULTS_OF_LATER_ROUNDS, how], check=True, capture_output=True, text=True).stdout)
+        for how in ("kept", "default")
+    )
+    assert kept < 10
+    assert given_back > 90  # 96 large pages, or 49,152 of 4 KiB
