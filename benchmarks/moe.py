@@ -32,6 +32,7 @@ from tripod.training.kept_memory import keep_freed_memory
 NUM_INPUTS = 6  # that take turns
 BATCHED_TOKENS = 32  # up to so many, transformers' batched_mm is tried: it copies an expert for each token
 LARGEST_ERROR = {torch.float32: 1e-4, torch.bfloat16: 4e-2}  # of the largest number, against the reference
+CLEAR = {torch.float32: 1e-5, torch.bfloat16: 0.05}  # between logits of the last expert that is chosen and of the first that is not
 WORK_S = 0.2  # a sample repeats its call for so long
 
 Step = Callable[[int], object]  # (which input) -> what it made of it
@@ -173,6 +174,22 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def inputs_of(contest: Contest, count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[count, hidden], of root mean square 1, so that the norm of the packed layer changes nothing."""
+    x = torch.randn(count, contest.hidden, device=device)
+    return (x * torch.rsqrt(x.square().mean(-1, keepdim=True))).to(dtype)
+
+
+def clear_input(layer: SparseMLP, contest: Contest, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[tokens, hidden]: tokens whose experts are the same whether or not logits are rounded on the way, so that outputs can be compared."""
+    found: list[Tensor] = []
+    while sum(map(len, found)) < contest.tokens:
+        x = inputs_of(contest, contest.tokens + 64, device, dtype)
+        best = (x.float() @ layer.router.weight.float().T).topk(contest.top_k + 1).values
+        found.append(x[best[:, -2] - best[:, -1] > CLEAR[dtype]])
+    return torch.cat(found)[: contest.tokens]
+
+
 def run(contest: Contest, device: torch.device, dtype: torch.dtype, rounds: int) -> dict[str, object]:
     from tripod.training.fast_layers import with_fast_layers
 
@@ -182,27 +199,30 @@ def run(contest: Contest, device: torch.device, dtype: torch.dtype, rounds: int)
     if device.type == "cpu":
         with_fast_layers(layer)
         with_fast_layers(dense)
-    inputs = [torch.randn(contest.tokens, contest.hidden, device=device).to(dtype) for _ in range(NUM_INPUTS)]
-    inputs = [
-        x * torch.rsqrt(x.float().square().mean(-1, keepdim=True)).to(dtype) for x in inputs
-    ]  # so that the packed layer's norm changes nothing
+    inputs = [inputs_of(contest, contest.tokens, device, dtype) for _ in range(NUM_INPUTS)]
+    compared = [clear_input(layer, contest, device, dtype)]
     of_out = torch.randn(contest.tokens, contest.hidden, device=device).to(dtype)
     blocks = {
         f"transformers {name}": mixtral_block(layer, contest, name)
         for name in ("grouped_mm", "eager", *(("batched_mm",) if contest.tokens <= BATCHED_TOKENS else ()))
     }
-    forward = {"tripod": forward_step(layer, inputs)}
-    backward = {"tripod": backward_step(layer, inputs, of_out)}
-    for name, block in blocks.items():
-        for steps, step in ((forward, forward_step(block, inputs)), (backward, backward_step(block, inputs, of_out))):
-            if is_right(name, step(0), steps["tripod"](0), dtype):
-                steps[name] = step
-    packed = packed_step(layer, inputs) if device.type == "cpu" else None
-    if packed is not None and is_right("tripod packed", packed(0) - inputs[0], forward["tripod"](0), dtype):  # type: ignore[operator]
-        forward["tripod packed"] = packed
-    forward["dense"], backward["dense"] = forward_step(dense, inputs), backward_step(dense, inputs, of_out)
+    ways: dict[str, Callable[[nn.Module, Sequence[Tensor]], Step]] = {
+        "forward": forward_step,
+        "forward and backward": lambda of_layer, xs: backward_step(of_layer, xs, of_out),
+    }
+    results = {}
     limit = measure_gemm_peak(device, dtype)
-    results = {"forward": times(forward, rounds, device), "forward and backward": times(backward, rounds, device)}
+    for kind, way in ways.items():
+        expected = way(layer, compared)(0)
+        steps = {"tripod": way(layer, inputs)}
+        for name, block in blocks.items():
+            if is_right(f"{name}, {kind}", way(block, compared)(0), expected, dtype):
+                steps[name] = way(block, inputs)
+        packed = packed_step(layer, [*compared, *inputs]) if kind == "forward" and device.type == "cpu" else None
+        if packed is not None and is_right("tripod packed", packed(0) - compared[0], expected, dtype):  # type: ignore[operator]
+            steps["tripod packed"] = lambda turn, step=packed: step(turn + 1)  # type: ignore[misc]
+        steps["dense"] = way(dense, inputs)
+        results[kind] = times(steps, rounds, device)
     return {"contest": contest.__dict__, "gemm_limit": limit, "seconds": results}
 
 
