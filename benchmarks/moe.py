@@ -185,8 +185,8 @@ def clear_input(layer: SparseMLP, contest: Contest, device: torch.device, dtype:
     found: list[Tensor] = []
     while sum(map(len, found)) < contest.tokens:
         x = inputs_of(contest, contest.tokens + 64, device, dtype)
-        best = (x.float() @ layer.router.weight.float().T).topk(contest.top_k + 1).values
-        found.append(x[best[:, -2] - best[:, -1] > CLEAR[dtype]])
+        best = (x.float() @ layer.router.weight.float().T).sort(descending=True).values[:, contest.top_k - 1 : contest.top_k + 1]
+        found.append(x[best[:, 0] - best[:, -1] > CLEAR[dtype]] if contest.top_k < contest.num_experts else x)
     return torch.cat(found)[: contest.tokens]
 
 

@@ -82,8 +82,11 @@ class Optimizer:
         return total.sqrt().item()
 
     def forget_gradients(self) -> None:
-        # Zeroed in place: memory that is given back and asked for again costs more than the zeros.
-        torch._foreach_zero_([local(parameter.grad) for parameter in self._parameters.values() if parameter.grad is not None])
+        if self._processes.shares_experts:  # those to which no token comes in the next step have a gradient of zeros, too
+            torch._foreach_zero_([local(parameter.grad) for parameter in self._parameters.values() if parameter.grad is not None])
+            return
+        for parameter in self._parameters.values():
+            parameter.grad = None
 
     def tensors(self) -> dict[str, Tensor]:
         """The state, as `KIND.NAME` for the parameter NAME."""
