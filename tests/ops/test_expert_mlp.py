@@ -101,6 +101,21 @@ def test_the_gradients_of_the_fast_twin_are_those_of_finite_differences_in_float
         assert float((gradient.double() * direction).sum()) == pytest.approx((ahead - behind) / (2 * step), rel=1e-4, abs=1e-3)
 
 
+@pytest.mark.skipif(not is_available(), reason="no CPU kernels to compare with")
+@pytest.mark.parametrize("gating", ["swiglu", "double"])
+def test_many_rows_are_gated_alike_where_there_are_no_kernels(gating: Gating, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(5)
+    first = torch.randn(9, 10 if gating == "swiglu" else 15, generator=generator)
+    factors, of_hidden = torch.randn(9, generator=generator), torch.randn(9, 5, generator=generator)
+    found = []
+    for has_kernels in (True, False):
+        monkeypatch.setattr(fast, "is_available", lambda answer=has_kernels: answer)
+        hidden = of_hidden.clone()
+        found.append([fast._gated(first, factors, gating), *fast._gated_gradients_(hidden, first, factors, gating), hidden])
+    for kernel, plain in zip(*found, strict=True):
+        torch.testing.assert_close(kernel, plain, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.usefixtures("way")
 def test_gradients_may_be_added_to_those_that_are_there() -> None:
     x, logits, up, down = parts("double")

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from tripod.ops.expert_mlp import Gating, gated
+from tripod.ops.kernels.cpu.gated import gated_rows, gated_rows_gradients_
 from tripod.ops.kernels.cpu.grouped_linear import gradient_of_x, grouped_linear, write_gradient_of_weight
 from tripod.ops.kernels.cpu.library import is_available, load
 from tripod.ops.kernels.gpu import is_for_gpu
@@ -26,7 +27,7 @@ from tripod.ops.moe_routing import Dispatch, Routing, dispatch
 from tripod.ops.onednn_linear import has_onednn_linear, onednn_linear
 
 # Of an expert, on average, by level of the kernels: where both ways take equally long (docs/experiments.md).
-_FEW_ROWS = {"avx512": 384, "avx2": 48}
+_FEW_ROWS = {"avx512": 256, "avx2": 48}
 
 
 def is_faster(x: Tensor, routing: Routing, up: Tensor) -> bool:
@@ -60,7 +61,7 @@ class FewRows(torch.autograd.Function):
         factors = weights.flatten().index_select(0, sent.places)  # [A]
         rows = x.index_select(0, sent.tokens)  # [A, D]
         first = grouped_linear(rows, up, sent.counts)  # [A, R]
-        outputs = grouped_linear(gated(first, gating).mul_(factors[:, None]), down, sent.counts)  # [A, D]
+        outputs = grouped_linear(_gated(first, factors, gating), down, sent.counts)  # [A, D]
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(weights, up, down, rows, first, factors)
             ctx.sent, ctx.gating, ctx.matrices = sent, gating, (up, down) if accumulates else None
@@ -71,14 +72,13 @@ class FewRows(torch.autograd.Function):
         weights, up, down, rows, first, factors = ctx.saved_tensors
         sent, [of_out] = ctx.sent, gradients
         of_rows = of_out.index_select(0, sent.tokens)  # [A, D]: of outputs before their factors
-        of_hidden = gradient_of_x(of_rows, down, sent.counts)  # [A, F], likewise
-        hidden, of_first = _gated_with_gradient(first, of_hidden, factors[:, None], ctx.gating)
-        of_weights = _of_weights(weights, sent, torch.linalg.vecdot(hidden, of_hidden))
+        hidden = gradient_of_x(of_rows, down, sent.counts)  # [A, F], likewise
+        of_first, of_factors = _gated_gradients_(hidden, first, factors, ctx.gating)
         targets = [_target(matrix, sent, ctx.matrices is not None) for matrix in ctx.matrices or (up, down)]
-        for (target, adds), left, right in zip(targets, (of_first, of_rows), (rows, hidden.mul_(factors[:, None])), strict=True):
+        for (target, adds), left, right in zip(targets, (of_first, of_rows), (rows, hidden), strict=True):
             write_gradient_of_weight(left, right, sent.counts, target, adds=adds)
         of_x = of_out.new_zeros(of_out.shape).index_add_(0, sent.tokens, gradient_of_x(of_first, up, sent.counts))
-        return of_x, of_weights, *_returned(targets, ctx.matrices), None, None, None
+        return of_x, _of_weights(weights, sent, of_factors), *_returned(targets, ctx.matrices), None, None, None
 
 
 class ManyRows(torch.autograd.Function):
@@ -95,7 +95,7 @@ class ManyRows(torch.autograd.Function):
         for expert, rows in _experts(sent):
             tokens = sent.tokens[rows]
             first = onednn_linear(x.index_select(0, tokens), up[expert], None)  # [c, R]
-            out.index_add_(0, tokens, onednn_linear(gated(first, gating).mul_(factors[rows, None]), down[expert], None))
+            out.index_add_(0, tokens, onednn_linear(_gated(first, factors[rows], gating), down[expert], None))
             if keeps:
                 firsts.append(first)
         if keeps:
@@ -111,14 +111,11 @@ class ManyRows(torch.autograd.Function):
         of_factors = torch.empty_like(factors)
         targets = [_target(matrix, sent, ctx.matrices is not None) for matrix in ctx.matrices or (up, down)]
         for (expert, rows), first in zip(_experts(sent), firsts, strict=True):
-            tokens, factor = sent.tokens[rows], factors[rows, None]
+            tokens = sent.tokens[rows]
             of_row = of_out.index_select(0, tokens)  # [c, D]: of the output before its factor
-            of_hidden = onednn_linear(of_row, down[expert].t(), None)  # [c, F], likewise
-            hidden, of_first = _gated_with_gradient(first, of_hidden, factor, ctx.gating)
-            of_factors[rows] = torch.linalg.vecdot(hidden, of_hidden)
-            for (target, adds), left, right in zip(
-                targets, (of_first, of_row), (x.index_select(0, tokens), hidden.mul_(factor)), strict=True
-            ):
+            hidden = onednn_linear(of_row, down[expert].t(), None)  # [c, F], likewise
+            of_first, of_factors[rows] = _gated_gradients_(hidden, first, factors[rows], ctx.gating)
+            for (target, adds), left, right in zip(targets, (of_first, of_row), (x.index_select(0, tokens), hidden), strict=True):
                 of_matrix = onednn_linear(left.t(), right.t(), None)
                 target[expert].add_(of_matrix) if adds else target[expert].copy_(of_matrix)
             of_x.index_add_(0, tokens, onednn_linear(of_first, up[expert].t(), None))
@@ -138,9 +135,15 @@ def _way(x: Tensor, routing: Routing, up: Tensor) -> Way | None:
     return ManyRows if has_onednn_linear(x) else None
 
 
-def _gated_with_gradient(first: Tensor, of_hidden: Tensor, factor: Tensor, gating: Gating) -> tuple[Tensor, Tensor]:
-    """What `gated` makes of its rows, [c, F], and their gradient, [c, R], for that of the result times factor."""
-    of_product, of_first = of_hidden * factor, torch.empty_like(first)
+def _gated(first: Tensor, factors: Tensor, gating: Gating) -> Tensor:
+    return gated_rows(first, factors, gating) if is_available() else gated(first, gating).mul_(factors[:, None])
+
+
+def _gated_gradients_(of_hidden: Tensor, first: Tensor, factors: Tensor, gating: Gating) -> tuple[Tensor, Tensor]:
+    """See `gated_rows_gradients_`."""
+    if is_available():
+        return gated_rows_gradients_(of_hidden, first, factors, gating)
+    of_product, of_first = of_hidden * factors[:, None], torch.empty_like(first)
     if gating == "swiglu":
         gate, raw = first.chunk(2, dim=-1)
         of_gate, of_raw = of_first.chunk(2, dim=-1)
@@ -155,7 +158,10 @@ def _gated_with_gradient(first: Tensor, of_hidden: Tensor, factor: Tensor, gatin
     if gating == "double":
         torch.mul(of_raw, up, out=of_linear_gate)
         torch.mul(of_raw, linear_gate, out=of_up)
-    return active * raw, of_first
+    product = active * raw
+    of_factors = torch.linalg.vecdot(product, of_hidden)
+    torch.mul(product, factors[:, None], out=of_hidden)
+    return of_first, of_factors
 
 
 def _of_weights(weights: Tensor, sent: Dispatch, of_factors: Tensor) -> Tensor:
