@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from tests.training.conftest import MakeRecipe
-from tests.training.test_parallel import LOSS_TOLERANCE, assert_same_state, losses
+from tests.training.test_loop import state_files
+from tests.training.test_parallel import LOSS_TOLERANCE, assert_same_state, losses, train_by_two
 from tripod.cli.processes import run_as_processes
 from tripod.errors import ConfigError
 from tripod.models.load import load_language_model
@@ -129,3 +130,26 @@ def test_two_processes_and_four_that_share_experts_train_what_one_trains(make_re
             ours, theirs = (read_routing(routing_path(Path(run), step)) for run in (recipe.run, alone.run))
             assert (ours.experts == theirs.experts).mean() > 0.99
         shutil.rmtree(Path(recipe.run) / "step8")
+
+
+def test_two_that_share_experts_resume_bit_for_bit_and_measure_tensors_and_loads_over_both(make_recipe: MakeRecipe) -> None:
+    """Adafactor's rates are relative to the size of a whole tensor, and biases move by the load of both; a row has a capacity."""
+    router = ("model.gate=sigmoid", "model.has_selection_bias=true", "model.capacity_factor=1.25", "model.capacity_tokens=16")
+    loss = ("loss.balance=0.01", "loss.bias_rate=0.02")
+    changes = ("optimizer.kind=adafactor", "num_steps=8", "validation.every=4", "checkpoints.every=0", "checkpoints.also=[5]")
+    recipe = make_recipe((*MIXTRAL, "model.architecture=sparse_llama", *router, *loss, *changes, "parallel.style=experts"))
+    alone = replace(recipe, run=recipe.run + "-alone", parallel=ParallelRecipe())
+    train(alone)
+    train_by_two(recipe)
+    assert losses(recipe.run) == pytest.approx(losses(alone.run), abs=LOSS_TOLERANCE)
+    assert_same_state(recipe.run, alone.run, 8)
+    for mine, expected in zip(*(read_metrics(Path(run) / "metrics.jsonl") for run in (recipe.run, alone.run)), strict=True):
+        for name in ("dropped", "max_load", "balance_loss", "router_z_loss"):
+            assert mine.get(name) == pytest.approx(expected.get(name), abs=0.05)  # one choice of the 128 of a layer may fall otherwise
+    last, record = Path(recipe.run) / "step8", routing_path(Path(recipe.run), 8)
+    unbroken, routed = state_files(Path(recipe.run), 8), record.read_bytes()
+    shutil.rmtree(last)
+    record.unlink()
+    train_by_two(recipe, "--resume")
+    assert state_files(Path(recipe.run), 8) == unbroken
+    assert record.read_bytes() == routed
