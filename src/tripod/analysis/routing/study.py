@@ -17,6 +17,7 @@ import numpy as np
 from tripod.analysis.checkpoints import Checkpoint
 from tripod.analysis.routing.choices import coactivation, load, num_dead, overlap, token_divergence
 from tripod.analysis.routing.picture import draw_routing
+from tripod.analysis.routing.recorded import recorded_routing
 from tripod.analysis.routing.routed import Ids, Routed, tally
 from tripod.analysis.routing.specialization import compare_classes, shares, spread, told_by_tokens, top_tokens
 from tripod.analysis.routing.texts import LabelledRows, labelled_rows, text_files, texts_hash
@@ -99,6 +100,10 @@ class RoutingStudy:
                     found += self._of_the_last(checkpoint, routed)
                 about = checkpoint.about()
                 rows += [{**about, **row} for row in found]
+            newest = of_model[-1][0]
+            if newest.run is not None:
+                about = {**newest.about(), "tokens": None}
+                rows += [{**about, **row} for row in recorded_routing(newest.run.folder)]
         return Table.of(rows)
 
     def draw(self, table: Table, figure: Figure) -> None:
