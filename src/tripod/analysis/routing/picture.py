@@ -8,6 +8,7 @@ import numpy as np
 
 from tripod.analysis.picture import GREY, log_steps, plain
 from tripod.analysis.routing.recorded import MEASURES
+from tripod.analysis.routing.remarks import one_text
 from tripod.evaluation.table import Table
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def draw_routing(table: Table, figure: Figure) -> None:
     if len(recorded):
         _draw_saturation(grid[0, 3], recorded, layers, kind="recorded ")
         _draw_load(grid[1, 3], recorded.where(layer=shown), f"Recorded load, layer {shown}", kind="recorded ")
+    for remark in one_text(table):
+        figure.supxlabel(remark, fontsize=9, x=0.01, ha="left")
     figure.suptitle(f"{model}{f', step {steps[-1]}' if steps else ''}: where its routers send tokens", fontsize=11, x=0.01, ha="left")
 
 
