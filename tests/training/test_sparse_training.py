@@ -24,7 +24,7 @@ from tripod.training.loop import StepReport, train
 from tripod.training.metrics import read_metrics
 from tripod.training.recipe import ParallelRecipe
 from tripod.training.recipe_file import to_yaml
-from tripod.training.routing_record import read_routing, routing_path, routing_steps
+from tripod.training.routing_record import RoutingRecord, read_routing, routing_path, routing_steps
 
 MIXTRAL = ("model.architecture=mixtral", "model.num_experts=4", "model.intermediate_size=32")
 
@@ -78,6 +78,28 @@ def test_the_record_is_what_the_routers_of_the_checkpoints_choose(make_recipe: M
         for span in order.rows.spans(row):
             columns = slice(row * 16 + span.column, min((row + 1) * 16, row * 16 + span.column + span.num_tokens))
             assert (record.documents[columns] == span.document).all()
+
+
+def test_a_recipe_says_the_scale_the_precision_and_the_least_room_of_its_routers(make_recipe: MakeRecipe) -> None:
+    def trained(name: str, *changes: str) -> tuple[RoutingRecord, StepReport]:
+        """One step in bfloat16; the routing at its beginning."""
+        recipe = make_recipe((*MIXTRAL, "model.architecture=sparse_llama", "num_steps=1", "precision=bf16", *changes))
+        result = train(replace(recipe, run=f"{recipe.run}-{name}"))
+        assert result.last is not None
+        return read_routing(routing_path(result.run.folder, 0)), result.last
+
+    plain, _ = trained("plain", "model.is_normalized=true")
+    scaled, _ = trained("scaled", "model.is_normalized=true", "model.router_scale=1.5")
+    rounded, _ = trained("rounded", "model.is_normalized=true", "model.router_precision=model")
+    assert plain.weights.astype(np.float32).sum(-1) == pytest.approx(1.0, abs=2e-3)  # float16 keeps 11 bits
+    assert scaled.weights.astype(np.float32).sum(-1) == pytest.approx(1.5, abs=2e-3)
+    assert not np.array_equal(rounded.weights, plain.weights)
+    room = {minimum: trained(f"room-{minimum}", "model.capacity_factor=0.01", f"model.capacity_minimum={minimum}") for minimum in (2, 64)}
+    assert room[2][1].terms["dropped"] >= 1 - 4 * 2 / 128  # two places at each of four experts for 128 choices
+    assert room[64][1].terms["dropped"] == 0.0  # a place for each of the 64 tokens
+    for change in ("router_scale=2.0", "capacity_minimum=0"):
+        with pytest.raises(ConfigError, match=f"model.{change.partition('=')[0]}"):
+            make_recipe((*MIXTRAL, f"model.{change}"))
 
 
 def test_only_the_targets_of_ul2_are_trained_and_counted(make_recipe: MakeRecipe) -> None:
