@@ -27,7 +27,8 @@ def test_the_first_and_the_last_checkpoint_of_each_model_are_judged_with_the_sha
     )
     assert remarks(table) == (
         "a, step 0: unspecialised by task (p = 0.2).",
-        "a, step 8: specialised by task (p = 0.01); token ids alone give 25% of the divergence of frequent tokens, context the rest.",
+        "a, step 8: specialised by task (p = 0.01); "
+        "token ids alone give 25% of the divergence of frequent tokens, context and chance the rest.",
         "b: specialised by task (p = 0.05).",
     )
 

@@ -114,7 +114,7 @@ def test_random_routers_are_reported_as_unspecialised_where_classes_have_the_sam
 
 def test_what_random_routers_tell_of_classes_is_said_to_be_their_words(world: Path, tmp_path: Path) -> None:
     first, last, _ = study_of(world, tmp_path, "different", "control").remarks
-    words = "token ids alone give 100% of the divergence of frequent tokens, context the rest"  # no letter is in two classes
+    words = "token ids alone give 100% of the divergence of frequent tokens, context and chance the rest"  # no letter is in two classes
     assert first == (
         f"control, step 0: specialised by domain (p = 0.016); {words}. "
         "Routers are random at step 0: they tell classes by the words in them, and have learnt nothing."

@@ -36,7 +36,7 @@ def _verdict(test: Row, told: Table) -> str:
     said = f"{about}: specialised by {test['group']} (p = {p:.2g})"
     value, by_tokens = (sum(told.numbers(name)) for name in ("value", "chance"))
     if value > 0:  # else, or where it is not a number, no token id is frequent
-        said += f"; token ids alone give {by_tokens / value:.0%} of the divergence of frequent tokens, context the rest"
+        said += f"; token ids alone give {by_tokens / value:.0%} of the divergence of frequent tokens, context and chance the rest"
     if step == 0:
         said += ". Routers are random at step 0: they tell classes by the words in them, and have learnt nothing"
     return f"{said}."
