@@ -11,6 +11,8 @@ import torch
 from tripod.models.gpt_neox import GPTNeoXConfig
 from tripod.models.initialize import Initialization, initial_language_model
 from tripod.models.llama import LlamaConfig
+from tripod.models.openmoe import OpenMoEConfig
+from tripod.ops.moe_routing import RouterConfig
 from tripod.ops.rope import RopeConfig
 
 NEOX = GPTNeoXConfig(
@@ -46,6 +48,24 @@ def test_matrices_have_the_spread_of_their_side(
     for name, parameter in matrices.items():
         expected = output_side if name.endswith(("attention.output.weight", "mlp.down.weight")) else input_side
         num = parameter.numel()  # the standard error of a standard deviation is sigma / sqrt(2 n): five of them
+        assert parameter.std().item() == pytest.approx(expected, rel=5 / math.sqrt(2 * num)), name
+        assert abs(parameter.mean().item()) < 5 * expected / math.sqrt(num), name
+
+
+def test_openmoe_begins_as_it_did() -> None:
+    """The embedding 1, routers 0.02; of all else, the head included, the variance is a tenth of one over the inputs of a matrix."""
+    config = OpenMoEConfig(
+        vocab_size=512, hidden_size=96, intermediate_size=160, num_layers=2, num_heads=4, head_dim=32, sparse_interval=2,
+        router=RouterConfig(num_experts=8, top_k=2),
+    )  # fmt: skip
+    inputs = {"attention.output.weight": 4 * 32, "down.weight": 160, "experts.down": 160}  # and of all others D
+    model = initial_language_model(config, seed=5, scheme="fan-in")
+    matrices = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim >= 2}
+    assert all(any(name.endswith(end) for name in matrices) for end in (*inputs, "router.weight", "experts.up", "head.weight"))
+    for name, parameter in matrices.items():
+        fan_in = next((size for end, size in inputs.items() if name.endswith(end)), 96)
+        expected = {"embedding.weight": 1.0}.get(name, 0.02 if name.endswith("router.weight") else math.sqrt(0.1 / fan_in))
+        num = parameter.numel()
         assert parameter.std().item() == pytest.approx(expected, rel=5 / math.sqrt(2 * num)), name
         assert abs(parameter.mean().item()) < 5 * expected / math.sqrt(num), name
 

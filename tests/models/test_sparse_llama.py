@@ -16,8 +16,10 @@ from tests.models import reference
 from tripod.errors import CheckpointError, ConfigError
 from tripod.models.initialize import num_parameters
 from tripod.models.load import load_language_model
+from tripod.models.moe import Router
 from tripod.models.save import save_checkpoint
 from tripod.models.sparse_llama import SparseLlamaConfig
+from tripod.ops.attention import causal_attention
 from tripod.ops.moe_routing import Capacity
 
 MIXTRAL_8X7B: dict[str, Any] = {
@@ -102,3 +104,23 @@ def test_a_layout_that_has_no_words_for_a_setting_refuses_it() -> None:
         replace(QWEN2_MOE, shared_size=0, has_shared_gate=False)
     with pytest.raises(ConfigError, match=r"dense_layers=\(9,\)"):
         replace(QWEN2_MOE, dense_layers=(9,))
+
+
+def test_a_loaded_mixtral_jitters_while_it_trains_and_repeats_with_a_generator(tmp_path: Path) -> None:
+    save_checkpoint(tiny_model(replace(MIXTRAL, router=replace(MIXTRAL.router, jitter=0.1))), tmp_path)
+    model = load_language_model(tmp_path)
+    tokens = torch.randint(259, (2, 12), generator=torch.Generator().manual_seed(1))
+
+    def run(*, is_training: bool, seed: int | None = None) -> torch.Tensor:
+        for router in (module for module in model.modules() if isinstance(module, Router)):
+            assert router.config.jitter == 0.1
+            router.generator = None if seed is None else torch.Generator().manual_seed(seed)
+        return model.train(is_training).hidden(tokens, torch.arange(12).expand(2, 12), causal_attention)
+
+    still = run(is_training=False)
+    assert torch.equal(run(is_training=False, seed=1), still)
+    first = run(is_training=True)
+    assert not torch.equal(first, still)
+    assert not torch.equal(first, run(is_training=True))
+    assert torch.equal(run(is_training=True, seed=1), run(is_training=True, seed=1))
+    assert not torch.equal(run(is_training=True, seed=1), run(is_training=True, seed=2))

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from tests.training.conftest import MakeRecipe
-from tests.training.test_parallel import LOSS_TOLERANCE, assert_same_state, losses
+from tests.training.test_loop import state_files
+from tests.training.test_parallel import LOSS_TOLERANCE, assert_same_state, losses, train_by_two
 from tripod.cli.processes import run_as_processes
 from tripod.errors import ConfigError
 from tripod.models.load import load_language_model
@@ -23,7 +24,7 @@ from tripod.training.loop import StepReport, train
 from tripod.training.metrics import read_metrics
 from tripod.training.recipe import ParallelRecipe
 from tripod.training.recipe_file import to_yaml
-from tripod.training.routing_record import read_routing, routing_path, routing_steps
+from tripod.training.routing_record import RoutingRecord, read_routing, routing_path, routing_steps
 
 MIXTRAL = ("model.architecture=mixtral", "model.num_experts=4", "model.intermediate_size=32")
 
@@ -79,6 +80,28 @@ def test_the_record_is_what_the_routers_of_the_checkpoints_choose(make_recipe: M
             assert (record.documents[columns] == span.document).all()
 
 
+def test_a_recipe_says_the_scale_the_precision_and_the_least_room_of_its_routers(make_recipe: MakeRecipe) -> None:
+    def trained(name: str, *changes: str) -> tuple[RoutingRecord, StepReport]:
+        """One step in bfloat16; the routing at its beginning."""
+        recipe = make_recipe((*MIXTRAL, "model.architecture=sparse_llama", "num_steps=1", "precision=bf16", *changes))
+        result = train(replace(recipe, run=f"{recipe.run}-{name}"))
+        assert result.last is not None
+        return read_routing(routing_path(result.run.folder, 0)), result.last
+
+    plain, _ = trained("plain", "model.is_normalized=true")
+    scaled, _ = trained("scaled", "model.is_normalized=true", "model.router_scale=1.5")
+    rounded, _ = trained("rounded", "model.is_normalized=true", "model.router_precision=model")
+    assert plain.weights.astype(np.float32).sum(-1) == pytest.approx(1.0, abs=2e-3)  # float16 keeps 11 bits
+    assert scaled.weights.astype(np.float32).sum(-1) == pytest.approx(1.5, abs=2e-3)
+    assert not np.array_equal(rounded.weights, plain.weights)
+    room = {minimum: trained(f"room-{minimum}", "model.capacity_factor=0.01", f"model.capacity_minimum={minimum}") for minimum in (2, 64)}
+    assert room[2][1].terms["dropped"] >= 1 - 4 * 2 / 128  # two places at each of four experts for 128 choices
+    assert room[64][1].terms["dropped"] == 0.0  # a place for each of the 64 tokens
+    for change in ("router_scale=2.0", "capacity_minimum=0"):
+        with pytest.raises(ConfigError, match=f"model.{change.partition('=')[0]}"):
+            make_recipe((*MIXTRAL, f"model.{change}"))
+
+
 def test_only_the_targets_of_ul2_are_trained_and_counted(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe(
         ("num_steps=2", "loss.output_z=1.0e-4", "batch.micro_rows=3"),
@@ -129,3 +152,26 @@ def test_two_processes_and_four_that_share_experts_train_what_one_trains(make_re
             ours, theirs = (read_routing(routing_path(Path(run), step)) for run in (recipe.run, alone.run))
             assert (ours.experts == theirs.experts).mean() > 0.99
         shutil.rmtree(Path(recipe.run) / "step8")
+
+
+def test_two_that_share_experts_resume_bit_for_bit_and_measure_tensors_and_loads_over_both(make_recipe: MakeRecipe) -> None:
+    """Adafactor's rates are relative to the size of a whole tensor, and biases move by the load of both; a row has a capacity."""
+    router = ("model.gate=sigmoid", "model.has_selection_bias=true", "model.capacity_factor=1.25", "model.capacity_tokens=16")
+    loss = ("loss.balance=0.01", "loss.bias_rate=0.02")
+    changes = ("optimizer.kind=adafactor", "num_steps=8", "validation.every=4", "checkpoints.every=0", "checkpoints.also=[5]")
+    recipe = make_recipe((*MIXTRAL, "model.architecture=sparse_llama", *router, *loss, *changes, "parallel.style=experts"))
+    alone = replace(recipe, run=recipe.run + "-alone", parallel=ParallelRecipe())
+    train(alone)
+    train_by_two(recipe)
+    assert losses(recipe.run) == pytest.approx(losses(alone.run), abs=LOSS_TOLERANCE)
+    assert_same_state(recipe.run, alone.run, 8)
+    for mine, expected in zip(*(read_metrics(Path(run) / "metrics.jsonl") for run in (recipe.run, alone.run)), strict=True):
+        for name in ("dropped", "max_load", "balance_loss", "router_z_loss"):
+            assert mine.get(name) == pytest.approx(expected.get(name), abs=0.05)  # one choice of the 128 of a layer may fall otherwise
+    last, record = Path(recipe.run) / "step8", routing_path(Path(recipe.run), 8)
+    unbroken, routed = state_files(Path(recipe.run), 8), record.read_bytes()
+    shutil.rmtree(last)
+    record.unlink()
+    train_by_two(recipe, "--resume")
+    assert state_files(Path(recipe.run), 8) == unbroken
+    assert record.read_bytes() == routed

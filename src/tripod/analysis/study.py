@@ -2,7 +2,7 @@
 
 OUT/table.csv, table.parquet      what was found, one value a row
 OUT/plot.png, plot.svg            the picture of it
-OUT/study.json                    settings, checkpoints with their hashes, versions
+OUT/study.json                    settings, checkpoints with their hashes, versions; what a study says in words
 OUT/measured/*.jsonl              what was measured on each checkpoint: the same command goes on where it was broken off
 """
 
@@ -71,6 +71,15 @@ class Checked(Protocol):
         ...
 
 
+@runtime_checkable
+class Remarked(Protocol):
+    """A study that says in words what its table means."""
+
+    def remarks(self, table: Table) -> tuple[str, ...]:
+        """Sentences, the conclusions first and then what to mind; kept in study.json."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a study found."""
@@ -78,6 +87,7 @@ class Finding:
     table: Table
     num_measured: int  # checkpoints; the others were measured before
     folder: Path
+    remarks: tuple[str, ...] = ()
 
 
 async def run_study(
@@ -101,8 +111,9 @@ async def run_study(
         study.check(checkpoints)
     measured, num_measured = await measure_all(study, checkpoints, kept or out / "measured", progress=progress)
     table = study.conclude(measured)
-    _write(study, checkpoints, table, out)
-    return Finding(table, num_measured, out)
+    remarks = study.remarks(table) if isinstance(study, Remarked) else ()
+    _write(study, checkpoints, table, remarks, out)
+    return Finding(table, num_measured, out, remarks)
 
 
 async def measure_all(
@@ -161,7 +172,7 @@ def save_picture(study: Study, table: Table, paths: Sequence[Path]) -> None:
             figure.savefig(path, dpi=140, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def _write(study: Study, checkpoints: Sequence[Checkpoint], table: Table, out: Path) -> None:
+def _write(study: Study, checkpoints: Sequence[Checkpoint], table: Table, remarks: Sequence[str], out: Path) -> None:
     if not len(table):
         raise ConfigError(f"the study {study.name} found nothing in {len(checkpoints)} checkpoints; see `tripod study {study.name} --help`")
     table.write(out / "table.csv")
@@ -176,6 +187,7 @@ def _write(study: Study, checkpoints: Sequence[Checkpoint], table: Table, out: P
         "settings": settings_of(study),
         "checkpoints": [{"model": one.name, "step": one.step, "hash": one.hash, "folder": str(one.folder)} for one in checkpoints],
         "tripod": metadata.version("tripod"),
+        **({"remarks": list(remarks)} if remarks else {}),
     }
     with atomic_file(out / "study.json") as stream:
         stream.write(json.dumps(about, indent=1, default=str).encode() + b"\n")

@@ -60,6 +60,8 @@ def study(
         finding = run_async(run_study(chosen, checkpoints, out, kept=kept, progress=progress))
     before = len(checkpoints) - finding.num_measured
     note(f"{finding.num_measured} checkpoints measured{f', {before} measured before' if before else ''}; {out}/plot.png")
+    for remark in finding.remarks:
+        stdout().print(remark, markup=False, soft_wrap=True)
     stdout().print(f"{out / 'table.csv'}: {len(finding.table)} rows", markup=False)
 
 

@@ -44,12 +44,11 @@ class Router(nn.Module):
         self.layer = layer
         self.weight = nn.Parameter(torch.empty(config.num_experts, hidden_size))
         self.register_buffer("selection_bias", torch.zeros(config.num_experts) if config.has_selection_bias else None)
-        self.generator: torch.Generator | None = None  # of the jitter; whoever trains with jitter sets it
+        self.generator: torch.Generator | None = None  # of the jitter; None: torch's own
 
     def forward(self, x: Tensor) -> Routing:  # [N, D]
         config = self.config
         if self.training and config.jitter:
-            assert self.generator is not None, "a router with jitter is given a generator before it trains"
             x = jitter(x, config.jitter, self.generator)
         return choose_experts(
             self.logits(x),

@@ -214,9 +214,13 @@ def combine(outputs: Tensor, routing: Routing, sent: Dispatch) -> Tensor:
     return weighted.new_zeros(num_tokens, outputs.shape[-1]).index_add(0, sent.tokens, weighted).to(outputs.dtype)
 
 
-def jitter(x: Tensor, amount: float, generator: torch.Generator) -> Tensor:
-    """x times numbers that are uniform in [1 - amount, 1 + amount] (Fedus et al. 2021, arXiv:2101.03961): [..., D] -> [..., D]."""
-    noise = torch.empty(x.shape, dtype=torch.float32, device=generator.device).uniform_(1.0 - amount, 1.0 + amount, generator=generator)
+def jitter(x: Tensor, amount: float, generator: torch.Generator | None = None) -> Tensor:
+    """x times numbers that are uniform in [1 - amount, 1 + amount] (Fedus et al. 2021, arXiv:2101.03961): [..., D] -> [..., D].
+
+    Without a generator they are of torch's own, as those of `nn.Dropout`.
+    """
+    device = x.device if generator is None else generator.device
+    noise = torch.empty(x.shape, dtype=torch.float32, device=device).uniform_(1.0 - amount, 1.0 + amount, generator=generator)
     return x * noise.to(x)
 
 

@@ -22,7 +22,8 @@ class ModelRecipe:
     """The architecture. What is None follows from the rest.
 
     mixtral and olmoe are the sparse ones that transformers opens, openmoe is saved as its authors did; sparse_llama is a Llama with any
-    router of `tripod.ops.moe_routing`.
+    router of `tripod.ops.moe_routing` but for two: experts that choose their tokens look at those that follow, which next-token training
+    must not, and jitter, whose numbers a run that goes on would have to draw again, is not yet in recipes.
     """
 
     architecture: Literal["gpt_neox", "llama", "mixtral", "olmoe", "openmoe", "sparse_llama"] = "gpt_neox"
@@ -52,7 +53,10 @@ class ModelRecipe:
     capacity_factor: float | None = None  # of an expert's room while training; None: no token is dropped
     capacity_rule: Literal["per-token", "per-assignment"] = "per-token"  # see `tripod.ops.moe_routing.Capacity`
     capacity_tokens: int | None = None  # that compete for this room; all that are computed at once in a process
+    capacity_minimum: int = 4  # places of an expert, whatever the factor
     gate: Literal["softmax", "sigmoid"] = "softmax"  # sigmoid: sparse_llama
+    router_scale: float = 1.0  # of the weights of a token's experts, after they were normalised (sparse_llama)
+    router_precision: Literal["float32", "model"] = "float32"  # of the router's product; model: that of all others (`precision`)
     has_selection_bias: bool = False  # balances the load without a loss (sparse_llama); see loss.bias_rate
     upcycled_from: str | None = None  # a dense checkpoint, run@stepN: its weights are the beginning, its MLP that of every expert
 
@@ -91,12 +95,14 @@ class ModelRecipe:
     def _sparse_problems(self, path: str) -> Iterator[Problem]:
         if self.num_experts is None or not 1 <= self.top_k <= self.num_experts:
             yield f"{path}.num_experts", f"{self.num_experts} with top_k={self.top_k}; {self.architecture} needs at least top_k of them"
-        for name in ("expert_size", "capacity_tokens", "sparse_every"):
+        for name in ("expert_size", "capacity_tokens", "capacity_minimum", "sparse_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 yield f"{path}.{name}", f"{value}; must be at least 1"
         if self.capacity_factor is not None and not self.capacity_factor > 0:
             yield f"{path}.capacity_factor", f"{self.capacity_factor}; must be positive"
+        if not self.router_scale > 0:
+            yield f"{path}.router_scale", f"{self.router_scale}; must be positive"
         if self.is_normalized is False and self.architecture == "mixtral":
             yield f"{path}.is_normalized", "false; in mixtral weights sum to 1: use sparse_llama"
         if self.is_normalized and self.architecture == "openmoe":
@@ -107,7 +113,7 @@ class ModelRecipe:
             if self.is_tied or self.num_kv_heads not in (None, self.num_heads) or self._rotary_fraction != 1.0 or self.upcycled_from:
                 yield f"{path}.architecture", "openmoe; it has no is_tied, num_kv_heads, rotary_fraction and upcycled_from: leave them out"
         if self.architecture != "sparse_llama":
-            own = {"shared_size": 0, "gate": "softmax", "has_selection_bias": False}
+            own = {"shared_size": 0, "gate": "softmax", "router_scale": 1.0, "has_selection_bias": False}
             own |= {} if self.architecture == "openmoe" else {"sparse_every": 1}
             for name in (name for name, only in own.items() if getattr(self, name) != only):
                 yield f"{path}.{name}", f"{getattr(self, name)}; {self.architecture} knows only {own[name]}: use sparse_llama"
@@ -218,12 +224,19 @@ class ModelRecipe:
         assert self.num_experts is not None
         capacity = None
         if self.capacity_factor is not None:
-            capacity = Capacity(factor=self.capacity_factor, rule=self.capacity_rule, group_tokens=self.capacity_tokens)
+            capacity = Capacity(
+                factor=self.capacity_factor,
+                rule=self.capacity_rule,
+                minimum=self.capacity_minimum,
+                group_tokens=self.capacity_tokens,
+            )
         return RouterConfig(
             num_experts=self.num_experts,
             top_k=self.top_k,
             gate=self.gate,
             is_normalized=self.architecture == "mixtral" if self.is_normalized is None else self.is_normalized,
+            scale=self.router_scale,
             capacity=capacity,
             has_selection_bias=self.has_selection_bias,
+            precision=self.router_precision,
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import tripod
 from tripod.analysis.checkpoints import find_checkpoints
 from tripod.analysis.routing.routed import Routed
 from tripod.analysis.routing.study import RULES, RoutingStudy
-from tripod.analysis.study import run_study
+from tripod.analysis.study import Finding, run_study
 from tripod.errors import ConfigError
 from tripod.evaluation.table import Table
 from tripod.models.initialize import random_language_model
@@ -54,22 +56,29 @@ def checkpoint(folder: Path, seed: int, *, planted: bool = True) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A series of two checkpoints, and texts whose classes have words of their own, or the same."""
+    """Two checkpoints with the specialist and two without; texts whose classes have words of their own, the same, or the same and more of
+    their own."""
     folder = tmp_path_factory.mktemp("routing")
     drawn = random.Random(1)
-    for kind in ("different", "same"):
+    everything = "".join(WORDS.values())
+    for kind in ("different", "same", "shared"):
         (folder / kind).mkdir()
         for name, alphabet in WORDS.items():
-            letters = alphabet if kind == "different" else "".join(WORDS.values())
+            letters = {"different": alphabet, "same": everything, "shared": everything + 2 * alphabet}[kind]
             (folder / kind / f"{name}.txt").write_text("".join(drawn.choices(letters, k=600)))
     for step, seed in ((0, 1), (4, 2)):
         checkpoint(folder / "run" / f"step{step}", seed)
+        checkpoint(folder / "control" / f"step{step}", seed, planted=False)
     return folder
 
 
-def found(world: Path, out: Path, texts: str, **settings: object) -> Table:
+def study_of(world: Path, out: Path, texts: str, run: str = "run", **settings: object) -> Finding:
     study = RoutingStudy(texts=(str(world / texts),), **(SETTINGS | settings))  # type: ignore[arg-type]
-    return tripod.run(run_study(study, find_checkpoints([str(world / "run")]), out, kept=world / "measured")).table
+    return tripod.run(run_study(study, find_checkpoints([str(world / run)]), out, kept=world / "measured"))
+
+
+def found(world: Path, out: Path, texts: str, **settings: object) -> Table:
+    return study_of(world, out, texts, **settings).table
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +102,41 @@ def test_texts_that_differ_by_name_alone_have_no_specialist(world: Path, tmp_pat
     assert all(p > 0.05 for p in table.where(lambda row: row["measure"] == "divergence" and row["layer"] is None).numbers("p"))
     for row in table.where(measure="divergence of frequent tokens", step=4):
         assert float(row["value"] or 0) < 0.02
+
+
+def test_random_routers_are_reported_as_unspecialised_where_classes_have_the_same_words(world: Path, tmp_path: Path) -> None:
+    finding = study_of(world, tmp_path, "same", "control")
+    assert len(finding.table.where(measure="specialist")) == 0
+    for remark, step in zip(finding.remarks[:2], (0, 4), strict=True):
+        assert remark.startswith(f"control, step {step}: unspecialised by domain (p = 0.")
+    assert study_of(world, tmp_path, "different").remarks[1].startswith("run, step 4: specialised by domain (p = 0.016)")  # 1 / 61
+
+
+def test_what_random_routers_tell_of_classes_is_said_to_be_their_words(world: Path, tmp_path: Path) -> None:
+    first, last, _ = study_of(world, tmp_path, "different", "control").remarks
+    words = "token ids alone give 100% of the divergence of frequent tokens, context and chance the rest"  # no letter is in two classes
+    assert first == (
+        f"control, step 0: specialised by domain (p = 0.016); {words}. "
+        "Routers are random at step 0: they tell classes by the words in them, and have learnt nothing."
+    )
+    assert last == f"control, step 4: specialised by domain (p = 0.016); {words}."
+    first = study_of(world, tmp_path, "shared", "control").remarks[0]  # what stands around a letter tells of its class as well
+    share = re.search(r"specialised by domain .* token ids alone give (\d+)%", first)
+    assert share is not None
+    assert int(share[1]) < 60
+
+
+def test_rows_of_one_text_are_said_to_make_p_too_small(world: Path, tmp_path: Path) -> None:
+    files = study_of(world, tmp_path / "files", "different")
+    said = "The rows of capitals, digits, letters are cut from one text each and resemble each other: p is too small. Give many documents."
+    assert files.remarks[2:] == (said,)
+    assert said in json.loads((tmp_path / "files" / "study.json").read_text(encoding="utf-8"))["remarks"]
+    assert f"<!-- {said} -->" in (tmp_path / "files" / "plot.svg").read_text(encoding="utf-8")
+    lines = [{"text": letters * 8, "domain": name} for name, letters in WORDS.items() for _ in range(12)]
+    (world / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    many = study_of(world, tmp_path / "lines", "lines.jsonl")
+    assert len(many.remarks) == 2
+    assert many.table.where(measure="texts of a class", group="digits").numbers("value") == [7.0]  # 8 rows of 64 bytes, 80 a text
 
 
 def test_every_figure_of_routing_is_in_the_table_and_the_picture_is_drawn(table: Table, world: Path, tmp_path: Path) -> None:

@@ -35,6 +35,14 @@ def test_a_file_is_a_class_and_a_line_says_its_own(tmp_path: Path, tokenizer: To
     assert tokenizer.decode(rows.token_ids[4].tolist()) == "hello world"[: 8 - len(first)]  # texts of a class follow each other
 
 
+def test_only_texts_of_which_a_row_has_something_are_counted(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "book.txt").write_text("one long text, of which every row is cut")
+    lines = [{"text": text, "domain": "posts"} for text in ("hello", "", " world,", " again", " and more that no row reaches")]
+    (tmp_path / "posts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = labelled_rows(text_files([str(tmp_path)]), "domain", tokenizer, num_rows=2, row_tokens=8)
+    assert rows.num_texts == {"book": 1, "posts": 3}  # 16 tokens of bytes, 14 if each row begins with one of its own: 5 + 7 + 4
+
+
 def test_a_pattern_takes_some_files_of_a_folder(tmp_path: Path) -> None:
     for name in ("b.txt", "a.txt", "SOURCE.md", "counts.json"):
         (tmp_path / name).write_text("text")

@@ -1,4 +1,4 @@
-"""The picture of a model's routing: six panels, of its last checkpoint and of the way to it."""
+"""The picture of a model's routing: six panels, of its last checkpoint and of the way to it; two more of what its run recorded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tripod.analysis.picture import GREY, log_steps, plain
+from tripod.analysis.routing.recorded import MEASURES
+from tripod.analysis.routing.remarks import one_text
 from tripod.evaluation.table import Table
 
 if TYPE_CHECKING:
@@ -20,20 +22,27 @@ _RULES = {"per-token": ("C1", "max(4, round(f T / E))"), "per-assignment": ("C4"
 
 def draw_routing(table: Table, figure: Figure) -> None:
     """Of the first model of a table: classes, what experts specialise in, saturation; load, dropped tokens, co-activation."""
-    figure.set_size_inches(13, 7.4)
     model = table.rows[0]["model"]
-    table = table.where(model=model)
+    recorded = table.where(model=model).among("measure", MEASURES)
+    table = table.where(lambda row: row["measure"] not in MEASURES, model=model)
     steps = sorted({step for step in table.column("step") if isinstance(step, int)})
     last = table if not steps else table.where(step=steps[-1])
     layers = sorted({layer for layer in table.column("layer") if isinstance(layer, int)})
     shown = layers[len(layers) // 2]
-    grid = figure.subplots(2, 3)
+    num_columns = 4 if len(recorded) else 3
+    figure.set_size_inches(13 / 3 * num_columns, 7.4)
+    grid = figure.subplots(2, num_columns)
     _draw_classes(grid[0, 0], last.where(layer=shown), f"layer {shown}")
     _draw_spread(grid[0, 1], last.where(measure="spread"), layers)
     _draw_saturation(grid[0, 2], table, layers)
-    _draw_load(grid[1, 0], table.where(layer=shown), f"layer {shown}", steps)
+    _draw_load(grid[1, 0], table.where(layer=shown), f"Load of each expert, layer {shown}")
     _draw_dropped(grid[1, 1], last.where(measure="dropped"))
     _draw_together(grid[1, 2], last.where(layer=shown, measure="co-activation"), f"layer {shown}")
+    if len(recorded):
+        _draw_saturation(grid[0, 3], recorded, layers, kind="recorded ")
+        _draw_load(grid[1, 3], recorded.where(layer=shown), f"Recorded load, layer {shown}", kind="recorded ")
+    for remark in one_text(table):
+        figure.supxlabel(remark, fontsize=9, x=0.01, ha="left")
     figure.suptitle(f"{model}{f', step {steps[-1]}' if steps else ''}: where its routers send tokens", fontsize=11, x=0.01, ha="left")
 
 
@@ -73,14 +82,14 @@ def _draw_spread(axes: Axes, rows: Table, layers: list[int]) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def _draw_saturation(axes: Axes, table: Table, layers: list[int]) -> None:
+def _draw_saturation(axes: Axes, table: Table, layers: list[int], *, kind: str = "") -> None:
     from matplotlib import colormaps
 
-    found = table.where(measure="overlap with the last")
+    found = table.where(measure=f"{kind}overlap with the last")
     steps = [float(step) for step in found.column("step") if isinstance(step, int)]
     if len(set(steps)) < 2:
         axes.axis("off")
-        axes.text(0.5, 0.5, "one checkpoint:\nno way to it", ha="center", va="center", color=GREY)
+        axes.text(0.5, 0.5, f"one {'record' if kind else 'checkpoint'}:\nno way to it", ha="center", va="center", color=GREY)
         return
     for at, layer in enumerate(layers):
         colour = colormaps["viridis"](0.08 + 0.82 * at / max(1, len(layers) - 1))
@@ -89,18 +98,20 @@ def _draw_saturation(axes: Axes, table: Table, layers: list[int]) -> None:
         apart = table.where(measure="divergence of token ids from the last", layer=layer).sorted_by("step")
         axes.plot(apart.numbers("step"), apart.numbers("value"), ":", color=colour, linewidth=1.5)
     axes.axhline(found.numbers("chance")[0], color=GREY, linewidth=1, linestyle="--")
-    axes.plot([], [], ":", color=GREY, label="divergence of\ntoken ids (bits)")
+    if not kind:
+        axes.plot([], [], ":", color=GREY, label="divergence of\ntoken ids (bits)")
     axes.plot([], [], "--", color=GREY, linewidth=1, label="overlap by chance")
     log_steps(axes, steps)
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("share of choices as at the end")
-    plain(axes, "Router saturation")
+    plain(axes, "Recorded saturation" if kind else "Router saturation")
     axes.legend(frameon=False, fontsize=7, loc="best")
 
 
-def _draw_load(axes: Axes, rows: Table, title: str, steps: list[int]) -> None:
-    found = rows.where(measure="load")
+def _draw_load(axes: Axes, rows: Table, title: str, *, kind: str = "") -> None:
+    found = rows.where(measure=f"{kind}load")
     even = found.numbers("chance")[0]
+    steps = sorted({step for step in found.column("step") if isinstance(step, int)})
     if len(steps) > 1:
         for of_expert in found.by("expert").values():
             line = of_expert.sorted_by("step")
@@ -112,8 +123,8 @@ def _draw_load(axes: Axes, rows: Table, title: str, steps: list[int]) -> None:
     axes.axhline(even, color="k", linewidth=1.2, linestyle="--", label="even")
     axes.set_ylim(0, None)
     axes.set_ylabel("share of all choices")
-    dead = rows.where(measure="dead experts").sorted_by("step")
-    plain(axes, f"Load of each expert, {title}; dead at the end: {dead.numbers('value')[-1]:.0f}")
+    dead = rows.where(measure=f"{kind}dead experts").sorted_by("step")
+    plain(axes, f"{title}; dead at the end: {dead.numbers('value')[-1]:.0f}")
     axes.legend(frameon=False, fontsize=8)
 
 

@@ -18,7 +18,7 @@ from tripod.analysis.routing.routed import Ids, Routed, tally
 from tripod.errors import ConfigError
 from tripod.evaluation.intervals import bootstrap
 
-_LEVEL = 0.05  # of a test
+LEVEL = 0.05  # of a test
 Floats = NDArray[np.float64]
 
 
@@ -74,7 +74,7 @@ class ClassTest:
 
     @property
     def is_specialised(self) -> bool:
-        return self.p_of_all <= _LEVEL
+        return self.p_of_all <= LEVEL
 
 
 def compare_classes(routed: Routed, generator: np.random.Generator, *, num_permutations: int = 400) -> ClassTest:
@@ -121,7 +121,7 @@ def _specialists(routed: Routed, counts: Ids, dealt: Ids) -> tuple[Specialist, .
     scores = together[0]
     p = _p(scores, together[1:].reshape(len(dealt), -1).max(1)[:, None, None, None])
     found = []
-    for layer, name, expert in sorted(np.argwhere(p <= _LEVEL).tolist(), key=lambda place: -scores[tuple(place)]):
+    for layer, name, expert in sorted(np.argwhere(p <= LEVEL).tolist(), key=lambda place: -scores[tuple(place)]):
         share, elsewhere = (float(shares(one)[expert]) for one in (counts[layer, name], np.delete(counts[layer], name, axis=0).sum(0)))
         found.append(Specialist(routed.layers[layer], expert, routed.class_names[name], share, elsewhere, float(p[layer, name, expert])))
     return tuple(found)

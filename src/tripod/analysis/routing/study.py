@@ -17,6 +17,8 @@ import numpy as np
 from tripod.analysis.checkpoints import Checkpoint
 from tripod.analysis.routing.choices import coactivation, load, num_dead, overlap, token_divergence
 from tripod.analysis.routing.picture import draw_routing
+from tripod.analysis.routing.recorded import recorded_routing
+from tripod.analysis.routing.remarks import remarks
 from tripod.analysis.routing.routed import Ids, Routed, tally
 from tripod.analysis.routing.specialization import compare_classes, shares, spread, told_by_tokens, top_tokens
 from tripod.analysis.routing.texts import LabelledRows, labelled_rows, text_files, texts_hash
@@ -82,7 +84,7 @@ class RoutingStudy:
             raise ConfigError(f"{checkpoint.folder} is of no run whose training rows could be read; give texts: --set texts=FOLDER")
         order = checkpoint.run.order()
         tokens = np.stack([order.rows.row(row).astype(np.int64) for row in range(min(self.num_rows, order.rows.num_rows))])
-        return LabelledRows(tokens[:, : min(self.row_tokens, tokens.shape[1] - 1)], ("training",) * len(tokens))
+        return LabelledRows(tokens[:, : min(self.row_tokens, tokens.shape[1] - 1)], ("training",) * len(tokens), {})
 
     def conclude(self, measured: Measured) -> Table:
         """A figure a row: `measure` of a `layer`, and as far as it has them `expert`, `group`, `x`, interval, value by chance, and p."""
@@ -99,10 +101,17 @@ class RoutingStudy:
                     found += self._of_the_last(checkpoint, routed)
                 about = checkpoint.about()
                 rows += [{**about, **row} for row in found]
+            newest = of_model[-1][0]
+            if newest.run is not None:
+                about = {**newest.about(), "tokens": None}
+                rows += [{**about, **row} for row in recorded_routing(newest.run.folder)]
         return Table.of(rows)
 
     def draw(self, table: Table, figure: Figure) -> None:
         draw_routing(table, figure)
+
+    def remarks(self, table: Table) -> tuple[str, ...]:
+        return remarks(table)
 
     def _of_checkpoint(self, routed: Routed) -> Iterator[Row]:
         """How even and how certain the choices are, and how specialised by class, token id and position."""
@@ -157,6 +166,9 @@ class RoutingStudy:
         tokenizer = load_tokenizer(checkpoint.folder)
         classes = routed.class_of_document[routed.documents]
         even = 1 / routed.num_experts
+        if len(routed.class_names) > 1:
+            for name, number in self._rows(checkpoint).num_texts.items():
+                yield {"measure": "texts of a class", "group": name, "value": float(number)}
         for layer, experts in zip(routed.layers, routed.experts, strict=True):
             of_classes = shares(tally(classes, experts, len(routed.class_names), routed.num_experts))
             for name, of_class in zip(routed.class_names, of_classes.tolist(), strict=True):

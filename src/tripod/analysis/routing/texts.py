@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ _CHARACTERS = 16  # of a token at most, on average: more of a long text is not r
 class LabelledRows:
     token_ids: NDArray[np.int64]  # [rows, tokens]
     classes: tuple[str, ...]  # [rows]
+    num_texts: Mapping[str, int]  # of each class: from how many its rows are cut; empty where that is not known
 
 
 def text_files(paths: Sequence[str]) -> list[Path]:
@@ -78,8 +79,10 @@ def labelled_rows(files: Sequence[Path], field: str, tokenizer: Tokenizer, *, nu
     length = row_tokens - len(first)
     rows: list[list[int]] = []
     classes: list[str] = []
+    num_texts: dict[str, int] = {}
     for name, of_class in texts.items():
-        ids = list(chain.from_iterable(tokenizer.encode(text, add_special_tokens=False) for text in of_class))
+        encoded = [ids for text in of_class if (ids := tokenizer.encode(text, add_special_tokens=False))]
+        ids = list(chain.from_iterable(encoded))
         found = [first + ids[start : start + length] for start in range(0, len(ids) - length + 1, length)][:num_rows]
         if len(found) < 2:
             raise ConfigError(
@@ -87,4 +90,5 @@ def labelled_rows(files: Sequence[Path], field: str, tokenizer: Tokenizer, *, nu
             )
         rows += found
         classes += [name] * len(found)
-    return LabelledRows(np.array(rows, np.int64), tuple(classes))
+        num_texts[name] = sum(begin < len(found) * length for begin in accumulate(map(len, encoded[:-1]), initial=0))
+    return LabelledRows(np.array(rows, np.int64), tuple(classes), num_texts)
