@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.campaigns.books import tripod
 from benchmarks.setting import commit
 from benchmarks.shared_data import DATA
+from tripod.analysis.routing.choices import overlap
 from tripod.models.initialize import num_parameters
 from tripod.training.compare import compare
 from tripod.training.flops import flops_per_token
@@ -77,8 +78,7 @@ def at_equal(curves: dict[str, dict[str, Any]], what: str) -> list[dict[str, flo
 
 def kept_choices(record: RoutingRecord, last: RoutingRecord) -> list[float]:
     """[L]: of the experts that tokens go to at the end, the share that they went to before."""
-    same = (record.experts[..., :, None] == last.experts[..., None, :]).any(-2)
-    return same.mean((1, 2)).tolist()  # type: ignore[no-any-return]
+    return [overlap(before, after) for before, after in zip(record.experts, last.experts, strict=True)]
 
 
 def measure(work: Path) -> dict[str, Any]:
