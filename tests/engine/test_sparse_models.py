@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from torch import Tensor
 
 from tests.engine.conftest import plain_logits
 from tests.engine.execution.test_routes import ROUTES, Steps, needs_kernels, token_ids
-from tests.engine.tiny_models import OLMOE, SPARSE, tiny_model
+from tests.engine.tiny_models import OLMOE, SIGMOID, SPARSE, tiny_model
 from tests.models import reference
 from tripod.engine.assemble import assemble
 from tripod.engine.engine import Engine, EngineStats
 from tripod.engine.engine_config import EngineConfig
 from tripod.engine.execution.route import Kernels
+from tripod.engine.plan import plan_engine
 from tripod.errors import ConfigError
 from tripod.models.expert_cache import ExpertCache
 from tripod.models.moe import record_routing
@@ -77,6 +79,20 @@ def test_each_route_gives_the_logits_of_the_plain_model(name: str, weight_format
 def test_int4_experts_are_refused_where_there_are_no_kernels_for_them() -> None:
     with pytest.raises(ConfigError, match="int4 on cpu; choose f32 or bf16, or kernels='native'"):
         assemble(tiny_model(OLMOE), EngineConfig(kernels="torch", weight_format="int4", kv_tokens=64))
+
+
+@pytest.mark.parametrize("kernels", ["auto", *ROUTES])
+@pytest.mark.parametrize("batch_invariant", [False, True])
+def test_a_model_whose_experts_choose_their_tokens_is_refused_on_every_route(
+    kernels: Kernels, batch_invariant: bool, tmp_path: Path
+) -> None:
+    router = RouterConfig(num_experts=9, top_k=4, chooser="expert")
+    save_checkpoint(tiny_model(replace(SIGMOID, router=router)), tmp_path)
+    write_byte_tokenizer(tmp_path)
+    with pytest.raises(ConfigError, match=r"chooser='expert'.* depend on who else asks; serve a model whose tokens choose"):
+        Engine.load(str(tmp_path), config=EngineConfig(kernels=kernels, batch_invariant=batch_invariant))
+    with pytest.raises(ConfigError, match="chooser='expert'"):
+        plan_engine(tmp_path)
 
 
 @pytest.mark.parametrize("kernels", ROUTES)

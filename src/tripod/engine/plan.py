@@ -10,6 +10,7 @@ from torch import nn
 
 from tripod.engine.engine_config import EngineConfig
 from tripod.engine.execution.kv_cache import DEFAULT_MEMORY_SHARE, KVCacheSpec, free_bytes, kv_dtype_of
+from tripod.engine.execution.route import check_rows_are_apart
 from tripod.errors import ConfigError
 from tripod.models.architectures import Decoder
 from tripod.models.load import empty_language_model
@@ -57,9 +58,10 @@ def plan_engine(folder: Path, config: EngineConfig = EngineConfig(), *, free: in
 
     Raises:
         CheckpointError: no usable checkpoint is there.
-        ConfigError: a pool that holds nothing.
+        ConfigError: a pool that holds nothing, or a model that no engine serves.
     """
     model = empty_language_model(folder)
+    check_rows_are_apart(model)
     weight_format = config.weight_format or "f32"
     by_format = {known: _weight_bytes(model, known) for known in FORMATS}
     dtype = kv_dtype_of(weight_format, config.kv_cache_dtype)
