@@ -233,3 +233,9 @@ def test_a_cache_that_a_layer_does_not_fit_or_that_cannot_be_is_refused() -> Non
 def test_a_cache_smaller_than_a_layer_is_refused() -> None:
     with pytest.raises(ConfigError, match="expert_cache=13 is less than the 14 experts of a layer"):
         assemble(tiny_model(OLMOE), EngineConfig(expert_cache=13, kv_tokens=64))
+
+
+@needs_kernels
+def test_a_cache_of_experts_is_refused_for_a_model_that_has_none() -> None:
+    with pytest.raises(ConfigError, match="expert_cache=13 is for a sparse model, and this one has no experts; leave it out"):
+        assemble(tiny_model(OLMOE.dense), EngineConfig(expert_cache=13, kv_tokens=64))

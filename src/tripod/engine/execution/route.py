@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from tripod.engine.execution.row_attention import RowKVCache
 from tripod.engine.execution.sampler import torch_argmax, torch_greedy
 from tripod.errors import ConfigError
 from tripod.models.architectures import Decoder
-from tripod.models.expert_cache import ExpertCache
+from tripod.models.expert_cache import ExpertCache, check_room
 from tripod.models.language_model import LanguageModel
 from tripod.models.pack import pack
 from tripod.models.sparse_llama import SparseLlama
@@ -139,6 +139,8 @@ def choose_route(
     chosen = weight_format or format_of(model.dtype)
     reason = "asked for" if kernels == "torch" else _why_not_native(model, chosen, block_size, kv_cache_dtype)
     if reason is None and chosen is not None:
+        if expert_cache is not None:
+            check_room(expert_cache, cast("Decoder", model))
         from tripod.engine.execution.native_route import NativeRoute
 
         return NativeRoute(chosen, expert_cache, kv_cache_dtype)
