@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.cli.conftest import Command
@@ -85,17 +86,30 @@ def test_a_conversation_ends_with_its_input(tripod: Command, model: Path, monkey
     assert "Ctrl-D" in outcome.err
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until_healthy(process: subprocess.Popen[str], client: httpx.Client) -> None:
+    deadline = time.monotonic() + 90.0
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if client.get("/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+
+
 def test_a_server_is_ready_when_health_says_so_stops_on_sigterm_and_what_it_did_can_be_done_again(
     tripod: Command, model: Path, tmp_path: Path
 ) -> None:
-    import httpx
-
     log = tmp_path / "run.jsonl"
     (tmp_path / "own_apps.py").write_text("async def shout(prompt):\n    return prompt.messages[-1].text.upper()\n")
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [
             sys.executable,
@@ -129,14 +143,8 @@ def test_a_server_is_ready_when_health_says_so_stops_on_sigterm_and_what_it_did_
         env=os.environ,
     )
     try:
-        deadline = time.monotonic() + 90.0
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-            while time.monotonic() < deadline and process.poll() is None:
-                try:
-                    if client.get("/health").status_code == 200:
-                        break
-                except httpx.TransportError:
-                    time.sleep(0.1)
+            wait_until_healthy(process, client)
             assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["our-model", "shout"]
             assert client.post("/apps/shout", json={"input": "Hi"}).json()["text"] == "HI"
             body = {"model": "our-model", "prompt": "Once", "max_tokens": 4, "temperature": 0}
@@ -165,6 +173,39 @@ def test_a_server_is_ready_when_health_says_so_stops_on_sigterm_and_what_it_did_
     assert again.code == 1
     assert again.out.startswith("step 2 differs: request request-")
     assert "output token 2: logged [258], now [" in again.out
+
+
+def test_a_server_keeps_as_many_experts_in_memory_as_it_is_told_and_says_how_often_one_was_there(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from tests.engine.tiny_models import MIXTRAL, tiny_model
+    from tripod.models.save import save_checkpoint
+    from tripod.ops.kernels.cpu import library
+    from tripod.text.byte_level import write_byte_tokenizer
+
+    if library.why_not() is not None:
+        pytest.skip(str(library.why_not()))
+    folder = tmp_path / "model"
+    save_checkpoint(tiny_model(replace(MIXTRAL, router=replace(MIXTRAL.router, num_experts=8))), folder)  # 16 experts in 2 layers
+    write_byte_tokenizer(folder)
+    port = free_port()
+    command = [sys.executable, "-m", "tripod", "serve", str(folder), "--port", str(port), "--expert-cache", "9", "--name", "sparse"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            wait_until_healthy(process, client)
+            body = {"model": "sparse", "prompt": "Once", "max_tokens": 40, "temperature": 0, "ignore_eos": True}
+            assert client.post("/v1/completions", json=body).json()["usage"]["completion_tokens"] == 40
+            counts = dict(re.findall(r"^tripod_expert_cache_(\w+)_total (\S+)$", client.get("/metrics").text, flags=re.MULTILINE))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    hits, misses = float(counts["hits"]), float(counts["misses"])
+    # Each of 40 steps asks 2 layers for 2 experts, the first for those of the 4 tokens of a prompt: 2 at least, and 8 at most.
+    assert 40 * 2 * 2 <= hits + misses <= 40 * 2 * 2 + 2 * 6
+    assert hits > 0
+    assert misses > 16, "16 experts do not fit 9 places: some were fetched again"
 
 
 def test_a_plan_says_what_will_be_taken_and_ends_with_one_where_it_does_not_fit(tripod: Command, model: Path) -> None:

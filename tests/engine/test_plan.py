@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.engine.execution.test_routes import needs_kernels
-from tests.engine.tiny_models import NEOX, QWEN, tiny_model
+from tests.engine.tiny_models import MIXTRAL, NEOX, QWEN, tiny_model
 from tripod.engine.assemble import assemble
 from tripod.engine.engine_config import EngineConfig
 from tripod.engine.plan import plan_engine
@@ -57,6 +57,17 @@ def test_a_pool_in_8_bits_is_planned_with_its_scales_and_taken_so(config: GPTNeo
     spec = assemble(model, engine_config).spec
     assert plan.kv_bytes_per_token == 2 * 2 * config.num_kv_heads * (config.head_dim + 4)  # keys and values of 2 layers, a scale each
     assert plan.kv_bytes == spec.num_bytes == 112 * plan.kv_bytes_per_token
+
+
+def test_of_experts_as_many_are_planned_as_are_kept_in_memory(tmp_path: Path) -> None:
+    save_checkpoint(tiny_model(MIXTRAL), tmp_path)
+    plans = {room: plan_engine(tmp_path, EngineConfig(weight_format="bf16", expert_cache=room)) for room in (None, 5, 7, 10, 11)}
+    expert = 3 * 72 * 52 * 2  # up, gate and down in bfloat16
+    assert plans[None].weight_bytes - plans[7].weight_bytes == 3 * expert  # of 2 layers of 5
+    assert plans[7].weight_bytes - plans[5].weight_bytes == 2 * expert
+    assert plans[None].weight_bytes == plans[10].weight_bytes == plans[11].weight_bytes
+    with pytest.raises(ConfigError, match="expert_cache=4 is less than the 5 experts of a layer"):
+        plan_engine(tmp_path, EngineConfig(expert_cache=4))
 
 
 def test_what_fits_is_what_is_left_beside_weights_and_workspace(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tripod.cli.weights import KVCacheType, Weights, kv_dtype, weight_format
+from tripod.cli.weights import ExpertCacheSize, KVCacheType, Weights, kv_dtype, weight_format
 
 if TYPE_CHECKING:
     from tripod.serving.load import Run, Target
@@ -229,6 +229,7 @@ def offline(
     kv_tokens: Annotated[int | None, typer.Option("--kv-tokens", min=1)] = None,
     weights: Weights = None,
     kv_cache_dtype: KVCacheType = None,
+    expert_cache: ExpertCacheSize = None,
     json_file: Json = None,
 ) -> None:
     """Throughput of the engine alone, without HTTP: so many requests at once, until all have ended."""
@@ -242,7 +243,12 @@ def offline(
     from tripod.sampling import SamplingParams
     from tripod.serving.workload import synthetic
 
-    config = EngineConfig(kv_tokens=kv_tokens, weight_format=weight_format(weights), kv_cache_dtype=kv_dtype(kv_cache_dtype))
+    config = EngineConfig(
+        kv_tokens=kv_tokens,
+        weight_format=weight_format(weights),
+        kv_cache_dtype=kv_dtype(kv_cache_dtype),
+        expert_cache=expert_cache,
+    )
 
     async def measure() -> list[float]:
         seconds = []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tripod.cli.weights import KVCacheType, Weights, kv_dtype, weight_format
+from tripod.cli.weights import ExpertCacheSize, KVCacheType, Weights, kv_dtype, weight_format
 
 if TYPE_CHECKING:
     from tripod.sampling import SamplingParams
@@ -23,6 +24,7 @@ def generate(
     seed: Annotated[int | None, typer.Option("--seed", help="Makes a temperature above 0 repeatable.")] = None,
     weights: Weights = None,
     kv_cache_dtype: KVCacheType = None,
+    expert_cache: ExpertCacheSize = None,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this string; may be given several times.")] = None,
 ) -> None:
     """Continue a text with a local model, as it is generated. Only the continuation is printed."""
@@ -32,13 +34,18 @@ def generate(
 
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop or ()))
     text = sys.stdin.read() if prompt == "-" else prompt
-    finished = tripod.run(_generate(model, text, sampling, weights, kv_cache_dtype))
+    engine_options = {
+        "weight_format": weight_format(weights),
+        "kv_cache_dtype": kv_dtype(kv_cache_dtype),
+        "expert_cache": expert_cache,
+    }
+    finished = tripod.run(_generate(model, text, sampling, engine_options))
     usage, timings = finished.usage, finished.timings
     rate = f", {(usage.completion_tokens - 1) / timings.decode_s:.0f} tokens/s" if timings.decode_s and usage.completion_tokens > 1 else ""
     note(f"{usage.prompt_tokens} tokens in, {usage.completion_tokens} out ({finished.finish_reason}){rate}")
 
 
-async def _generate(model: str, prompt: str, sampling: SamplingParams, weights: str | None, kv_cache_dtype: str | None) -> Finished:
+async def _generate(model: str, prompt: str, sampling: SamplingParams, engine_options: Mapping[str, Any]) -> Finished:
     from tripod.errors import EngineError, MissingExtraError
     from tripod.trace import Delta
 
@@ -47,8 +54,7 @@ async def _generate(model: str, prompt: str, sampling: SamplingParams, weights: 
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "engine", "tripod generate") from error
 
-    config = EngineConfig(weight_format=weight_format(weights), kv_cache_dtype=kv_dtype(kv_cache_dtype))
-    async with Engine.load(model, config=config) as engine:
+    async with Engine.load(model, config=EngineConfig(**engine_options)) as engine:
         async for event in engine.stream(prompt, sampling):
             if isinstance(event, Delta):
                 sys.stdout.write(event.text)

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from tripod.cli.weights import KVCacheType, Weights, kv_dtype, weight_format
+from tripod.cli.weights import ExpertCacheSize, KVCacheType, Weights, kv_dtype, weight_format
 
 
 def plan(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, run@stepN, or org/name[@revision].")],
     weights: Weights = None,
     kv_cache_dtype: KVCacheType = None,
+    expert_cache: ExpertCacheSize = None,
     kv_tokens: Annotated[int | None, typer.Option("--kv-tokens", min=1, help="Size of the key/value pool in tokens.")] = None,
     kv_bytes: Annotated[int | None, typer.Option("--kv-bytes", min=1, help="Size of the key/value pool in bytes.")] = None,
 ) -> None:
@@ -22,7 +23,11 @@ def plan(
     from tripod.models.locate import locate
 
     config = EngineConfig(
-        weight_format=weight_format(weights), kv_cache_dtype=kv_dtype(kv_cache_dtype), kv_tokens=kv_tokens, kv_bytes=kv_bytes
+        weight_format=weight_format(weights),
+        kv_cache_dtype=kv_dtype(kv_cache_dtype),
+        expert_cache=expert_cache,
+        kv_tokens=kv_tokens,
+        kv_bytes=kv_bytes,
     )
     planned = plan_engine(locate(model), config)
     others = ", ".join(f"{name} {_mib(size)}" for name, size in planned.bytes_by_format.items() if name != planned.weight_format)

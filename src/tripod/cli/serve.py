@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tripod.cli.weights import KVCacheType, Weights, kv_dtype, weight_format
+from tripod.cli.weights import ExpertCacheSize, KVCacheType, Weights, kv_dtype, weight_format
 
 if TYPE_CHECKING:
     import socket
@@ -22,6 +22,7 @@ _ENGINE_FLAGS = {  # what only a language model has -> as it is asked for; bound
     "kv_bytes": "--kv-bytes",
     "weight_format": "--weights",
     "kv_cache_dtype": "--kv-cache-dtype",
+    "expert_cache": "--expert-cache",
     "batch_invariant": "--batch-invariant",
     "log": "--log",
     "chat_template": "--chat-template",
@@ -55,6 +56,7 @@ def serve(
     kv_bytes: Annotated[int | None, typer.Option("--kv-bytes", min=1, help="Size of the key/value pool in bytes, instead.")] = None,
     weights: Weights = None,
     kv_cache_dtype: KVCacheType = None,
+    expert_cache: ExpertCacheSize = None,
     batch_invariant: Annotated[
         bool, typer.Option("--batch-invariant", help="Bitwise the same answer whatever else is computed with it.")
     ] = False,
@@ -121,6 +123,7 @@ def serve(
                     "kv_bytes": kv_bytes,
                     "weight_format": weight_format(weights),
                     "kv_cache_dtype": kv_dtype(kv_cache_dtype),
+                    "expert_cache": expert_cache,
                     "batch_invariant": batch_invariant,
                     "log": log,
                     "max_num_requests": max_num_requests,

@@ -1,4 +1,4 @@
-"""The options `--weights` and `--kv-cache-dtype` of commands that open a model."""
+"""The options `--weights`, `--kv-cache-dtype` and `--expert-cache` of commands that open a model."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ Weights: TypeAlias = Annotated[
 ]
 KVCacheType: TypeAlias = Annotated[
     str | None, typer.Option("--kv-cache-dtype", metavar="int8", help="Of keys and values, if not as precise as the weights.")
+]
+ExpertCacheSize: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--expert-cache", metavar="N", min=1, help="Experts kept in memory, of all layers together; others stay on disk."),
 ]
 
 

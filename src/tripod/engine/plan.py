@@ -10,8 +10,10 @@ from torch import nn
 
 from tripod.engine.engine_config import EngineConfig
 from tripod.engine.execution.kv_cache import DEFAULT_MEMORY_SHARE, KVCacheSpec, free_bytes, kv_dtype_of
+from tripod.engine.execution.route import check_rows_are_apart
 from tripod.errors import ConfigError
 from tripod.models.architectures import Decoder
+from tripod.models.expert_cache import check_room
 from tripod.models.load import empty_language_model
 from tripod.models.moe import Experts, SparseMLP
 from tripod.ops.linear import WeightFormat, weight_bytes
@@ -24,7 +26,7 @@ class EnginePlan:
     """Bytes of an engine, by what they are for."""
 
     weight_format: WeightFormat
-    weight_bytes: int  # linear layers in the format; embedding and norms as the checkpoint has them
+    weight_bytes: int  # linear layers in the format, experts as far as they are kept in memory; the rest as the checkpoint has it
     bytes_by_format: dict[WeightFormat, int]
     kv_tokens: int
     kv_bytes: int
@@ -57,11 +59,14 @@ def plan_engine(folder: Path, config: EngineConfig = EngineConfig(), *, free: in
 
     Raises:
         CheckpointError: no usable checkpoint is there.
-        ConfigError: a pool that holds nothing.
+        ConfigError: a pool that holds nothing, an expert cache that the model does not fit, or a model that no engine serves.
     """
     model = empty_language_model(folder)
+    check_rows_are_apart(model)
+    if config.expert_cache is not None:
+        check_room(config.expert_cache, model)
     weight_format = config.weight_format or "f32"
-    by_format = {known: _weight_bytes(model, known) for known in FORMATS}
+    by_format = {known: _weight_bytes(model, known, config.expert_cache) for known in FORMATS}
     dtype = kv_dtype_of(weight_format, config.kv_cache_dtype)
     block = KVCacheSpec.of(model, kv_tokens=1, block_size=config.block_size, dtype=dtype)
     available = free_bytes(torch.device("cpu")) if free is None else free
@@ -87,17 +92,20 @@ def plan_engine(folder: Path, config: EngineConfig = EngineConfig(), *, free: in
     )
 
 
-def _weight_bytes(model: Decoder, weight_format: WeightFormat) -> int:
+def _weight_bytes(model: Decoder, weight_format: WeightFormat, expert_cache: int | None) -> int:
     head = model.embedding if model.head is None else model.head
     packed = weight_bytes(head.weight.shape[0], head.weight.shape[1], weight_format)
     kept = model.embedding.weight.numel() * 4
+    room = expert_cache  # None: all are kept
     for module in model.modules():
         if isinstance(module, nn.Linear):
             if module is not model.head:
                 packed += weight_bytes(module.out_features, module.in_features, weight_format)
             kept += 0 if module.bias is None else module.bias.numel() * 4
         elif isinstance(module, Experts):
-            for num_experts, num_outputs, num_inputs in (tuple(module.up.shape), tuple(module.down.shape)):
+            num_experts = len(module.up) if room is None else min(room, len(module.up))
+            room = None if room is None else room - num_experts
+            for num_outputs, num_inputs in (tuple(module.up.shape[1:]), tuple(module.down.shape[1:])):
                 packed += num_experts * weight_bytes(num_outputs, num_inputs, weight_format)
         elif module is not model.embedding:
             kept += sum(parameter.numel() * 4 for parameter in module.parameters(recurse=False))

@@ -10,9 +10,25 @@ import torch
 from torch import Tensor
 
 from tripod.errors import ConfigError
+from tripod.models.moe import Experts, HasModules
 from tripod.ops.kernels.cpu.experts import ExpertTable, PackedExpert
 from tripod.ops.kernels.cpu.packing import PackedWeight
 from tripod.ops.moe_routing import Routing
+
+
+def check_room(num_experts: int, model: HasModules) -> None:
+    """Whether so many experts can be kept of a model.
+
+    Raises:
+        ConfigError: it has none, or one step can ask for more experts of a layer than there is room for.
+    """
+    most = max((len(module.up) for module in model.modules() if isinstance(module, Experts)), default=0)  # of one layer
+    if not most:
+        raise ConfigError(f"expert_cache={num_experts} is for a sparse model, and this one has no experts; leave it out")
+    if num_experts < most:
+        raise ConfigError(
+            f"expert_cache={num_experts} is less than the {most} experts of a layer, all of which one step may ask for; give {most} or more"
+        )
 
 
 class ExpertCache:
@@ -28,17 +44,15 @@ class ExpertCache:
         """The experts of one more layer.
 
         Args:
-            experts: where they come from; the same shape in all layers.
-
-        Raises:
-            ConfigError: one step can ask for more experts of a layer than there is room for.
+            experts: where they come from; the same shape in all layers, and no more than there is room for: see `check_room`.
         """
-        if self.num_experts < len(experts):
-            raise ConfigError(
-                f"expert_cache={self.num_experts} is less than the {len(experts)} experts of a layer, all of which one step may ask for; "
-                f"give {len(experts)} or more"
-            )
+        assert len(experts) <= self.num_experts
         return CachedExperts(self, ExpertTable(experts), tuple(experts))
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the experts that it holds, packed."""
+        return sum(expert.num_bytes for expert in self._held.values())
 
     def hold(self, owner: CachedExperts, wanted: Sequence[int]) -> None:
         """See to it that the wanted experts of a layer are held, and that its table finds them here."""

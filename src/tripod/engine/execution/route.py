@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from tripod.engine.execution.row_attention import RowKVCache
 from tripod.engine.execution.sampler import torch_argmax, torch_greedy
 from tripod.errors import ConfigError
 from tripod.models.architectures import Decoder
-from tripod.models.expert_cache import ExpertCache
+from tripod.models.expert_cache import ExpertCache, check_room
 from tripod.models.language_model import LanguageModel
 from tripod.models.pack import pack
 from tripod.models.sparse_llama import SparseLlama
@@ -119,8 +119,9 @@ def choose_route(
         kv_cache_dtype: of keys and values; None: as precise as the weights.
 
     Raises:
-        ConfigError: what was asked for cannot run here; the message says why.
+        ConfigError: what was asked for cannot run here, or the model nowhere; the message says why.
     """
+    check_rows_are_apart(model)
     if kernels not in ("auto", "native", "torch"):
         raise ConfigError(f"kernels={kernels!r} is unknown; choose auto, native or torch")
     if (
@@ -138,6 +139,8 @@ def choose_route(
     chosen = weight_format or format_of(model.dtype)
     reason = "asked for" if kernels == "torch" else _why_not_native(model, chosen, block_size, kv_cache_dtype)
     if reason is None and chosen is not None:
+        if expert_cache is not None:
+            check_room(expert_cache, cast("Decoder", model))
         from tripod.engine.execution.native_route import NativeRoute
 
         return NativeRoute(chosen, expert_cache, kv_cache_dtype)
@@ -149,6 +152,20 @@ def choose_route(
     return TorchRoute(model, weight_format, reason or "", is_batch_invariant=batch_invariant)
 
 
+def check_rows_are_apart(model: LanguageModel) -> None:
+    """Whether what a token becomes is its own and its predecessors' affair.
+
+    Raises:
+        ConfigError: it depends on others that are computed with it, so that no route can serve the model.
+    """
+    if isinstance(model, SparseLlama) and model.config.router.chooser == "expert":
+        raise ConfigError(
+            "the experts of this model choose their tokens (chooser='expert') among all of a step: those of other requests and later ones "
+            "of the same, so that an answer would depend on who else asks; serve a model whose tokens choose (chooser='token'). This one "
+            "can be studied by its weights and whole texts (`tripod study model-statistics`)"
+        )
+
+
 def _why_not_native(
     model: LanguageModel, weight_format: WeightFormat | None, block_size: int, kv_cache_dtype: KVCacheDtype | None
 ) -> str | None:
@@ -158,8 +175,6 @@ def _why_not_native(
         return f"the model is on {model.device}"
     if weight_format is None:
         return f"the kernels have no linear layer in {model.dtype}"
-    if isinstance(model, SparseLlama) and model.config.router.chooser == "expert":
-        return "its experts choose tokens, which the kernels do not do"
     from tripod.engine.execution.native_route import why_not
 
     return why_not(model, weight_format, block_size, kv_cache_dtype)
