@@ -10,10 +10,10 @@ function of the tokens before it, bit for bit, over all schedules; and so is an 
 Sparse models: where two experts are nearly equal, rounding takes the other one, and what follows is far from transformers' and no worse. So
 a row is held to the tolerance if rounding cannot have done that: in transformers, in float32, the last chosen expert leads the first that
 is not by more than the route's error allows, for the row in every layer and for the tokens before it in every layer but the last, whose
-choices no other row sees. All other rows ("unsure") are compared bit for bit alone. Of a router of random weights (`mixtral`) nearly all
-rows are held in float32, few in bfloat16 and next to none in int8 and int4; so there is one that is sure of itself as well (`mixtral-sure`:
-most of what it reads says which token it is). Of that one on every route, and of the other in float32, nine tenths must be held. Experts
-that are kept in memory by use must give the bits of all in memory.
+choices no other row sees. All other rows ("unsure") are compared bit for bit alone, where a route promises bits. Of a router of random
+weights (`mixtral`) nearly all rows are held in float32, few in bfloat16 and next to none in int8 and int4; so there is one that is sure
+of itself as well (`mixtral-sure`: most of what it reads says which token it is). Of that one on every route, and of the other in
+float32, nine tenths must be held. Experts that are kept in memory by use must give the bits of all in memory.
 """
 
 from __future__ import annotations

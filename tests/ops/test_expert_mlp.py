@@ -16,7 +16,7 @@ from tripod.ops.expert_mlp import Gating
 from tripod.ops.grouped_linear import grouped_linear, has_grouped_product
 from tripod.ops.kernels import expert_mlp as fast
 from tripod.ops.kernels.cpu.library import is_available
-from tripod.ops.moe_routing import Capacity, RouterConfig, Routing, choose_experts
+from tripod.ops.moe_routing import Capacity, RouterConfig, Routing, choose_experts, dispatch
 from tripod.ops.onednn_linear import has_onednn_linear
 
 
@@ -99,6 +99,33 @@ def test_the_gradients_of_the_fast_twin_are_those_of_finite_differences_in_float
         moved[1][place] -= step * direction
         ahead, behind = (float(total(reference.expert_mlp, one)) for one in moved)
         assert float((gradient.double() * direction).sum()) == pytest.approx((ahead - behind) / (2 * step), rel=1e-4, abs=1e-3)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("idle", [0, 2, 5], ids=["none idle", "some", "most"])
+def test_idle_experts_have_gradients_of_zeros_whatever_their_memory_held(idle: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = fast.np.full
+    monkeypatch.setattr(fast.np, "empty", lambda shape, dtype: empty(shape, float("nan"), dtype))
+    x, logits, up, down = parts("swiglu")
+    ids = torch.stack([(torch.arange(2) + token) % (7 - idle) for token in range(12)])
+    found = []
+    for run in (reference.expert_mlp, fast.expert_mlp):
+        out = run(x, Routing(logits, logits, ids, logits.gather(1, ids)), up, down, "swiglu")
+        found.append(torch.autograd.grad(out.square().sum(), (up, down)))
+    for expected, got in zip(*found, strict=True):
+        assert not expected[7 - idle :].any()
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_rows_of_an_expert_are_filled_up_to_whole_tiles() -> None:
+    """So that oneDNN meets few shapes, and compiles few products, however routing moves."""
+    ids = torch.tensor([[0, 2]] * 17 + [[2, 4]] * 16)  # 17, 33 and 16 rows of 0, 2 and 4
+    logits = torch.zeros(33, 5)
+    sent = dispatch(Routing(logits, logits, ids, torch.ones(33, 2)))
+    tiles = fast._tiles(sent)
+    assert tiles.experts == ((0, slice(0, 32)), (2, slice(32, 80)), (4, slice(80, 96)))
+    assert tiles.tokens[tiles.places].equal(sent.tokens)
+    assert tiles.places.tolist() == [*range(17), *range(32, 65), *range(80, 96)]
 
 
 @pytest.mark.skipif(not is_available(), reason="no CPU kernels to compare with")

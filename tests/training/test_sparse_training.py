@@ -167,7 +167,7 @@ def test_two_that_share_experts_resume_bit_for_bit_and_measure_tensors_and_loads
     assert_same_state(recipe.run, alone.run, 8)
     for mine, expected in zip(*(read_metrics(Path(run) / "metrics.jsonl") for run in (recipe.run, alone.run)), strict=True):
         for name in ("dropped", "max_load", "balance_loss", "router_z_loss"):
-            assert mine.get(name) == pytest.approx(expected.get(name), abs=0.05)  # one choice of the 128 of a layer may fall otherwise
+            assert mine.get(name) == pytest.approx(expected.get(name), abs=0.05)  # some choices of the 128 of a layer may fall otherwise
     last, record = Path(recipe.run) / "step8", routing_path(Path(recipe.run), 8)
     unbroken, routed = state_files(Path(recipe.run), 8), record.read_bytes()
     shutil.rmtree(last)

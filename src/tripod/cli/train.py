@@ -58,7 +58,6 @@ def train(
     # and of whatever else wants the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     from tripod.cli.terminal import stdout
-    from tripod.training.kept_memory import keep_freed_memory
     from tripod.training.metric_sinks import sink_named
     from tripod.training.recipe_file import read_recipe
 
@@ -77,7 +76,6 @@ def train(
         options += [] if sample is None else ["--sample", sample]
         _train_by_processes(recipes, recipe if branch is None else None, changes or (), resume, device, options, processes, workers)
         return
-    keep_freed_memory()
     import torch
 
     if threads is not None:
@@ -98,8 +96,10 @@ def _train(
     from tripod.cli.terminal import note, stdout
     from tripod.training.gemm_peak import measure_gemm_peak
     from tripod.training.gradients import compute_dtype
+    from tripod.training.kept_memory import keep_freed_memory
     from tripod.training.loop import train as run_recipe
 
+    keep_freed_memory()  # of the steps: what the preparation freed has been given back
     peak_flops = measure_gemm_peak(torch.device(device), compute_dtype(recipe.precision)) * num_processes()
 
     def on_checkpoint(folder: Path, step: int) -> None:

@@ -16,7 +16,7 @@ def keep_freed_memory() -> bool:
     of other sizes stays with the process.
 
     Returns:
-        Whether the allocator is glibc's and took the advice; other allocators are left as they are.
+        Whether glibc's malloc took the advice. Another allocator, or one that stands in its place, does not hear it.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

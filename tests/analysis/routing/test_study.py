@@ -183,3 +183,9 @@ def test_a_dense_model_is_refused(tmp_path: Path, world: Path) -> None:
     [model] = find_checkpoints([str(tmp_path)])
     with pytest.raises(ConfigError, match="dense"):
         tripod.run(RoutingStudy(texts=(str(world / "same"),), **SETTINGS).measure(model, lambda *_: None))  # type: ignore[arg-type]
+
+
+def test_too_few_permutations_for_any_verdict_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"num_permutations=18 cannot give a p below 0\.05; give 19 or more"):
+        RoutingStudy(num_permutations=18)
+    RoutingStudy(num_permutations=19)

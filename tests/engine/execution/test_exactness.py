@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -24,7 +25,7 @@ def sparse_model_of(route: RouteCase) -> str:
 
 CASES = [case(route, MODEL_OF[route.weight_format]) for route in ROUTES]
 SPARSE_CASES = [case(route, sparse_model_of(route)) for route in SPARSE_ROUTES if route.kernels == "native" or route.weight_format == "f32"]
-SEEDS = {"mixtral": (0, 5)}
+SEEDS = {"mixtral": (0, 5)}  # of 0 and 3 together, too many rows of this router are unsure
 
 
 @cache
@@ -35,7 +36,10 @@ def judge(name: str) -> Judge:
 @pytest.mark.campaign
 @pytest.mark.parametrize(("route", "name"), [*CASES, *SPARSE_CASES])
 def test_every_row_of_a_random_schedule_is_transformers_and_the_same_bits_on_every_path(route: RouteCase, name: str) -> None:
-    outcomes = [run_schedule(name, judge(name), route, seed) for seed in SEEDS.get(name, (0, 3))]  # many at once; few blocks
+    seeds = SEEDS.get(name, (0, 3))  # many at once; few blocks
+    if route.expert_cache is not None:  # with all experts in memory first, to have their bits
+        assert not any(run_schedule(name, judge(name), replace(route, expert_cache=None), seed).failures for seed in seeds)
+    outcomes = [run_schedule(name, judge(name), route, seed) for seed in seeds]
     assert [failure for outcome in outcomes for failure in outcome.failures] == []
     for what in ("num_cached_tokens", "num_preemptions", "num_forks", "num_copies", "num_cut"):
         assert sum(getattr(outcome, what) for outcome in outcomes) > 0, f"without any {what} the test shows less than it says"

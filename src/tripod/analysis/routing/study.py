@@ -20,7 +20,7 @@ from tripod.analysis.routing.picture import draw_routing
 from tripod.analysis.routing.recorded import recorded_routing
 from tripod.analysis.routing.remarks import remarks
 from tripod.analysis.routing.routed import Ids, Routed, tally
-from tripod.analysis.routing.specialization import compare_classes, shares, spread, told_by_tokens, top_tokens
+from tripod.analysis.routing.specialization import LEVEL, compare_classes, shares, spread, told_by_tokens, top_tokens
 from tripod.analysis.routing.texts import LabelledRows, labelled_rows, text_files, texts_hash
 from tripod.analysis.study import PLACE, Measured
 from tripod.errors import ConfigError
@@ -51,8 +51,12 @@ class RoutingStudy:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.num_rows, self.row_tokens, self.min_tokens, self.num_permutations) < 2 or not self.capacity_factor > 0:
-            raise ConfigError(f"{self}: numbers of rows, tokens and permutations must be 2 at least, and capacity_factor above 0")
+        if min(self.num_rows, self.row_tokens, self.min_tokens) < 2 or not self.capacity_factor > 0:
+            raise ConfigError(f"{self}: numbers of rows and tokens must be 2 at least, and capacity_factor above 0")
+        if (1 + self.num_permutations) * LEVEL < 1:  # p is one of so many at least
+            raise ConfigError(
+                f"num_permutations={self.num_permutations} cannot give a p below {LEVEL}; give {round(1 / LEVEL) - 1} or more"
+            )
 
     def depends_on(self, checkpoint: Checkpoint) -> Mapping[str, str]:
         if self.texts:

@@ -6,11 +6,12 @@ added to their tokens while they are there, weights and all. In both, the gradie
 are short.
 """
 
-# N tokens, k choices, A assignments, E experts, D hidden size, F size of an expert, R rows of its first matrix
+# N tokens, k choices, A assignments (P with what fills tiles), c of an expert; E experts, D hidden size, F size of an expert, R rows of its
+# first matrix
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,8 +27,9 @@ from tripod.ops.kernels.gpu import is_for_gpu
 from tripod.ops.moe_routing import Dispatch, Routing, dispatch
 from tripod.ops.onednn_linear import has_onednn_linear, onednn_linear
 
-# Of an expert, on average, by level of the kernels: where both ways take equally long (docs/experiments.md).
-_FEW_ROWS = {"avx512": 256, "avx2": 48}
+# Of an expert, on average, by level of the kernels: fewer go together, which is no slower then (docs/experiments.md).
+_FEW_ROWS = {"avx512": 320, "avx2": 48}
+_TILE_ROWS = 16
 
 
 def is_faster(x: Tensor, routing: Routing, up: Tensor) -> bool:
@@ -89,29 +91,31 @@ class ManyRows(torch.autograd.Function):
         ctx: Any, x: Tensor, weights: Tensor, up: Tensor, down: Tensor, sent: Dispatch, gating: Gating, accumulates: bool
     ) -> Tensor:
         keeps = any(ctx.needs_input_grad)
-        factors = weights.flatten().index_select(0, sent.places)  # [A]
+        tiles = _tiles(sent)
+        factors = x.new_zeros(len(tiles.tokens))
+        factors[tiles.places] = weights.flatten().index_select(0, sent.places)
         out = torch.zeros_like(x)
         firsts = []
-        for expert, rows in _experts(sent):
-            tokens = sent.tokens[rows]
+        for expert, rows in tiles.experts:
+            tokens = tiles.tokens[rows]
             first = onednn_linear(x.index_select(0, tokens), up[expert], None)  # [c, R]
             out.index_add_(0, tokens, onednn_linear(_gated(first, factors[rows], gating), down[expert], None))
             if keeps:
                 firsts.append(first)
         if keeps:
             ctx.save_for_backward(x, weights, up, down, factors, *firsts)
-            ctx.sent, ctx.gating, ctx.matrices = sent, gating, (up, down) if accumulates else None
+            ctx.sent, ctx.tiles, ctx.gating, ctx.matrices = sent, tiles, gating, (up, down) if accumulates else None
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weights, up, down, factors, *firsts = ctx.saved_tensors
-        sent, [of_out] = ctx.sent, gradients
+        sent, tiles, [of_out] = ctx.sent, ctx.tiles, gradients
         of_x = torch.zeros_like(x)
         of_factors = torch.empty_like(factors)
         targets = [_target(matrix, sent, ctx.matrices is not None) for matrix in ctx.matrices or (up, down)]
-        for (expert, rows), first in zip(_experts(sent), firsts, strict=True):
-            tokens = sent.tokens[rows]
+        for (expert, rows), first in zip(tiles.experts, firsts, strict=True):
+            tokens = tiles.tokens[rows]
             of_row = of_out.index_select(0, tokens)  # [c, D]: of the output before its factor
             hidden = onednn_linear(of_row, down[expert].t(), None)  # [c, F], likewise
             of_first, of_factors[rows] = _gated_gradients_(hidden, first, factors[rows], ctx.gating)
@@ -119,7 +123,32 @@ class ManyRows(torch.autograd.Function):
                 of_matrix = onednn_linear(left.t(), right.t(), None)
                 target[expert].add_(of_matrix) if adds else target[expert].copy_(of_matrix)
             of_x.index_add_(0, tokens, onednn_linear(of_first, up[expert].t(), None))
-        return of_x, _of_weights(weights, sent, of_factors), *_returned(targets, ctx.matrices), None, None, None
+        of_weights = _of_weights(weights, sent, of_factors[tiles.places])
+        return of_x, of_weights, *_returned(targets, ctx.matrices), None, None, None
+
+
+@dataclass(frozen=True, slots=True)
+class _Tiles:
+    """Assignments by expert, those of each filled up to whole tiles by more of token 0, whose factors are to be 0.
+
+    oneDNN compiles a product for each number of rows and keeps a thousand: as routers learn, nearly every number would be a new one.
+    """
+
+    tokens: Tensor  # [P]
+    places: Tensor  # [A]: where the assignments are
+    experts: tuple[tuple[int, slice], ...]  # that have rows, and where
+
+
+def _tiles(sent: Dispatch) -> _Tiles:
+    counts = sent.counts
+    sizes = (counts + _TILE_ROWS - 1) // _TILE_ROWS * _TILE_ROWS
+    ends = sizes.cumsum(0)
+    shifts = (ends - sizes) - (counts.cumsum(0) - counts)  # by how much an expert's assignments move
+    places = torch.arange(len(sent.tokens)) + shifts.repeat_interleave(counts)
+    tokens = torch.zeros(int(ends[-1]), dtype=sent.tokens.dtype)
+    tokens[places] = sent.tokens
+    slices = (slice(end - size, end) for end, size in zip(ends.tolist(), sizes.tolist(), strict=True))
+    return _Tiles(tokens, places, tuple((expert, rows) for expert, rows in enumerate(slices) if rows.stop > rows.start))
 
 
 Way: TypeAlias = type[FewRows] | type[ManyRows]
@@ -172,22 +201,18 @@ def _target(matrix: Tensor, sent: Dispatch, accumulates: bool) -> tuple[Tensor, 
     """Where the gradient of a matrix goes, and whether it is added to what is there."""
     if accumulates and matrix.grad is not None:
         return matrix.grad, True
-    # Numpy's memory lies in large pages, unlike torch's, and its zeros are not touched before they are written: idle experts cost little.
-    memory = np.empty if bool(sent.counts.all()) else np.zeros
-    target = torch.from_numpy(memory(matrix.shape, np.float32))
-    if accumulates:
-        matrix.grad = target
+    idle = sent.counts == 0
+    if 2 * int(idle.sum()) > len(idle):  # zeros of fresh memory are not touched before they are written
+        return torch.from_numpy(np.zeros(matrix.shape, np.float32)), False
+    target = torch.from_numpy(np.empty(matrix.shape, np.float32))  # numpy's memory lies in large pages, unlike torch's
+    target[idle] = 0.0
     return target, False
 
 
-def _returned(targets: list[tuple[Tensor, bool]], matrices: object) -> list[Tensor | None]:
-    return [target if matrices is None else None for target, _ in targets]
-
-
-def _experts(sent: Dispatch) -> Iterator[tuple[int, slice]]:
-    """Each expert that has rows, with the place of them."""
-    start = 0
-    for expert, count in enumerate(sent.counts.tolist()):
-        if count:
-            yield expert, slice(start, start + count)
-        start += count
+def _returned(targets: list[tuple[Tensor, bool]], matrices: tuple[Tensor, ...] | None) -> list[Tensor | None]:
+    """What autograd is told of the gradients of matrices, now that they are written: nothing, where they are left in `.grad`."""
+    if matrices is None:
+        return [target for target, _ in targets]
+    for matrix, (target, _) in zip(matrices, targets, strict=True):
+        matrix.grad = target
+    return [None] * len(targets)

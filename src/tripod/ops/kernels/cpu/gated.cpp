@@ -48,9 +48,9 @@ TRIPOD_API void tripod_gated(const Gates* gates, float* out) {
     for_gates(*gates, [&](const Row& of, int64_t row) {
         const F16 factor = splat(gates->factors[row]);
         for (int64_t i = 0; i < size; i += kLanes) {
-            F16 x = mul(silu(read(of.gate, i, size)), read(of.up, i, size));
-            if (of.linear != nullptr) x = mul(x, read(of.linear, i, size));
-            write(out + row * size, i, size, mul(x, factor));
+            F16 raw = read(of.up, i, size);
+            if (of.linear != nullptr) raw = mul(read(of.linear, i, size), raw);
+            write(out + row * size, i, size, mul(mul(silu(read(of.gate, i, size)), raw), factor));
         }
     });
 }
