@@ -69,6 +69,11 @@ def test_a_run_is_studied_by_its_name_alone_at_every_step_that_it_recorded(tripo
             same = [len({*now} & {*then}) for now, then in pairs]
             assert recorded.where(measure="recorded overlap with the last").numbers("value") == [pytest.approx(np.mean(same) / TOP_K)]
             assert sum(recorded.where(measure="recorded load").numbers("value")) == pytest.approx(1.0)
+    for name in ("lanterns", "rivers"):  # in rows as long as the model's 64 positions
+        (tmp_path / f"{name}.txt").write_text(f"Of {name} there is more to say than fits. " * 40, encoding="utf-8")
+    by_class = tripod("study", "routing", folder, "--set", f"texts={tmp_path}/*.txt", "--out", tmp_path / "classes")
+    assert by_class.code == 0, by_class.err
+    assert "specialised by domain" in by_class.out
     assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
     drawn = (out / "plot.svg").read_text(encoding="utf-8")
     assert all(f"<!-- {title} -->" in drawn for title in ("Router saturation", "Recorded saturation", "Dropped towards the end"))

@@ -44,7 +44,7 @@ class RoutingStudy:
     texts: tuple[str, ...] = field(default=(), metadata=PLACE)  # files or folders; none: the first training rows of the run
     by: str = "domain"  # what the classes of texts are: domain, language, task; of .jsonl files the field that says it
     num_rows: int = 32  # of each class
-    row_tokens: int = 256
+    row_tokens: int = 256  # or as many as the model has positions
     min_tokens: int = 128  # occurrences from which on a token id or a position has routing ratios
     capacity_factor: float = 1.25
     num_permutations: int = 400
@@ -79,16 +79,18 @@ class RoutingStudy:
         return Routed.of_record(record, rows.classes).table()
 
     def _rows(self, checkpoint: Checkpoint) -> LabelledRows:
+        from tripod.models.load import empty_language_model
         from tripod.text.load_tokenizer import load_tokenizer
 
+        row_tokens = min(self.row_tokens, empty_language_model(checkpoint.folder).config.max_positions)
         if self.texts:
             tokenizer = load_tokenizer(checkpoint.folder)
-            return labelled_rows(text_files(self.texts), self.by, tokenizer, num_rows=self.num_rows, row_tokens=self.row_tokens)
+            return labelled_rows(text_files(self.texts), self.by, tokenizer, num_rows=self.num_rows, row_tokens=row_tokens)
         if checkpoint.run is None:
             raise ConfigError(f"{checkpoint.folder} is of no run whose training rows could be read; give texts: --set texts=FOLDER")
         order = checkpoint.run.order()
         tokens = np.stack([order.rows.row(row).astype(np.int64) for row in range(min(self.num_rows, order.rows.num_rows))])
-        return LabelledRows(tokens[:, : min(self.row_tokens, tokens.shape[1] - 1)], ("training",) * len(tokens), {})
+        return LabelledRows(tokens[:, : min(row_tokens, tokens.shape[1] - 1)], ("training",) * len(tokens), {})
 
     def conclude(self, measured: Measured) -> Table:
         """A figure a row: `measure` of a `layer`, and as far as it has them `expert`, `group`, `x`, interval, value by chance, and p."""
