@@ -73,16 +73,14 @@ class RoutingStudy:
         from tripod.models.load import load_language_model
         from tripod.training.observe_routing import observe_routing
 
-        rows = self._rows(checkpoint)
         model = load_language_model(checkpoint.folder, device=checkpoint.device)
+        rows = self._rows(checkpoint, min(self.row_tokens, model.config.max_positions))
         record = observe_routing(model, torch.from_numpy(rows.token_ids).to(checkpoint.device))
         return Routed.of_record(record, rows.classes).table()
 
-    def _rows(self, checkpoint: Checkpoint) -> LabelledRows:
-        from tripod.models.load import empty_language_model
+    def _rows(self, checkpoint: Checkpoint, row_tokens: int) -> LabelledRows:
         from tripod.text.load_tokenizer import load_tokenizer
 
-        row_tokens = min(self.row_tokens, empty_language_model(checkpoint.folder).config.max_positions)
         if self.texts:
             tokenizer = load_tokenizer(checkpoint.folder)
             return labelled_rows(text_files(self.texts), self.by, tokenizer, num_rows=self.num_rows, row_tokens=row_tokens)
@@ -173,7 +171,7 @@ class RoutingStudy:
         classes = routed.class_of_document[routed.documents]
         even = 1 / routed.num_experts
         if len(routed.class_names) > 1:
-            for name, number in self._rows(checkpoint).num_texts.items():
+            for name, number in self._rows(checkpoint, int(routed.positions.max()) + 1).num_texts.items():
                 yield {"measure": "texts of a class", "group": name, "value": float(number)}
         for layer, experts in zip(routed.layers, routed.experts, strict=True):
             of_classes = shares(tally(classes, experts, len(routed.class_names), routed.num_experts))

@@ -25,7 +25,7 @@ struct Row {
 // Each row on some thread: body(row, which).
 template <class Body> void for_gates(const Gates& gates, Body&& body) {
     const int64_t rows_of_piece = std::max<int64_t>(1, kNumbersOfPiece / std::max<int64_t>(1, gates.size));
-    parallel_for_of_torch((gates.num_rows + rows_of_piece - 1) / rows_of_piece, [&](int64_t begin, int64_t end, int) {
+    parallel_for_of_torch(ceil_div(gates.num_rows, rows_of_piece), [&](int64_t begin, int64_t end, int) {
         const int64_t width = (gates.is_double ? 3 : 2) * gates.size, at = gates.is_double ? gates.size : 0;
         for (int64_t row = begin * rows_of_piece; row < std::min(end * rows_of_piece, gates.num_rows); ++row) {
             const float* const first = gates.first + row * width;
